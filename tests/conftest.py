@@ -1,0 +1,23 @@
+"""Fixtures that every test may use."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from meterproof_local.broker import LocalBroker
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    """One real Kafka for the whole run: `broker.bootstrap` is its address.
+
+    Share it by giving your topics and groups the `topic_prefix`; a test that kills or restarts a broker makes one of its own.
+    """
+    with LocalBroker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix for topics and groups that no other test has."""
+    return f"t{uuid.uuid4().hex[:12]}."
