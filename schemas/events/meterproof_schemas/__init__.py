@@ -1,0 +1,1 @@
+"""The contract of meterproof: what producers, the sequencer, sinks and verifiers agree on."""

@@ -1,0 +1,178 @@
+"""What one producer instance sends in one Kafka record: header, signatures, 1 to 1,000 event lines, all NDJSON.
+
+```
+line 0      header      who, for whom, which series, how many events, the root over them
+line 1      signatures  over line 0 alone (DSSE pre-authentication encoding)
+line 2…n+1  events      verbatim
+```
+Every line ends with LF. A batch is self-contained: one event's origin is proved by its line, its path to `root`, the
+header and the signatures, without showing its neighbours.
+"""
+
+import hashlib
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import orjson
+from meterproof_proofs.frontier import batch_root, leaf_hashes
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from meterproof_schemas.errors import InvalidBatch
+from meterproof_schemas.event import Name, entry_of
+from meterproof_schemas.instant import TIME_PATTERN
+from meterproof_schemas.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_LINES_MAX,
+    HEADER_LINE_BYTES_MAX,
+    SIGNATURES_LINE_BYTES_MAX,
+)
+from meterproof_schemas.reasons import Reason
+from meterproof_schemas.strict_json import NotStrictJson, parse_object
+
+HEADER_PAYLOAD_TYPE: Final = "application/vnd.meterproof.batch-header.v1+json"
+SIGNATURES_MAX: Final = 8
+"""Signatures of one batch: a rotation needs two."""
+
+Digest = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in lower-case hexadecimal."""
+Token = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{32}$")]
+"""16 random bytes in lower-case hexadecimal."""
+Algorithm = Literal["ed25519", "hmac-sha256"]
+
+_CLOSED: Final = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BatchHeader(BaseModel):
+    """Line 0. Binds the events to a deployment, topic, partition and to the producer's own series."""
+
+    model_config = _CLOSED
+    v: Literal[1]
+    audience: Name
+    """The deployment that may count this batch."""
+    topic: Name
+    partition: Annotated[int, Field(ge=0)]
+    producer: Name
+    instance: Token
+    """Random per start of a producer; a series is (producer, instance) within one partition."""
+    sequence: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """0, 1, 2 … within the series."""
+    previous: Digest | None
+    """SHA-256 of the previous header line of the series; null for sequence 0."""
+    count: Annotated[int, Field(ge=1, le=BATCH_LINES_MAX)]
+    root: Digest
+    """RFC 6962 root over the entries of the lines."""
+    sent_at: Annotated[str, StringConstraints(strict=True, pattern=TIME_PATTERN)]
+    """The producer's clock, for people; no rule looks at it."""
+
+
+class Signature(BaseModel):
+    """One signature over line 0."""
+
+    model_config = _CLOSED
+    key_id: Name
+    algorithm: Algorithm
+    signature: Annotated[str, StringConstraints(strict=True, max_length=128, pattern=r"^[A-Za-z0-9+/]+={0,2}$")]
+    """Base64 with padding (RFC 4648 section 4)."""
+
+
+class Signatures(BaseModel):
+    """Line 1."""
+
+    model_config = _CLOSED
+    signatures: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=SIGNATURES_MAX, strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch whose structure holds; nothing is verified yet. Lines are verbatim, without their LF."""
+
+    header_line: bytes
+    header: BatchHeader
+    signatures_line: bytes
+    signatures: tuple[Signature, ...]
+    lines: list[bytes]
+
+
+def signed_bytes(header_line: bytes) -> bytes:
+    """What the signatures cover: the DSSE v1 pre-authentication encoding of (payload type, line 0)."""
+    return b"DSSEv1 %d %s %d %s" % (
+        len(HEADER_PAYLOAD_TYPE),
+        HEADER_PAYLOAD_TYPE.encode(),
+        len(header_line),
+        header_line,
+    )
+
+
+def header_digest(header_line: bytes) -> str:
+    """SHA-256 of a header line in hexadecimal: what the next header of the series names as `previous`."""
+    return hashlib.sha256(header_line).hexdigest()
+
+
+def root_of_entries(entries: list[bytes]) -> bytes:
+    """RFC 6962 root over the entries (32 bytes each) of a batch."""
+    return batch_root(leaf_hashes(entries))
+
+
+def root_of_lines(lines: list[bytes]) -> bytes:
+    """RFC 6962 root over the entries of event lines."""
+    return root_of_entries([entry_of(line) for line in lines])
+
+
+def encode_header(header: BatchHeader) -> bytes:
+    """Line 0, without LF."""
+    return orjson.dumps(header.model_dump())
+
+
+def encode_signatures(signatures: list[tuple[str, Algorithm, bytes]]) -> bytes:
+    """Line 1, without LF, from (key id, algorithm, raw signature)."""
+    return orjson.dumps(
+        {
+            "signatures": [
+                {"key_id": key_id, "algorithm": algorithm, "signature": b64encode(raw).decode()}
+                for key_id, algorithm, raw in signatures
+            ]
+        }
+    )
+
+
+def encode_batch(header_line: bytes, signatures_line: bytes, lines: list[bytes]) -> bytes:
+    """The value of the Kafka record."""
+    return b"\n".join([header_line, signatures_line, *lines, b""])
+
+
+def decode_batch(value: bytes) -> Batch:
+    """Take a record's value apart and check its structure; verifies no signature and no root.
+
+    Raises:
+        InvalidBatch: `too_large` or `malformed_batch`.
+    """
+    if len(value) > BATCH_BYTES_MAX:
+        raise InvalidBatch(Reason.TOO_LARGE, f"batch of {len(value)} bytes; at most {BATCH_BYTES_MAX}")
+    lines = value.split(b"\n")
+    if lines.pop() != b"":
+        raise InvalidBatch(Reason.MALFORMED_BATCH, "the last line does not end with LF")
+    if len(lines) < 3:  # noqa: PLR2004 - header, signatures, one event
+        raise InvalidBatch(Reason.MALFORMED_BATCH, "fewer than three lines: header, signatures and an event")
+    header_line, signatures_line = lines[0], lines[1]
+    del lines[:2]
+    if len(header_line) > HEADER_LINE_BYTES_MAX:
+        raise InvalidBatch(Reason.MALFORMED_BATCH, f"header line above {HEADER_LINE_BYTES_MAX} bytes")
+    if len(signatures_line) > SIGNATURES_LINE_BYTES_MAX:
+        raise InvalidBatch(Reason.MALFORMED_BATCH, f"signatures line above {SIGNATURES_LINE_BYTES_MAX} bytes")
+    try:
+        header = BatchHeader.model_validate(parse_object(header_line))
+        signatures = Signatures.model_validate(parse_object(signatures_line)).signatures
+    except NotStrictJson as error:
+        raise InvalidBatch(Reason.MALFORMED_BATCH, f"header or signatures line: {error}") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part)[:64] for part in fault["loc"])
+        raise InvalidBatch(Reason.MALFORMED_BATCH, f"{where}: {fault['msg']}") from None
+    if header.count != len(lines):
+        raise InvalidBatch(Reason.MALFORMED_BATCH, f"header counts {header.count} events, {len(lines)} came")
+    if len({signature.key_id for signature in signatures}) != len(signatures):
+        raise InvalidBatch(Reason.MALFORMED_BATCH, "two signatures by one key")
+    if (header.sequence == 0) != (header.previous is None):
+        raise InvalidBatch(Reason.MALFORMED_BATCH, "previous is null for sequence 0 and only there")
+    return Batch(header_line, header, signatures_line, signatures, lines)

@@ -1,0 +1,57 @@
+"""Which identities were accepted within the horizon: the index that makes an event count once."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from meterproof_schemas.limits import FUTURE_TOLERANCE_MS
+
+
+class DedupeIndex(Protocol):
+    """Identity → entry of the accepted event, for one partition, for at least the horizon.
+
+    Promise: an identity that was added at ingest clock c is found until the clock passes c + horizon + future tolerance.
+    By then the same bytes are `too_late` for ever, so they can never be counted again.
+    """
+
+    def get(self, identity: bytes) -> bytes | None:
+        """The entry (32 bytes) that was accepted under this identity (16 bytes), or None."""
+
+    def add(self, identities: Sequence[bytes], entries: Sequence[bytes], clock_ms: int) -> None:
+        """Remember accepted events; `clock_ms` is the ingest clock of their record."""
+
+    def evict(self, clock_ms: int) -> None:
+        """Forget what the promise allows to forget at this ingest clock."""
+
+    def __len__(self) -> int:
+        """Identities held."""
+
+
+class MemoryIndex:
+    """A `DedupeIndex` in a dict: about 200 bytes per identity, lost with the process, rebuilt from the log."""
+
+    def __init__(self, horizon_ms: int) -> None:
+        self._keep_ms = horizon_ms + FUTURE_TOLERANCE_MS
+        self._entries: dict[bytes, bytes] = {}
+        self._ages: deque[tuple[int, Sequence[bytes]]] = deque()
+        self.get = self._entries.get
+
+    def add(self, identities: Sequence[bytes], entries: Sequence[bytes], clock_ms: int) -> None:
+        """See `DedupeIndex.add`."""
+        if identities:
+            self._entries.update(zip(identities, entries, strict=True))
+            self._ages.append((clock_ms, identities))
+
+    def evict(self, clock_ms: int) -> None:
+        """See `DedupeIndex.evict`."""
+        ages = self._ages
+        while ages and ages[0][0] + self._keep_ms < clock_ms:
+            for identity in ages.popleft()[1]:
+                del self._entries[identity]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def items(self) -> dict[bytes, bytes]:
+        """A copy of all identities and entries, for comparison."""
+        return dict(self._entries)

@@ -1,0 +1,177 @@
+"""One usage fact: a CloudEvents 1.0 JSON object on one line, kept byte for byte as it was hashed and signed."""
+
+import hashlib
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from meterproof_schemas.errors import InvalidEvent
+from meterproof_schemas.instant import TIME_PATTERN, parse_instant_us
+from meterproof_schemas.limits import LINE_BYTES_MAX, NAME_BYTES_MAX
+from meterproof_schemas.quantity import Quantity
+from meterproof_schemas.reasons import Reason
+from meterproof_schemas.strict_json import NotStrictJson, parse_object
+
+EVENT_TYPE: Final = "meterproof.usage.v1"
+METERS_MAX: Final = 64
+"""Meters in one event."""
+TAGS_MAX: Final = 64
+"""Tags in one event."""
+
+Name = Annotated[
+    str, StringConstraints(strict=True, min_length=1, max_length=NAME_BYTES_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
+]
+"""1 to 256 UTF-8 bytes without control characters."""
+Text = Annotated[str, StringConstraints(strict=True, max_length=4096)]
+MeterName = Annotated[str, StringConstraints(strict=True, max_length=64, pattern=r"^[a-z][a-z0-9_.]*$")]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+Surface = Literal["rest", "mcp", "llm", "tool", "agent"]
+Status = Literal["ok", "error", "denied", "rate_limited", "payment_required"]
+
+_OPEN: Final = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class Correction(BaseModel):
+    """What an event corrects: the id of an earlier one of the same source and subject."""
+
+    model_config = _OPEN
+    id: Name
+    kind: Literal["void", "replace"]
+
+
+class Latency(BaseModel):
+    """Parts of a call's duration, each in whole microseconds."""
+
+    model_config = _OPEN
+    total_us: Count | None = None
+    queue_us: Count | None = None
+    upstream_us: Count | None = None
+    first_token_us: Count | None = None
+
+
+class StatedCost(BaseModel):
+    """What the source says the call cost. A claim: spend follows from the price book."""
+
+    model_config = _OPEN
+    amount: Quantity
+    currency: Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}$")]
+
+
+class Governance(BaseModel):
+    """Where, what for and on whose consent."""
+
+    model_config = _OPEN
+    residency: Name | None = None
+    purpose: Name | None = None
+    consent: Name | None = None
+
+
+class UsageData(BaseModel):
+    """The payload of a usage event. Unknown fields are kept."""
+
+    model_config = _OPEN
+    customer: Name
+    usage: Annotated[dict[MeterName, Quantity], Field(min_length=1, max_length=METERS_MAX)]
+    corrects: Correction | None = None
+    operation: Name | None = None
+    surface: Surface | None = None
+    status: Status | None = None
+    status_code: Annotated[int, Field(strict=True, ge=0, le=999)] | None = None
+    provider: Name | None = None
+    model: Name | None = None
+    latency: Latency | None = None
+    request_bytes: Count | None = None
+    response_bytes: Count | None = None
+    session: Name | None = None
+    user: Name | None = None
+    run: Name | None = None
+    parent: Name | None = None
+    traceparent: (
+        Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+        | None
+    ) = None
+    cost: StatedCost | None = None
+    tags: Annotated[dict[Name, Name], Field(max_length=TAGS_MAX)] | None = None
+    governance: Governance | None = None
+    request_signature: Text | None = None
+    receipt: Text | None = None
+    salt: Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{32}$")] | None = None
+
+
+class UsageEvent(BaseModel):
+    """A usage event; identity = `source` + `id`, within the partition of `subject` (the agent).
+
+    Instances come from `parse_event`; a `UsageEvent` that was built by hand has not passed the rules on bytes.
+    """
+
+    model_config = _OPEN
+    specversion: Literal["1.0"]
+    id: Name
+    source: Name
+    type: Literal["meterproof.usage.v1"]
+    time: Annotated[str, StringConstraints(strict=True, pattern=TIME_PATTERN)]
+    subject: Name
+    data: UsageData
+
+    @property
+    def time_us(self) -> int:
+        """Event time in microseconds since 1970-01-01 UTC."""
+        return parse_instant_us(self.time)
+
+
+_NAMES_ABOVE: Final = NAME_BYTES_MAX // 4
+"""A name of no more characters than this cannot exceed the limit in bytes."""
+
+
+def parse_event(line: bytes) -> UsageEvent:
+    """Parse and validate one event line. The only validator: services run it before they sign, the sequencer after.
+
+    Raises:
+        InvalidEvent: `too_large`, `malformed_event` or `correction_not_allowed`, naming the field and the fault.
+    """
+    if len(line) > LINE_BYTES_MAX:
+        raise InvalidEvent(Reason.TOO_LARGE, f"line of {len(line)} bytes; at most {LINE_BYTES_MAX}")
+    try:
+        document = parse_object(line)
+        event = UsageEvent.model_validate(document)
+        parse_instant_us(event.time)
+    except NotStrictJson as error:
+        raise InvalidEvent(Reason.MALFORMED_EVENT, str(error)) from None
+    except ValidationError as error:
+        raise InvalidEvent(Reason.MALFORMED_EVENT, _first_fault(error)) from None
+    except ValueError as error:
+        raise InvalidEvent(Reason.MALFORMED_EVENT, f"time: {error}") from None
+    data = event.data
+    for field, name in (("id", event.id), ("source", event.source), ("subject", event.subject), ("customer", data.customer)):
+        if len(name) > _NAMES_ABOVE and len(name.encode()) > NAME_BYTES_MAX:
+            raise InvalidEvent(Reason.MALFORMED_EVENT, f"{field}: more than {NAME_BYTES_MAX} UTF-8 bytes")
+    if data.corrects is None:
+        for meter, quantity in data.usage.items():
+            if quantity < 0 if type(quantity) is int else quantity[0] == "-":  # type: ignore[operator, index]
+                raise InvalidEvent(
+                    Reason.MALFORMED_EVENT, f"data.usage.{meter}: negative; only a correction may be negative"
+                )
+    return event
+
+
+def encode_event(document: dict[str, Any]) -> bytes:
+    """One event as compact JSON, the spelling that `parse_event` reads fastest."""
+    return orjson.dumps(document)
+
+
+def entry_of(line: bytes) -> bytes:
+    """What the Merkle log holds for an event: SHA-256 of its line, 32 bytes."""
+    return hashlib.sha256(line).digest()
+
+
+def identity_of(source: str, event_id: str) -> bytes:
+    """16 bytes that stand for (source, id): BLAKE2b-128 over both with a NUL between, which neither can contain."""
+    return hashlib.blake2b(f"{source}\0{event_id}".encode(), digest_size=16).digest()
+
+
+def _first_fault(error: ValidationError) -> str:
+    """The first fault that names a field of ours; quotes no values, which may be secrets."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part)[:64] for part in fault["loc"])
+    return f"{where}: {fault['msg']}"

@@ -1,0 +1,103 @@
+"""`fold(records) → state`: the definition of what a log says. Workers are checked against it; tests use it as the oracle."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import orjson
+from meterproof_proofs.frontier import Frontier, leaf_hashes
+
+from meterproof_schemas.accounts import Accounts
+from meterproof_schemas.batch import BatchHeader
+from meterproof_schemas.chain import LogChain
+from meterproof_schemas.dedupe_index import DedupeIndex, MemoryIndex
+from meterproof_schemas.event import entry_of, identity_of
+from meterproof_schemas.log_record import LogRecord, RecordHeader
+from meterproof_schemas.series import SeriesIndex
+
+
+class LogState(LogChain):
+    """All that the accepted prefix of one partition's log says; a pure function of its records.
+
+    Grows by `offer` (a physical record of the topic, accepted or an echo) or by `append` (a record that the caller has
+    just made on top of this very state).
+    """
+
+    def __init__(
+        self, index: Callable[[int], DedupeIndex] = MemoryIndex, accounts: Accounts | None = None
+    ) -> None:
+        super().__init__()
+        self._new_index = index
+        self.frontier = Frontier()
+        self.index: DedupeIndex = index(0)
+        self.series = SeriesIndex(0)
+        self.counts: Counter[str] = Counter()
+        """Lines by verdict: `accepted`, `duplicate`, each reason; whole records by reason under `record:<reason>`."""
+        self.accounts = accounts
+
+    def offer(self, offset: int, value: bytes | None) -> LogRecord | None:
+        """Take the next physical record, re-deriving what it claims; None when it is an echo.
+
+        Raises:
+            StageStopped: `log_diverged` when a record continues the chain and yet contradicts it.
+        """
+        record = self.follow(offset, value)
+        if record is None:
+            return None
+        entries = [entry_of(line) for line in record.lines]
+        frontier = self.frontier.copy()
+        frontier.extend(leaf_hashes(entries))
+        if frontier.size != record.header.size or frontier.root().hex() != record.header.root:
+            raise self.diverged(offset, "states a size or root that does not follow from its accepted lines")
+        identities = identities_of(record.lines)
+        if len(set(identities)) != len(identities) or any(self.index.get(identity) for identity in identities):
+            raise self.diverged(offset, "accepts an identity that was accepted before")
+        batch = None if record.carried is None else BatchHeader.model_validate_json(record.carried[0])
+        self.append(offset, record.header, record.digest, frontier, identities, entries, batch)
+        if self.accounts is not None:
+            self.accounts.add(record)
+        return record
+
+    def append(  # noqa: PLR0913 - what a record is made of
+        self,
+        offset: int,
+        header: RecordHeader,
+        digest: str,
+        frontier: Frontier,
+        identities: Sequence[bytes],
+        entries: Sequence[bytes],
+        batch: BatchHeader | None,
+    ) -> None:
+        """Advance by one record; `batch` is the header of the batch that it carries."""
+        self.advance(offset, header, digest)
+        if header.genesis is not None:
+            horizon_ms = header.genesis.limits.horizon_ms
+            self.index, self.series = self._new_index(horizon_ms), SeriesIndex(horizon_ms)
+        self.frontier = frontier
+        self.index.evict(header.clock_ms)
+        self.index.add(identities, entries, header.clock_ms)
+        self.series.evict(header.clock_ms)
+        if batch is not None and header.reason is None:
+            self.series.add(batch, header.clock_ms)
+        self.counts["accepted"] += header.accepted
+        for _, verdict, _ in header.not_accepted:
+            self.counts[verdict] += 1
+        if header.reason is not None:
+            self.counts[f"record:{header.reason}"] += 1
+
+
+def identities_of(lines: Iterable[bytes]) -> list[bytes]:
+    """The identities of accepted (so: valid) event lines, 16 bytes each."""
+    documents = map(orjson.loads, lines)
+    return [identity_of(document["source"], document["id"]) for document in documents]
+
+
+def fold(records: Iterable[tuple[int, bytes | None]], state: LogState | None = None) -> LogState:
+    """Fold the physical records (offset, value) of one log partition, oldest first, into a state.
+
+    Raises:
+        StageStopped: `log_diverged`, see `LogState.offer`.
+    """
+    state = LogState() if state is None else state
+    for offset, value in records:
+        state.offer(offset, value)
+    return state

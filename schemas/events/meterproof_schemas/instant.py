@@ -1,0 +1,39 @@
+"""Instants of the contract: RFC 3339 in UTC on the wire, whole microseconds since 1970 inside."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+TIME_PATTERN: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3,9}Z$"
+_TIME: Final = re.compile(TIME_PATTERN[:-1] + r"\Z")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_SECONDS_LENGTH: Final = len("2026-01-01T00:00:00")
+
+
+@lru_cache(maxsize=4096)
+def _second_us(text: str) -> int:
+    return (datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+
+
+def parse_instant_us(text: str) -> int:
+    """Microseconds since 1970-01-01 UTC of `YYYY-MM-DDTHH:MM:SS.fffZ` (3 to 9 fraction digits, cut below microseconds).
+
+    Raises:
+        ValueError: another spelling, another zone than `Z`, or a date that does not exist.
+    """
+    if _TIME.match(text) is None:
+        message = f"{text[:40]!r} is not RFC 3339 in UTC with milliseconds or finer, like 2026-01-31T23:59:59.000Z"
+        raise ValueError(message)
+    return _second_us(text[:_SECONDS_LENGTH]) + int(text[_SECONDS_LENGTH + 1 : -1][:6].ljust(6, "0"))
+
+
+def format_instant_us(instant_us: int) -> str:
+    """The instant as RFC 3339 in UTC with six fraction digits."""
+    return (_EPOCH + timedelta(microseconds=instant_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def format_instant_ms(instant_ms: int) -> str:
+    """The instant as RFC 3339 in UTC with three fraction digits."""
+    return format_instant_us(instant_ms * 1000)[:-4] + "Z"

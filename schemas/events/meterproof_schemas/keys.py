@@ -1,0 +1,230 @@
+"""Who may report what: the registry of producers' keys, a file with public keys only.
+
+```json
+{"version": 1, "keys": [{"key_id": "…", "algorithm": "ed25519", "public_key": "base64", "producer": "gateway",
+  "sources": ["*"], "agents": ["team-a/*"], "customers": ["acme"], "valid_from": "2026-01-01T00:00:00.000Z"}]}
+```
+A pattern is a name, a prefix followed by `*`, or `*` alone; nothing is allowed that is not written out.
+"""
+
+import hashlib
+import hmac
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import orjson
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from meterproof_schemas.batch import Algorithm, Signature, signed_bytes
+from meterproof_schemas.errors import InvalidBatch, InvalidRegistry
+from meterproof_schemas.event import Name
+from meterproof_schemas.instant import TIME_PATTERN, parse_instant_us
+from meterproof_schemas.reasons import Reason
+from meterproof_schemas.strict_json import NotStrictJson, parse_object
+
+PUBLIC_KEY_BYTES: Final = 32
+SECRET_BYTES_MIN: Final = 32
+"""A shared secret shorter than its HMAC's output is weaker than the HMAC."""
+
+Instant = Annotated[str, StringConstraints(strict=True, pattern=TIME_PATTERN)]
+Patterns = Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
+
+
+def key_id_of(public_key: bytes) -> str:
+    """The id of an Ed25519 key: SHA-256 of its 32 raw bytes, in hexadecimal."""
+    return hashlib.sha256(public_key).hexdigest()
+
+
+class KeyEntry(BaseModel):
+    """One key of the registry and what it may speak for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    key_id: Name
+    algorithm: Algorithm
+    public_key: str | None = None
+    """Base64 of the 32 raw bytes; for ed25519 only."""
+    secret_file: str | None = Field(default=None, repr=False)
+    """File that holds a shared secret (hmac-sha256 only): such a signature proves nothing to a third party."""
+    producer: Name
+    sources: Patterns
+    agents: Patterns
+    customers: Patterns
+    valid_from: Instant | None = None
+    valid_until: Instant | None = None
+    revoked_at: Instant | None = None
+    comment: str | None = None
+
+    def state_at(self, append_ms: int) -> Literal["valid", "revoked", "outside_validity"]:
+        """Judged by the broker's append time: `valid_from` ≤ t < `valid_until`, revoked from `revoked_at` on."""
+        instant_us = append_ms * 1000
+        if self.revoked_at is not None and instant_us >= parse_instant_us(self.revoked_at):
+            return "revoked"
+        if self.valid_from is not None and instant_us < parse_instant_us(self.valid_from):
+            return "outside_validity"
+        if self.valid_until is not None and instant_us >= parse_instant_us(self.valid_until):
+            return "outside_validity"
+        return "valid"
+
+    def speaks_for(self, source: str, agent: str, customer: str) -> str | None:
+        """None when the key may report this; else the field that it may not."""
+        if not matches(self.sources, source):
+            return "source"
+        if not matches(self.agents, agent):
+            return "subject"
+        if not matches(self.customers, customer):
+            return "data.customer"
+        return None
+
+
+@lru_cache(maxsize=65536)
+def matches(patterns: tuple[str, ...], name: str) -> bool:
+    """Whether a name equals a pattern or starts with a pattern's part before its final `*`."""
+    return any(name == pattern or (pattern[-1] == "*" and name.startswith(pattern[:-1])) for pattern in patterns)
+
+
+class _RegistryFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    version: Literal[1]
+    keys: Annotated[tuple[KeyEntry, ...], Field(strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRegistry:
+    """All keys of a deployment as one file stated them. Immutable: a changed file is a new registry."""
+
+    digest: str
+    """SHA-256 of the file: names the registry in force in every log record."""
+    entries: dict[str, KeyEntry]
+    _verify_keys: dict[str, VerifyKey] = field(repr=False)
+    _secrets: dict[str, bytes] = field(repr=False)
+
+    def authorities(
+        self, header_line: bytes, signatures: Sequence[Signature], producer: str, append_ms: int
+    ) -> list[KeyEntry]:
+        """The keys whose signatures verify and that are allowed to speak for `producer` at `append_ms`.
+
+        Every signature by a known key must verify; signatures by unknown keys are ignored; one authorised must exist.
+
+        Raises:
+            InvalidBatch: `bad_signature`, `unknown_key`, `revoked_key` or `key_not_allowed`.
+        """
+        message = signed_bytes(header_line)
+        known: list[KeyEntry] = []
+        for signature in signatures:
+            entry = self.entries.get(signature.key_id)
+            if entry is None:
+                continue
+            if entry.algorithm != signature.algorithm or not self._verifies(entry, signature, message):
+                raise InvalidBatch(Reason.BAD_SIGNATURE, f"signature by key {entry.key_id[:16]}… does not verify")
+            known.append(entry)
+        if not known:
+            raise InvalidBatch(Reason.UNKNOWN_KEY, "no signature is by a key of the registry; register the key")
+        states = [entry.state_at(append_ms) for entry in known]
+        valid = [entry for entry, state in zip(known, states, strict=True) if state == "valid"]
+        if not valid:
+            if "revoked" in states:
+                raise InvalidBatch(Reason.REVOKED_KEY, f"key {known[0].key_id[:16]}… was revoked")
+            raise InvalidBatch(Reason.KEY_NOT_ALLOWED, f"key {known[0].key_id[:16]}… is outside its validity")
+        authorised = [entry for entry in valid if entry.producer == producer]
+        if not authorised:
+            raise InvalidBatch(Reason.KEY_NOT_ALLOWED, f"key {valid[0].key_id[:16]}… does not speak for this producer")
+        return authorised
+
+    def _verifies(self, entry: KeyEntry, signature: Signature, message: bytes) -> bool:
+        try:
+            raw = b64decode(signature.signature, validate=True)
+        except Base64Error:
+            return False
+        if entry.algorithm == "ed25519":
+            try:
+                self._verify_keys[entry.key_id].verify(message, raw)
+            except (BadSignatureError, ValueError, TypeError):
+                return False
+            return True
+        return hmac.compare_digest(hmac.digest(self._secrets[entry.key_id], message, "sha256"), raw)
+
+
+EMPTY_REGISTRY: Final = KeyRegistry(hashlib.sha256(b"").hexdigest(), {}, {}, {})
+
+
+def parse_registry(content: bytes, *, folder: Path | None = None) -> KeyRegistry:
+    """Parse a registry file; `folder` is where relative `secret_file` names are looked up.
+
+    Raises:
+        InvalidRegistry: naming the entry and the fault; never quoting a secret.
+    """
+    try:
+        document = parse_object(content, one_line=False)
+        keys = _RegistryFile.model_validate(document).keys
+    except NotStrictJson as error:
+        message = f"key registry: {error}"
+        raise InvalidRegistry(message) from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        message = f"key registry: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        raise InvalidRegistry(message) from None
+    entries: dict[str, KeyEntry] = {}
+    verify_keys: dict[str, VerifyKey] = {}
+    secrets: dict[str, bytes] = {}
+    for entry in keys:
+        if entry.key_id in entries:
+            message = f"key registry: key {entry.key_id} is listed twice"
+            raise InvalidRegistry(message)
+        entries[entry.key_id] = entry
+        if entry.algorithm == "ed25519":
+            verify_keys[entry.key_id] = _public_key(entry)
+        else:
+            secrets[entry.key_id] = _shared_secret(entry, folder)
+    return KeyRegistry(hashlib.sha256(content).hexdigest(), entries, verify_keys, secrets)
+
+
+def load_registry(path: Path) -> KeyRegistry:
+    """Read and parse a registry file.
+
+    Raises:
+        InvalidRegistry: the file is faulty.
+        OSError: the file cannot be read.
+    """
+    return parse_registry(path.read_bytes(), folder=path.parent)
+
+
+def encode_registry(entries: Sequence[KeyEntry]) -> bytes:
+    """The file that lists these keys: indented JSON, ends with LF."""
+    keys = [entry.model_dump(exclude_none=True) for entry in entries]
+    return orjson.dumps({"version": 1, "keys": keys}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _public_key(entry: KeyEntry) -> VerifyKey:
+    try:
+        raw = b64decode(entry.public_key or "", validate=True)
+    except Base64Error:
+        raw = b""
+    if len(raw) != PUBLIC_KEY_BYTES:
+        message = f"key registry: key {entry.key_id}: public_key is not base64 of {PUBLIC_KEY_BYTES} bytes"
+        raise InvalidRegistry(message)
+    if entry.key_id != key_id_of(raw):
+        message = f"key registry: key {entry.key_id}: the id is not the SHA-256 of the public key"
+        raise InvalidRegistry(message)
+    return VerifyKey(raw)
+
+
+def _shared_secret(entry: KeyEntry, folder: Path | None) -> bytes:
+    if entry.secret_file is None or entry.public_key is not None:
+        message = f"key registry: key {entry.key_id}: hmac-sha256 needs secret_file and no public_key"
+        raise InvalidRegistry(message)
+    try:
+        secret = ((folder or Path()) / entry.secret_file).read_bytes().strip()
+    except OSError as error:
+        message = f"key registry: key {entry.key_id}: secret_file cannot be read: {error.strerror}"
+        raise InvalidRegistry(message) from None
+    if len(secret) < SECRET_BYTES_MIN:
+        message = f"key registry: key {entry.key_id}: the secret is shorter than {SECRET_BYTES_MIN} bytes"
+        raise InvalidRegistry(message)
+    return secret

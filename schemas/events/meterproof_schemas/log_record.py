@@ -1,0 +1,240 @@
+"""One record of `usage.log`: what became of one source record, chained to the record before it.
+
+```
+line 0      record header   verdict, positions, root and frontier after, `prev`
+line 1, 2   the batch's header and signatures, verbatim — only where a key of the registry vouched for the batch
+line 3…     the accepted event lines, verbatim
+```
+Every line ends with LF. A record is accepted by readers if and only if its `prev` is the SHA-256 of the value of the last
+accepted record; everything else on the topic is a late writer's echo.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import orjson
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree import EMPTY_ROOT
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from meterproof_schemas.batch import Digest, Token
+from meterproof_schemas.errors import InvalidRecord
+from meterproof_schemas.event import Count, Name
+from meterproof_schemas.reasons import Reason
+
+GENESIS_PREV: Final = "0" * 64
+"""`prev` of a genesis record: nothing came before it."""
+
+Kind = Literal["genesis", "batch", "hole", "unreadable", "quarantined"]
+NotAccepted = tuple[int, str, str]
+"""(line number in the batch from 0, `duplicate` or a reason, entry in hexadecimal)."""
+
+_CLOSED: Final = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Limits(BaseModel):
+    """The limits that a log was created with, in bytes, lines and milliseconds."""
+
+    model_config = _CLOSED
+    line_bytes_max: Count
+    batch_bytes_max: Count
+    batch_lines_max: Count
+    future_tolerance_ms: Count
+    horizon_ms: Count
+    corrections: bool
+    """Whether corrections are taken; a log that says no refuses them with `correction_not_allowed`."""
+
+
+class Genesis(BaseModel):
+    """What the first record of a log fixes for ever."""
+
+    model_config = _CLOSED
+    name: Name
+    """Schema-less URL that names the log's owner, like `meter.example.com/production`."""
+    epoch: Token
+    """Random at creation, never configured: a new cluster cannot continue an old log by accident."""
+    deployment: Name
+    """The audience that batches must be signed for."""
+    source_topic: Name
+    partition: Count
+    partitions: Annotated[int, Field(ge=1)]
+    limits: Limits
+    created_ms: Count
+
+    @property
+    def origin(self) -> str:
+        """The log's name in checkpoints: `<name>/<epoch>/p<partition>`."""
+        return f"{self.name}/{self.epoch}/p{self.partition}"
+
+
+class Source(BaseModel):
+    """The source records that a log record answers for."""
+
+    model_config = _CLOSED
+    offset: Count
+    count: Annotated[int, Field(ge=1)]
+    """Offsets covered: 1, or the length of a hole."""
+    digest: Digest | None
+    """SHA-256 of the source record's value; null where there was none to read."""
+
+
+class Operator(BaseModel):
+    """Who decided what the machine could not, and why."""
+
+    model_config = _CLOSED
+    who: Name
+    why: Name
+
+
+class RecordHeader(BaseModel):
+    """Line 0 of a log record. The verdict is stored here and never computed twice."""
+
+    model_config = _CLOSED
+    v: Literal[1]
+    kind: Kind
+    prev: Digest
+    source: Source | None
+    """Null in a genesis record only."""
+    append_ms: Count
+    """The broker's append time of the source record; of a hole, the ingest clock."""
+    clock_ms: Count
+    """Ingest clock: running maximum of `append_ms`."""
+    reason: Reason | None
+    """Why the whole record was refused; null when its lines were judged one by one."""
+    not_accepted: Annotated[tuple[Annotated[NotAccepted, Field(strict=False)], ...], Field(strict=False)]
+    first: Count
+    """Position of the first accepted line."""
+    size: Count
+    """Entries in the log after this record; `size - first` lines were accepted."""
+    root: Digest
+    """RFC 6962 root over all entries of the log after this record."""
+    frontier: Annotated[str, StringConstraints(strict=True, pattern=r"^([0-9a-f]{64})*$")]
+    """The log's frontier after this record: its hashes, largest subtree first, in one hexadecimal string."""
+    registry: Digest
+    """The key registry in force."""
+    price_book: Count
+    """The price book in force; 0 is none."""
+    writer: Token
+    """Random per take-over of the partition by a sequencer."""
+    generation: int
+    """The consumer group's generation; it repeats, so it proves nothing."""
+    operator: Operator | None = None
+    genesis: Genesis | None = None
+
+    @property
+    def accepted(self) -> int:
+        """Lines accepted by this record."""
+        return self.size - self.first
+
+    @property
+    def next_source_offset(self) -> int:
+        """The source offset that the next record must begin with."""
+        return 0 if self.source is None else self.source.offset + self.source.count
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A decoded record. `carried` is the batch's header and signatures line, where a known key vouched for them."""
+
+    value: bytes
+    digest: str
+    """SHA-256 of the value in hexadecimal: the next record's `prev`."""
+    header_line: bytes
+    header: RecordHeader
+    carried: tuple[bytes, bytes] | None
+    lines: list[bytes]
+
+
+def record_digest(value: bytes) -> str:
+    """SHA-256 of a record's value in hexadecimal."""
+    return hashlib.sha256(value).hexdigest()
+
+
+def encode_record(header_line: bytes, carried: tuple[bytes, bytes] | None, lines: Sequence[bytes]) -> bytes:
+    """The value of the Kafka record from its lines (each without LF)."""
+    return b"\n".join([header_line, *(carried or ()), *lines, b""])
+
+
+def encode_record_header(header: RecordHeader) -> bytes:
+    """Line 0, without LF."""
+    return orjson.dumps(header.model_dump(exclude={"operator", "genesis"} - _present(header)))
+
+
+def decode_record(value: bytes | None) -> LogRecord:
+    """Take a record apart.
+
+    Raises:
+        InvalidRecord: the bytes are not a log record of this version.
+    """
+    if not value or value[-1:] != b"\n":
+        raise InvalidRecord("log record: empty, or not ended by LF")
+    lines = value.split(b"\n")
+    lines.pop()
+    header_line = lines[0]
+    try:
+        header = RecordHeader.model_validate(orjson.loads(header_line))
+    except (ValidationError, orjson.JSONDecodeError) as error:
+        message = f"log record: header: {str(error)[:300]}"
+        raise InvalidRecord(message) from None
+    extra = len(lines) - 1 - header.accepted
+    if extra not in {0, 2} or (extra == 0 and header.accepted):
+        message = f"log record: {header.accepted} accepted lines and {len(lines) - 1} lines after the header"
+        raise InvalidRecord(message)
+    carried = (lines[1], lines[2]) if extra else None
+    del lines[: 1 + extra]
+    return LogRecord(value, record_digest(value), header_line, header, carried, lines)
+
+
+def frontier_of(header: RecordHeader) -> Frontier:
+    """The Merkle frontier after a record.
+
+    Raises:
+        InvalidRecord: its number of hashes does not fit the size.
+    """
+    raw = bytes.fromhex(header.frontier)
+    try:
+        return Frontier.of(header.size, [raw[i : i + 32] for i in range(0, len(raw), 32)])
+    except ValueError as error:
+        message = f"log record: frontier: {error}"
+        raise InvalidRecord(message) from None
+
+
+def _present(header: RecordHeader) -> set[str]:
+    return {name for name in ("operator", "genesis") if getattr(header, name) is not None}
+
+
+def make_genesis(  # noqa: PLR0913 - what a genesis fixes
+    *, name: str, epoch: str, deployment: str, source_topic: str, partition: int, partitions: int, limits: Limits, created_ms: int
+) -> bytes:
+    """The value of the first record of a log; `epoch` is 16 random bytes in hexadecimal, one per creation."""
+    header = RecordHeader(
+        v=1,
+        kind="genesis",
+        prev=GENESIS_PREV,
+        source=None,
+        append_ms=0,
+        clock_ms=0,
+        reason=None,
+        not_accepted=(),
+        first=0,
+        size=0,
+        root=EMPTY_ROOT.hex(),
+        frontier="",
+        registry="0" * 64,
+        price_book=0,
+        writer="0" * 32,
+        generation=0,
+        genesis=Genesis(
+            name=name,
+            epoch=epoch,
+            deployment=deployment,
+            source_topic=source_topic,
+            partition=partition,
+            partitions=partitions,
+            limits=limits,
+            created_ms=created_ms,
+        ),
+    )
+    return encode_record(encode_record_header(header), None, ())

@@ -1,0 +1,62 @@
+"""Why something was not counted: one closed enumeration, the same in records, metrics and docs."""
+
+from enum import StrEnum
+
+DUPLICATE = "duplicate"
+"""Verdict of a line whose identity and bytes were accepted before: not counted again, and no refusal either."""
+
+
+class Reason(StrEnum):
+    """Why a batch, a line or a source record was refused. Closed: a new reason is a new version of the contract."""
+
+    BAD_SIGNATURE = "bad_signature"
+    """A signature by a known key does not verify over the header line."""
+    UNKNOWN_KEY = "unknown_key"
+    """No signature is by a key of the registry."""
+    KEY_NOT_ALLOWED = "key_not_allowed"
+    """The key is outside its validity, or does not speak for this producer, source, agent or customer."""
+    REVOKED_KEY = "revoked_key"
+    """Every key that signed was revoked before the broker appended the batch."""
+    WRONG_AUDIENCE = "wrong_audience"
+    """The batch was signed for another deployment or topic."""
+    WRONG_PARTITION = "wrong_partition"
+    """The batch, or the agent of a line, belongs to another partition."""
+    BAD_ROOT = "bad_root"
+    """The signed root is not the root over the lines that came."""
+    MALFORMED_BATCH = "malformed_batch"
+    """Not a batch: line structure, header, signature line, or count."""
+    MALFORMED_EVENT = "malformed_event"
+    """A line that is not a usage event of the contract."""
+    TOO_LARGE = "too_large"
+    """A batch or a line above its limit in bytes."""
+    TOO_LATE = "too_late"
+    """Event time before ingest clock minus horizon."""
+    IN_FUTURE = "in_future"
+    """Event time more than five minutes after the broker's append time."""
+    CONFLICTING_ID = "conflicting_id"
+    """Source and id were accepted before with other bytes; the first stands."""
+    PRODUCER_FORK = "producer_fork"
+    """The producer signed two different batches under one sequence number."""
+    UNKNOWN_METER = "unknown_meter"
+    """A usage key that the meter registry in force does not declare."""
+    CORRECTION_NOT_ALLOWED = "correction_not_allowed"
+    """A correction that the deployment does not take."""
+    UNREADABLE_RECORD = "unreadable_record"
+    """A source record without a value, or one whose bytes cannot be read."""
+    SOURCE_LOST = "source_lost"
+    """Source records that retention removed before they were sequenced; an operator accepted the gap."""
+    QUARANTINED = "quarantined"
+    """An operator set the record aside; the log record names who and why."""
+
+
+class StopReason(StrEnum):
+    """Why a stage stops instead of going on. A stage never skips to catch up."""
+
+    LOG_DIVERGED = "log_diverged"
+    """The log is not the one that this stage's own output was made from."""
+    SOURCE_DIVERGED = "source_diverged"
+    """The source topic is not the one that the log was made from."""
+    SOURCE_LOST = "source_lost"
+    """Source records are gone that the log does not have yet."""
+    FENCED = "fenced"
+    """Another writer appended to this partition's log."""
