@@ -13,7 +13,7 @@ from meterproof_proofs.errors import (
     WrongHashSize,
     WrongOrigin,
 )
-from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
 from meterproof_proofs.note import (
     MAX_NOTE_BYTES,
     MAX_SIGNATURES,
@@ -29,11 +29,9 @@ from meterproof_proofs.tree import (
     EMPTY_ROOT,
     HASH_BYTES,
     MAX_TREE_SIZE,
-    batch_root,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
-    leaf_hashes,
     node_hash,
     root_of,
     verify_consistency,

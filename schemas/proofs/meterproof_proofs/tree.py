@@ -26,25 +26,12 @@ MAX_TREE_SIZE: Final = 2**63 - 1
 
 # A context that has already taken in the prefix: copying it and feeding the parts costs about 12 % less than building
 # the prefixed byte string (measured with CPython 3.11 and OpenSSL 3.0: 470 against 540 ns a node).
-_LEAF_CONTEXT: Final = hashlib.sha256(b"\x00")
 _NODE_CONTEXT: Final = hashlib.sha256(b"\x01")
 
 
 def leaf_hash(entry: bytes) -> bytes:
     """Return the hash of one entry as a leaf: SHA-256(0x00 || entry)."""
     return hashlib.sha256(b"\x00" + entry).digest()
-
-
-def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
-    """Return the leaf hash of every entry, in order. Costs about 0.4 µs an entry of 32 bytes."""
-    copy = _LEAF_CONTEXT.copy
-    hashes: list[bytes] = []
-    append = hashes.append
-    for entry in entries:
-        context = copy()
-        context.update(entry)
-        append(context.digest())
-    return hashes
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
@@ -67,6 +54,14 @@ def pair_hashes(nodes: Sequence[bytes]) -> list[bytes]:
         context.update(right)
         append(context.digest())
     return parents
+
+
+def level_above(nodes: Sequence[bytes]) -> list[bytes]:
+    """Return the level above a whole level of nodes: the pairs' hashes, and an unpaired last node as it is."""
+    above = pair_hashes(nodes)
+    if len(nodes) & 1:
+        above.append(nodes[-1])
+    return above
 
 
 def check_range(what: str, value: int, lowest: int, highest: int) -> None:
@@ -101,26 +96,12 @@ def check_hashes(hashes: Sequence[bytes], what: str) -> None:
         check_hash(one, f"{what} {index}")
 
 
-def batch_root(leaf_hashes: Sequence[bytes]) -> bytes:
-    """Return the root over the given leaf hashes as a tree of their own; `EMPTY_ROOT` for none.
-
-    Level by level, about 0.5 µs a leaf.
-
-    Raises:
-        WrongHashSize: a leaf hash is not 32 bytes long.
-    """
-    check_hashes(leaf_hashes, "leaf hash")
-    if not leaf_hashes:
-        return EMPTY_ROOT
-    nodes = leaf_hashes
-    while len(nodes) > 1:
-        nodes = _level_above(nodes)
-    return nodes[0]
-
-
 def root_of(entries: Iterable[bytes]) -> bytes:
     """Return the root of the tree over `entries`; `EMPTY_ROOT` for none."""
-    return batch_root(leaf_hashes(entries))
+    nodes = [leaf_hash(entry) for entry in entries]
+    while len(nodes) > 1:
+        nodes = level_above(nodes)
+    return nodes[0] if nodes else EMPTY_ROOT
 
 
 def inclusion_proof(leaf_hashes: Sequence[bytes], index: int, size: int) -> list[bytes]:
@@ -140,7 +121,7 @@ def inclusion_proof(leaf_hashes: Sequence[bytes], index: int, size: int) -> list
         sibling = position ^ 1
         if sibling < len(nodes):
             proof.append(nodes[sibling])
-        nodes = _level_above(nodes)
+        nodes = level_above(nodes)
         position >>= 1
     return proof
 
@@ -163,14 +144,14 @@ def consistency_proof(leaf_hashes: Sequence[bytes], old_size: int, new_size: int
     # itself, whose root the verifier knows. From there on the proof is that node's own path to the new root.
     nodes, position, proof = leaf_hashes[:new_size], old_size - 1, []
     while position & 1:
-        nodes, position = _level_above(nodes), position >> 1
+        nodes, position = level_above(nodes), position >> 1
     if position:
         proof.append(nodes[position])
     while len(nodes) > 1:
         sibling = position ^ 1
         if sibling < len(nodes):
             proof.append(nodes[sibling])
-        nodes, position = _level_above(nodes), position >> 1
+        nodes, position = level_above(nodes), position >> 1
     return proof
 
 
@@ -256,10 +237,3 @@ def _siblings(proof: Sequence[bytes], position: int, last: int, claim: str) -> I
         position, last = position >> 1, last >> 1
     if last:
         raise BadProof(claim, "the proof has too few hashes")
-
-
-def _level_above(nodes: Sequence[bytes]) -> list[bytes]:
-    above = pair_hashes(nodes)
-    if len(nodes) & 1:
-        above.append(nodes[-1])
-    return above
