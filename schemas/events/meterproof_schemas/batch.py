@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import orjson
-from meterproof_proofs.frontier import batch_root, leaf_hashes
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from meterproof_proofs.frontier import batch_root, leaf_hashes
 from meterproof_schemas.errors import InvalidBatch
 from meterproof_schemas.event import Name, entry_of
-from meterproof_schemas.instant import TIME_PATTERN
+from meterproof_schemas.instant import Instant
 from meterproof_schemas.limits import (
     BATCH_BYTES_MAX,
     BATCH_LINES_MAX,
@@ -62,7 +62,7 @@ class BatchHeader(BaseModel):
     count: Annotated[int, Field(ge=1, le=BATCH_LINES_MAX)]
     root: Digest
     """RFC 6962 root over the entries of the lines."""
-    sent_at: Annotated[str, StringConstraints(strict=True, pattern=TIME_PATTERN)]
+    sent_at: Instant
     """The producer's clock, for people; no rule looks at it."""
 
 
@@ -152,7 +152,7 @@ def decode_batch(value: bytes) -> Batch:
     lines = value.split(b"\n")
     if lines.pop() != b"":
         raise InvalidBatch(Reason.MALFORMED_BATCH, "the last line does not end with LF")
-    if len(lines) < 3:  # noqa: PLR2004 - header, signatures, one event
+    if len(lines) < 3:
         raise InvalidBatch(Reason.MALFORMED_BATCH, "fewer than three lines: header, signatures and an event")
     header_line, signatures_line = lines[0], lines[1]
     del lines[:2]

@@ -61,6 +61,8 @@ class LogChain:
         if header.kind == "genesis":
             if header.genesis is None or header.source is not None or header.size:
                 raise self.diverged(offset, "is a genesis record with something else in it")
+        elif header.genesis is not None:
+            raise self.diverged(offset, "is no genesis record and states one")
         elif header.source is None or header.source.offset != self.next_source_offset:
             raise self.diverged(offset, f"answers for {header.source} where offset {self.next_source_offset} was due")
         elif header.first != self.position:

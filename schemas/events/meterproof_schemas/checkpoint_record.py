@@ -1,8 +1,8 @@
-"""One record of `usage.checkpoints`: a signed checkpoint and the log record that it ends at; or a genesis, kept for ever.
+"""One record of `usage.checkpoints`: a signed checkpoint and the log record that it ends at; or a genesis, for ever.
 
-Key of a checkpoint: `<origin>|<hour of the signed record's ingest clock>`, so that compaction keeps one per log and hour.
-Key of a genesis: `<origin>|genesis`. Value of a checkpoint: line 0 this header, then LF, then the signed note. Value of a
-genesis: the log's first record, verbatim.
+Key of a checkpoint: `<origin>|<hour of the signed record's ingest clock>`: compaction keeps one per log and hour.
+Key of a genesis: `<origin>|genesis`. Value of a checkpoint: line 0 this header, then LF, then the signed note.
+Value of a genesis: the log's first record, verbatim.
 """
 
 from dataclasses import dataclass

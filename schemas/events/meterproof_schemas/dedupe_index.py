@@ -10,8 +10,8 @@ from meterproof_schemas.limits import FUTURE_TOLERANCE_MS
 class DedupeIndex(Protocol):
     """Identity → entry of the accepted event, for one partition, for at least the horizon.
 
-    Promise: an identity that was added at ingest clock c is found until the clock passes c + horizon + future tolerance.
-    By then the same bytes are `too_late` for ever, so they can never be counted again.
+    Promise: an identity that was added at ingest clock c is found until the clock passes c + horizon + future
+    tolerance. By then the same bytes are `too_late` for ever, so they can never be counted again.
     """
 
     def get(self, identity: bytes) -> bytes | None:

@@ -1,13 +1,17 @@
-"""`fold(records) → state`: the definition of what a log says. Workers are checked against it; tests use it as the oracle."""
+"""`fold(records) → state`: the definition of what a log says.
+
+Workers are checked against it; tests use it as the oracle.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import orjson
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from pydantic import ValidationError
 
+from meterproof_proofs.frontier import Frontier, leaf_hashes
 from meterproof_schemas.accounts import Accounts
-from meterproof_schemas.batch import BatchHeader
+from meterproof_schemas.batch import BatchHeader, root_of_entries
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.dedupe_index import DedupeIndex, MemoryIndex
 from meterproof_schemas.event import entry_of, identity_of
@@ -22,9 +26,7 @@ class LogState(LogChain):
     just made on top of this very state).
     """
 
-    def __init__(
-        self, index: Callable[[int], DedupeIndex] = MemoryIndex, accounts: Accounts | None = None
-    ) -> None:
+    def __init__(self, index: Callable[[int], DedupeIndex] = MemoryIndex, accounts: Accounts | None = None) -> None:
         super().__init__()
         self._new_index = index
         self.frontier = Frontier()
@@ -48,16 +50,37 @@ class LogState(LogChain):
         frontier.extend(leaf_hashes(entries))
         if frontier.size != record.header.size or frontier.root().hex() != record.header.root:
             raise self.diverged(offset, "states a size or root that does not follow from its accepted lines")
+        batch = self._batch_of(offset, record, entries)
         identities = identities_of(record.lines)
+        self.index.evict(record.header.clock_ms)
         if len(set(identities)) != len(identities) or any(self.index.get(identity) for identity in identities):
             raise self.diverged(offset, "accepts an identity that was accepted before")
-        batch = None if record.carried is None else BatchHeader.model_validate_json(record.carried[0])
         self.append(offset, record.header, record.digest, frontier, identities, entries, batch)
         if self.accounts is not None:
             self.accounts.add(record)
         return record
 
-    def append(  # noqa: PLR0913 - what a record is made of
+    def _batch_of(self, offset: int, record: LogRecord, accepted: Sequence[bytes]) -> BatchHeader | None:
+        """The header of the batch that a record carries; its root must follow from accepted and other entries."""
+        header = record.header
+        judged_by_line = header.kind == "batch" and header.reason is None
+        if record.carried is None:
+            if judged_by_line:
+                raise self.diverged(offset, "judges the lines of a batch that it does not carry")
+            return None
+        try:
+            batch = BatchHeader.model_validate_json(record.carried[0])
+        except ValidationError:
+            raise self.diverged(offset, "carries something that is not a batch header") from None
+        if judged_by_line:
+            others = {line: bytes.fromhex(entry) for line, _, entry in header.not_accepted}
+            rest = iter(accepted)
+            entries = [others.get(line) or next(rest, b"") for line in range(len(accepted) + len(others))]
+            if batch.count != len(entries) or root_of_entries(entries).hex() != batch.root:
+                raise self.diverged(offset, "states entries that are not those of the batch that it carries")
+        return batch
+
+    def append(  # noqa: PLR0917 - what a record is made of, in the order of its making
         self,
         offset: int,
         header: RecordHeader,

@@ -3,9 +3,16 @@
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final
 
-TIME_PATTERN: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3,9}Z$"
+from pydantic import AfterValidator, StringConstraints
+
+TIME_PATTERN: Final = (
+    r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3,9}Z$"
+)
+"""All that a pattern can say: which days a month has is left to the calendar. No leap second, no 24:00."""
+
 _TIME: Final = re.compile(TIME_PATTERN[:-1] + r"\Z")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -29,9 +36,22 @@ def parse_instant_us(text: str) -> int:
     return _second_us(text[:_SECONDS_LENGTH]) + int(text[_SECONDS_LENGTH + 1 : -1][:6].ljust(6, "0"))
 
 
+def _existing(text: str) -> str:
+    parse_instant_us(text)
+    return text
+
+
+Instant = Annotated[str, StringConstraints(strict=True, pattern=TIME_PATTERN), AfterValidator(_existing)]
+"""An instant in a model: its text, checked against pattern and calendar."""
+
+
 def format_instant_us(instant_us: int) -> str:
-    """The instant as RFC 3339 in UTC with six fraction digits."""
-    return (_EPOCH + timedelta(microseconds=instant_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """The instant as RFC 3339 in UTC with six fraction digits.
+
+    Raises:
+        OverflowError: it is outside the years 1 to 9999.
+    """
+    return (_EPOCH + timedelta(microseconds=instant_us)).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 def format_instant_ms(instant_ms: int) -> str:

@@ -20,12 +20,12 @@ from typing import Annotated, Final, Literal
 import orjson
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meterproof_schemas.batch import Algorithm, Signature, signed_bytes
 from meterproof_schemas.errors import InvalidBatch, InvalidRegistry
 from meterproof_schemas.event import Name
-from meterproof_schemas.instant import TIME_PATTERN, parse_instant_us
+from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.reasons import Reason
 from meterproof_schemas.strict_json import NotStrictJson, parse_object
 
@@ -33,7 +33,6 @@ PUBLIC_KEY_BYTES: Final = 32
 SECRET_BYTES_MIN: Final = 32
 """A shared secret shorter than its HMAC's output is weaker than the HMAC."""
 
-Instant = Annotated[str, StringConstraints(strict=True, pattern=TIME_PATTERN)]
 Patterns = Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
 
 
@@ -202,6 +201,9 @@ def encode_registry(entries: Sequence[KeyEntry]) -> bytes:
 
 
 def _public_key(entry: KeyEntry) -> VerifyKey:
+    if entry.secret_file is not None:
+        message = f"key registry: key {entry.key_id}: ed25519 takes public_key and no secret_file"
+        raise InvalidRegistry(message)
     try:
         raw = b64decode(entry.public_key or "", validate=True)
     except Base64Error:

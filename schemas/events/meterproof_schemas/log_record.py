@@ -5,8 +5,8 @@ line 0      record header   verdict, positions, root and frontier after, `prev`
 line 1, 2   the batch's header and signatures, verbatim — only where a key of the registry vouched for the batch
 line 3…     the accepted event lines, verbatim
 ```
-Every line ends with LF. A record is accepted by readers if and only if its `prev` is the SHA-256 of the value of the last
-accepted record; everything else on the topic is a late writer's echo.
+Every line ends with LF. A record is accepted by readers if and only if its `prev` is the SHA-256 of the value of the
+last accepted record; everything else on the topic is a late writer's echo.
 """
 
 import hashlib
@@ -15,20 +15,26 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import orjson
-from meterproof_proofs.frontier import Frontier
-from meterproof_proofs.tree import EMPTY_ROOT
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree import EMPTY_ROOT
 from meterproof_schemas.batch import Digest, Token
 from meterproof_schemas.errors import InvalidRecord
 from meterproof_schemas.event import Count, Name
-from meterproof_schemas.reasons import Reason
+from meterproof_schemas.limits import BATCH_LINES_MAX
+from meterproof_schemas.reasons import DUPLICATE, Reason
 
 GENESIS_PREV: Final = "0" * 64
 """`prev` of a genesis record: nothing came before it."""
 
 Kind = Literal["genesis", "batch", "hole", "unreadable", "quarantined"]
-NotAccepted = tuple[int, str, str]
+_VERDICT: Final = "|".join([DUPLICATE, *Reason])
+NotAccepted = tuple[
+    Annotated[int, Field(ge=0, lt=BATCH_LINES_MAX)],
+    Annotated[str, StringConstraints(strict=True, pattern=f"^({_VERDICT})$")],
+    Digest,
+]
 """(line number in the batch from 0, `duplicate` or a reason, entry in hexadecimal)."""
 
 _CLOSED: Final = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -101,7 +107,7 @@ class RecordHeader(BaseModel):
     """The broker's append time of the source record; of a hole, the ingest clock."""
     clock_ms: Count
     """Ingest clock: running maximum of `append_ms`."""
-    reason: Reason | None
+    reason: Annotated[Reason, Field(strict=False)] | None
     """Why the whole record was refused; null when its lines were judged one by one."""
     not_accepted: Annotated[tuple[Annotated[NotAccepted, Field(strict=False)], ...], Field(strict=False)]
     first: Count
@@ -178,6 +184,8 @@ def decode_record(value: bytes | None) -> LogRecord:
     except (ValidationError, orjson.JSONDecodeError) as error:
         message = f"log record: header: {str(error)[:300]}"
         raise InvalidRecord(message) from None
+    if header.accepted < 0:
+        raise InvalidRecord("log record: its size is below its first position")
     extra = len(lines) - 1 - header.accepted
     if extra not in {0, 2} or (extra == 0 and header.accepted):
         message = f"log record: {header.accepted} accepted lines and {len(lines) - 1} lines after the header"
@@ -205,8 +213,16 @@ def _present(header: RecordHeader) -> set[str]:
     return {name for name in ("operator", "genesis") if getattr(header, name) is not None}
 
 
-def make_genesis(  # noqa: PLR0913 - what a genesis fixes
-    *, name: str, epoch: str, deployment: str, source_topic: str, partition: int, partitions: int, limits: Limits, created_ms: int
+def make_genesis(
+    *,
+    name: str,
+    epoch: str,
+    deployment: str,
+    source_topic: str,
+    partition: int,
+    partitions: int,
+    limits: Limits,
+    created_ms: int,
 ) -> bytes:
     """The value of the first record of a log; `epoch` is 16 random bytes in hexadecimal, one per creation."""
     header = RecordHeader(

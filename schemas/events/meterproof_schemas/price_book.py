@@ -16,15 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraint
 
 from meterproof_schemas.errors import InvalidRegistry
 from meterproof_schemas.event import MeterName, Name
-from meterproof_schemas.instant import TIME_PATTERN, parse_instant_us
+from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.keys import matches
-from meterproof_schemas.quantity import DECIMAL_PATTERN, DECIMAL_PLACES
+from meterproof_schemas.quantity import DECIMAL_PATTERN, DECIMAL_PLACES, EXACT
 from meterproof_schemas.strict_json import NotStrictJson, parse_object
 
 _CLOSED: Final = ConfigDict(extra="forbid", frozen=True, strict=True)
-Amount = Annotated[str, StringConstraints(strict=True, pattern=DECIMAL_PATTERN.replace(r"\d", "[0-9]").replace("-?", ""))]
+Amount = Annotated[str, StringConstraints(strict=True, pattern=DECIMAL_PATTERN.replace("-?", ""))]
 PowerOfTen = Annotated[str, StringConstraints(strict=True, pattern=r"^10{0,9}$")]
-Instant = Annotated[str, StringConstraints(strict=True, pattern=TIME_PATTERN)]
 Currency = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}$")]
 
 
@@ -57,7 +56,7 @@ class UnitPrice(BaseModel):
     @property
     def unit_price(self) -> Decimal:
         """Price of one unit, exact."""
-        return Decimal(self.amount).scaleb(-(len(self.per) - 1))
+        return Decimal(self.amount).scaleb(-(len(self.per) - 1), EXACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,4 +164,4 @@ DEFAULT_METERS: Final = (
     Meter(name="output_tokens", unit="token", granularity="1"),
     Meter(name="reasoning_tokens", unit="token", granularity="1"),
 )
-"""Token classes do not overlap: input excludes cached, output excludes reasoning; adapters convert what providers report."""
+"""Token classes do not overlap: input excludes cached, output excludes reasoning; adapters convert what providers say."""

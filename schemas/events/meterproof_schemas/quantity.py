@@ -1,24 +1,23 @@
 """Quantities and money: integers and decimals, never floats, never exponents."""
 
-from decimal import Context, Decimal, Inexact
+from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
 INTEGER_MAX: Final = 2**63 - 1
-DECIMAL_PATTERN: Final = r"^-?\d{1,18}(\.\d{1,12})?$"
+DECIMAL_PATTERN: Final = r"^-?[0-9]{1,18}(\.[0-9]{1,12})?$"
 DECIMAL_PLACES: Final = 12
 """Digits after the point that a quantity and an amount can have."""
 
 Quantity = (
     Annotated[int, Field(strict=True, ge=-INTEGER_MAX, le=INTEGER_MAX)]
-    | Annotated[str, StringConstraints(strict=True, pattern=DECIMAL_PATTERN.replace(r"\d", "[0-9]"))]
+    | Annotated[str, StringConstraints(strict=True, pattern=DECIMAL_PATTERN)]
 )
 """An integer within ±(2^63-1), or a string of at most 18 digits, a point and at most 12 digits."""
 
-EXACT: Final = Context(prec=120, traps=[Inexact])
+EXACT: Final = Context(prec=120, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
 """Products and sums of quantities and prices fit; a result that would not is an error, not a rounding."""
-
 
 ROUNDED: Final = Context(prec=120)
 """For the one rounding that a rule states."""

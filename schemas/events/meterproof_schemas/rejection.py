@@ -1,7 +1,7 @@
 """One record of `usage.rejected`: a refused line or batch with its reason, kept so that nothing is dropped silently.
 
-Key: `<partition>/<source offset>/<line>`, line `-` for a whole batch. Value: line 0 this header, then LF, then the payload
-bytes as they came. A payload that no known key vouches for keeps its first 64 KiB only.
+Key: `<partition>/<source offset>/<line>`, line `-` for a whole batch. Value: line 0 this header, then LF, then the
+payload bytes as they came. A payload that no known key vouches for keeps its first 64 KiB only.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def rejection_key(header: RejectionHeader) -> bytes:
     return f"{header.partition}/{header.offset}/{'-' if header.line is None else header.line}".encode()
 
 
-def make_rejection(  # noqa: PLR0913 - the fields of the header
+def make_rejection(
     reason: Reason,
     detail: str,
     payload: bytes,

@@ -1,6 +1,6 @@
 """One JSON object per line, read strictly: what two parsers could understand differently is refused.
 
-The library lets through what must not pass here: `orjson` keeps the last of two equal names and turns 2^64 into a float.
+The library lets through what must not pass here: `orjson` keeps the last of two equal names and makes 2^64 a float.
 """
 
 import json
