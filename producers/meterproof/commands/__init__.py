@@ -1,0 +1,1 @@
+"""The commands that this member adds to `meterproof`."""

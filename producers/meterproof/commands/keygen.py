@@ -1,0 +1,77 @@
+"""`meterproof keygen`: make the key of a producer or of a deployment's log."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from meterproof_schemas.errors import ContractError
+from meterproof_schemas.keys import EMPTY_REGISTRY, encode_registry, load_registry
+
+from meterproof.errors import MeterError
+from meterproof.keys import ProducerKey
+from meterproof.log_key import LogKey
+
+app = typer.Typer(no_args_is_help=True, help="Make a key. Secret halves are written with mode 600 and never printed.")
+
+
+@app.command(
+    epilog="Example: meterproof keygen producer gateway --out gateway.key --registry registry.json "
+    "--source gateway --agent '*' --customer acme"
+)
+def producer(  # noqa: PLR0913 - one parameter per option
+    name: Annotated[str, typer.Argument(help="The producer's name, as batch headers state it.")],
+    out: Annotated[Path, typer.Option(help="Where the secret key goes; never overwritten.")],
+    registry: Annotated[Path, typer.Option(help="Key registry file to add the public key to; made if missing.")],
+    source: Annotated[list[str], typer.Option(help="A source it may report for: a name, a prefix*, or *.")],
+    agent: Annotated[list[str], typer.Option(help="An agent it may report for.")],
+    customer: Annotated[list[str], typer.Option(help="A customer it may report for.")],
+    comment: Annotated[str | None, typer.Option(help="A remark kept in the registry.")] = None,
+) -> None:
+    """Make a producer's Ed25519 key and list its public half in the registry."""
+    entries = list((load_registry(registry) if registry.exists() else EMPTY_REGISTRY).entries.values())
+    key = ProducerKey.generate()
+    # The key first: a registry entry whose key was never written would be a key nobody holds.
+    key.save(out)
+    entries.append(
+        key.entry(name, sources=tuple(source), agents=tuple(agent), customers=tuple(customer), comment=comment)
+    )
+    replace_durably(registry, encode_registry(entries))
+    typer.echo(f"{key.key_id}  {name}  {out}")
+
+
+@app.command(epilog="Example: meterproof keygen log --out keys/log.key")
+def log(out: Annotated[Path, typer.Option(help="Where the secret key goes; never overwritten.")]) -> None:
+    """Make the key that signs a deployment's checkpoints."""
+    LogKey.generate().save(out)
+    typer.echo(f"{out}")
+
+
+def replace_durably(path: Path, content: bytes) -> None:
+    """Replace a file in one step: readers see the old content or the new, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def main(argv: list[str]) -> int:
+    """Make the key of a producer or of a deployment's log."""
+    try:
+        app(args=argv, prog_name="meterproof keygen", standalone_mode=True)
+    except FileExistsError as error:
+        sys.stderr.write(f"meterproof keygen: {error.filename} exists; a key is never overwritten, choose another name\n")
+        return 1
+    except (MeterError, ContractError, OSError) as error:
+        sys.stderr.write(f"meterproof keygen: {error}\n")
+        return 1
+    return 0

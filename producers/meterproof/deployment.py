@@ -1,0 +1,61 @@
+"""What a client needs to know of a deployment on this machine: one small file in its data folder, and the names in it."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from meterproof.errors import MeterError
+
+FILE_NAME: Final = "deployment.json"
+
+
+class NoDeployment(MeterError):
+    """The folder holds no deployment, or its file is faulty."""
+
+
+class DeploymentFile(BaseModel):
+    """A deployment as `meterproof up` wrote it. Holds no secrets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    """Names the logs: the first part of their origins."""
+    deployment: str
+    """The audience that batches are signed for."""
+    bootstrap: str
+    topic_prefix: str
+    partitions: int
+
+
+class DataFolder:
+    """Where everything of one machine's deployment lies."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.kafka = root / "kafka"
+        self.audit = root / "audit"
+        self.clickhouse = root / "clickhouse"
+        self.keys = root / "keys"
+        self.status = root / "status"
+        self.logs = root / "logs"
+        self.registry = self.keys / "registry.json"
+        self.log_key = self.keys / "log.key"
+        self.vkeys = self.keys / "log.vkey"
+        self.price_book = root / "price-book.json"
+        self.budgets = root / "budgets.json"
+        self.deployment_file = root / FILE_NAME
+
+    def deployment(self) -> DeploymentFile:
+        """Read the deployment file.
+
+        Raises:
+            NoDeployment: there is none, or it is faulty.
+        """
+        try:
+            return DeploymentFile.model_validate_json(self.deployment_file.read_bytes())
+        except FileNotFoundError:
+            message = f"{self.root} holds no deployment; start one with `meterproof up --data {self.root}`"
+            raise NoDeployment(message) from None
+        except ValidationError as error:
+            message = f"{self.deployment_file} is faulty: {error.errors(include_url=False, include_input=False)[0]['msg']}"
+            raise NoDeployment(message) from None
