@@ -1,0 +1,1 @@
+"""The Faust workers of meterproof over plain classes: sequencer, checkpointer, budgets."""

@@ -1,0 +1,94 @@
+"""From a judgement to the log record that states it, on top of the log before it."""
+
+from dataclasses import dataclass
+
+from meterproof_schemas.fold import LogState
+from meterproof_schemas.log_record import (
+    Operator,
+    RecordHeader,
+    Source,
+    encode_record,
+    encode_record_header,
+    record_digest,
+)
+from meterproof_stream.judge import Judgement
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What a record states about the sequencer that made it."""
+
+    registry: str
+    """Digest of the key registry."""
+    price_book: int
+    """Version; 0 is none."""
+    writer: str
+    """Random per take-over, 32 hexadecimal digits."""
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltRecord:
+    """A log record that is not yet delivered."""
+
+    value: bytes
+    digest: str
+    prev: str
+    header: RecordHeader
+
+
+def append_record(
+    state: LogState,
+    judgement: Judgement,
+    *,
+    log_offset: int,
+    source_offset: int,
+    source_count: int = 1,
+    in_force: InForce,
+    operator: Operator | None = None,
+) -> BuiltRecord:
+    """Make the next record of the log and advance `state` by it. Both happen, or neither.
+
+    Args:
+        state: the fold of the log so far, with all records that are still on their way.
+        judgement: what is to be recorded.
+        log_offset: where the record is expected to stand on the log.
+        source_offset: the first source offset that it answers for; must be the one that is due.
+        source_count: how many source offsets.
+        in_force: registry, price book, writer and generation.
+        operator: who decided, where a person did.
+
+    """
+    if source_offset != state.next_source_offset:
+        message = f"source offset {source_offset} where {state.next_source_offset} is due"
+        raise ValueError(message)
+    frontier = state.frontier
+    if judgement.leaves:
+        frontier = frontier.copy()
+        frontier.extend(judgement.leaves)
+    prev = state.digest
+    # Every field is ours and typed, so it is not validated a second time; readers validate.
+    header = RecordHeader.model_construct(
+        v=1,
+        kind=judgement.kind,
+        prev=prev,
+        source=Source.model_construct(offset=source_offset, count=source_count, digest=judgement.source_digest),
+        append_ms=judgement.append_ms,
+        clock_ms=judgement.clock_ms,
+        reason=judgement.reason,
+        not_accepted=tuple(judgement.not_accepted),
+        first=state.position,
+        size=frontier.size,
+        root=frontier.root().hex(),
+        frontier=b"".join(frontier.hashes).hex(),
+        registry=in_force.registry,
+        price_book=in_force.price_book,
+        writer=in_force.writer,
+        generation=in_force.generation,
+        operator=operator,
+        genesis=None,
+    )
+    value = encode_record(encode_record_header(header), judgement.carried, judgement.lines)
+    digest = record_digest(value)
+    state.append(log_offset, header, digest, frontier, judgement.identities, judgement.entries, judgement.batch)
+    return BuiltRecord(value, digest, prev, header)
