@@ -115,6 +115,9 @@ class SignedNote:
         if separator < 0:
             message = "no empty line between text and signatures"
             raise MalformedNote(message)
+        if separator + 2 == len(whole):
+            message = "no signature line after the last empty line"
+            raise MalformedNote(message)
         text = whole[: separator + 1]
         lines = whole[separator + 2 : -1].split("\n")
         if len(lines) > MAX_SIGNATURES:

@@ -158,7 +158,8 @@ def consistency_proof(leaf_hashes: Sequence[bytes], old_size: int, new_size: int
 def verify_inclusion(*, leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
     """Return if `proof` shows that the leaf hash `leaf` is at `index` of the tree of `size` with `root`; raise if not.
 
-    RFC 9162 section 2.1.3.2, after the lengths of all hashes were checked.
+    RFC 9162 section 2.1.3.2, after the lengths of all hashes were checked. A root does not commit to its size, so take
+    both from one signed checkpoint: a proof also holds for other sizes at which the path has the same shape.
 
     Raises:
         WrongHashSize: the leaf hash, the root or a hash of the proof is not 32 bytes long.
