@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+
 from meterproof_local.broker import LocalBroker
 
 
@@ -11,7 +12,7 @@ from meterproof_local.broker import LocalBroker
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     """One real Kafka for the whole run: `broker.bootstrap` is its address.
 
-    Share it by giving your topics and groups the `topic_prefix`; a test that kills or restarts a broker makes one of its own.
+    Share it: give your topics and groups the `topic_prefix`. A test that kills or restarts a broker makes its own.
     """
     with LocalBroker(tmp_path_factory.mktemp("kafka")) as running:
         yield running

@@ -1,0 +1,1 @@
+"""Apache Kafka, ClickHouse and every worker of meterproof on one machine."""

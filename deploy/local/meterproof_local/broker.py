@@ -20,13 +20,16 @@ from meterproof_local.java import LAPTOP_OPTIONS, Java, find_java, java_environm
 from meterproof_local.ports import choose_ports, is_free
 from meterproof_local.properties import ONE_NODE, properties_text
 from meterproof_local.readiness import ask_cluster
+from meterproof_local.startup_cache import StartupCache
 
 _HOST = "127.0.0.1"
 _STOP_PATIENCE_S = 10.0
+_RECORDING_PATIENCE_S = 30.0
 _PORT_ATTEMPTS = 5
 _POLL_INTERVAL_S = 0.05
 _SHOWN_LINES = 20
 _ADDRESS_IN_USE = "Address already in use"
+_FORMAT = ("kafka.tools.StorageTool", "format", "--standalone", "-c", "server.properties")
 
 _LOG4J2 = """\
 status = error
@@ -59,7 +62,7 @@ class Broker(Protocol):
 
     @property
     def bootstrap(self) -> str:
-        """`host:port`, the same after every restart."""
+        """`host:port`, the same after every restart, unless another program took the port in between."""
 
     @property
     def client_args(self) -> dict[str, Any]:
@@ -115,6 +118,7 @@ class LocalBroker:
         self._on_progress = on_progress
         self._lock: IO[bytes] | None = None
         self._child: Child | None = None
+        self._startup_cache: StartupCache | None = None
         self._ports: tuple[int, int] | None = None
 
     @property
@@ -135,7 +139,7 @@ class LocalBroker:
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
     def poll(self) -> int | None:
-        """Return the exit code of a broker that ended, negative for a signal; None while it runs or before its start."""
+        """Return the exit code once it has ended, negative for a signal; None while it runs and before its start."""
         return self._child.poll() if self._child is not None else None
 
     def start(self) -> Self:
@@ -150,13 +154,13 @@ class LocalBroker:
         """
         if self.pid is not None:
             return self
-        self._data.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         try:
             java = find_java()
             cache = cache_folder(self._data)
-            command = self._java_command(java, fetch_jars(cache, on_progress=self._on_progress))
+            jars = fetch_jars(cache, on_progress=self._on_progress)
             self._prepare_folder()
+            command = self._java_command(java, cache, jars)
             for attempt in range(_PORT_ATTEMPTS):
                 ports = self._configure(new_ports=attempt > 0)
                 cluster_id = self._format(command)
@@ -171,12 +175,13 @@ class LocalBroker:
     def stop(self) -> None:
         """Stop it with SIGTERM, after 10 s with SIGKILL; the folder stays reserved for `restart`."""
         if self._child is not None:
-            self._child.stop(_STOP_PATIENCE_S)
+            recording = self._startup_cache is not None and self._startup_cache.is_recording
+            self._ended(self._child.stop(_RECORDING_PATIENCE_S if recording else _STOP_PATIENCE_S))
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would."""
         if self._child is not None:
-            self._child.kill()
+            self._ended(self._child.kill())
 
     def restart(self) -> None:
         """Stop it if it runs, and start it on the same records and ports; returns when it is ready."""
@@ -186,12 +191,12 @@ class LocalBroker:
     def pause(self) -> None:
         """Freeze it (SIGSTOP): connections stay open and nothing answers, as with a stalled machine."""
         if self._child is not None:
-            self._child.signal(signal.SIGSTOP)
+            self._child.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on after `pause`."""
         if self._child is not None:
-            self._child.signal(signal.SIGCONT)
+            self._child.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Stop it and give the folder free; harmless when repeated."""
@@ -199,6 +204,12 @@ class LocalBroker:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def last_words(self, what: str) -> str:
+        """Return an error message: what happened, and the last 20 lines that Java printed."""
+        lines = [line for line in self._output() if line.strip()][-_SHOWN_LINES:]
+        text = "\n".join(f"  {line}" for line in lines) or "  (it printed nothing)"
+        return f"{what}; more in {self._data / 'logs'}; its last words:\n{text}"
 
     def __enter__(self) -> Self:
         """Start it."""
@@ -214,7 +225,11 @@ class LocalBroker:
         """Reserve the folder. The broker inherits the lock, so that it holds for as long as either of us lives."""
         if self._lock is not None:
             return
-        lock = (self._data / "lock").open("ab")
+        try:
+            self._data.mkdir(parents=True, exist_ok=True)
+            lock = (self._data / "lock").open("ab")
+        except OSError as error:
+            raise BrokerError(f"cannot write into the data folder {self._data}: {error}; choose another") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -224,13 +239,17 @@ class LocalBroker:
             ) from error
         self._lock = lock
 
-    def _java_command(self, java: Java, jars: Sequence[Path]) -> list[str]:
-        if bad := [str(jar) for jar in jars if os.pathsep in str(jar)]:
-            raise BrokerError(f"a class path cannot hold {bad[0]!r}: set METERPROOF_CACHE to a folder without {os.pathsep!r}")
+    def _java_command(self, java: Java, cache: Path, jars: Sequence[Path]) -> list[str]:
+        if os.pathsep in str(cache):
+            raise BrokerError(
+                f"Java cannot find jars in {cache}: set METERPROOF_CACHE to a folder without {os.pathsep!r} in its path"
+            )
+        options = [*self._java_options, *java.options()]
+        self._startup_cache = StartupCache(cache, java, options, jars, self._data / "tmp")
         return [
             str(java.executable),
-            *self._java_options,
-            *java.options(),
+            *options,
+            *self._startup_cache.options(),
             f"-Djava.io.tmpdir={self._data / 'tmp'}",
             f"-Dlog4j2.configurationFile={(self._data / 'log4j2.properties').as_uri()}",
             "-Dlog4j2.disable.jmx=true",
@@ -272,8 +291,7 @@ class LocalBroker:
         if not meta.exists():
             with (self._data / "logs" / "java.log").open("wb") as output:
                 child = Child(
-                    [*command, "kafka.tools.StorageTool", "format", "--standalone", "-t", new_cluster_id()]
-                    + ["-c", "server.properties"],
+                    [*command, *_FORMAT, "-t", new_cluster_id()],
                     folder=self._data,
                     environment=java_environment(),
                     output=output,
@@ -281,7 +299,7 @@ class LocalBroker:
                 )
                 code = child.wait(self._start_timeout_s)
             if code != 0 or not meta.exists():
-                raise BrokerError(self._explain(f"could not format {meta.parent} (exit code {code})"))
+                raise BrokerError(self.last_words(f"could not format {meta.parent} (exit code {code})"))
         for line in meta.read_text("ascii").splitlines():
             name, _, value = line.partition("=")
             if name == "cluster.id":
@@ -291,9 +309,10 @@ class LocalBroker:
     def _start_once(self, command: Sequence[str], cluster_id: str, ports: tuple[int, int]) -> bool:
         """Start it on these ports; return False if another program was quicker to take one of them."""
         deadline = time.monotonic() + self._start_timeout_s
+        recording_options = () if self._startup_cache is None else self._startup_cache.recording_options()
         with (self._data / "logs" / "java.log").open("wb") as output:
             self._child = child = Child(
-                [*command, "kafka.Kafka", "server.properties"],
+                [command[0], *recording_options, *command[1:], "kafka.Kafka", "server.properties"],
                 folder=self._data,
                 environment=java_environment(),
                 output=output,
@@ -305,11 +324,16 @@ class LocalBroker:
                 return True
             if time.monotonic() > deadline:
                 child.kill()
-                raise BrokerError(self._explain(f"the broker was not ready within {self._start_timeout_s:g} s"))
+                raise BrokerError(self.last_words(f"the broker was not ready within {self._start_timeout_s:g} s"))
             time.sleep(_POLL_INTERVAL_S)
         if any(_ADDRESS_IN_USE in line for line in self._output()):
             return False
-        raise BrokerError(self._explain(f"the broker ended while it started (exit code {child.poll()})"))
+        raise BrokerError(self.last_words(f"the broker ended while it started (exit code {child.poll()})"))
+
+    def _ended(self, code: int) -> None:
+        if self._startup_cache is not None:
+            self._startup_cache.ended(code)
+            self._startup_cache = None
 
     def _inherited(self) -> list[int]:
         return [] if self._lock is None else [self._lock.fileno()]
@@ -317,14 +341,12 @@ class LocalBroker:
     def _output(self) -> list[str]:
         return (self._data / "logs" / "java.log").read_text("utf-8", "replace").splitlines()
 
-    def _explain(self, what: str) -> str:
-        lines = [line for line in self._output() if line.strip()][-_SHOWN_LINES:]
-        text = "\n".join(f"  {line}" for line in lines) or "  (it printed nothing)"
-        return f"{what}; more in {self._data / 'logs'}; its last words:\n{text}"
-
 
 def new_cluster_id(draw: Callable[[], uuid.UUID] = uuid.uuid4) -> str:
-    """Return a random KRaft cluster id: a UUID in URL-safe base64, which the tools would take for an option if it began with "-"."""
+    """Return a random KRaft cluster id: a UUID in URL-safe base64.
+
+    One that begins with "-" (1 in 64) is drawn again: Kafka's tools would take it for an option.
+    """
     while (text := base64.urlsafe_b64encode(draw().bytes).rstrip(b"=").decode()).startswith("-"):
         pass
     return text

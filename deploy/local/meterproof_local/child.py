@@ -40,7 +40,7 @@ class Child:
     It lives until it ends by itself, `stop` or `kill` is called, or the process that made it ends.
     """
 
-    def __init__(  # noqa: PLR0913 - what a process needs
+    def __init__(
         self,
         command: Sequence[str | Path],
         *,
@@ -70,7 +70,7 @@ class Child:
                 "(so not from asyncio.to_thread or a thread pool)"
             )
         self._watched = watch
-        self._process = subprocess.Popen(  # noqa: S603
+        self._process = subprocess.Popen(
             [sys.executable, "-S", "-I", "-c", _WATCH if watch else _BECOME, str(os.getpid()), *command],
             cwd=folder,
             env=dict(environment),
@@ -93,29 +93,29 @@ class Child:
     def wait(self, patience_s: float) -> int:
         """Wait for its end and return the exit code; after `patience_s` it is killed."""
         try:
-            return self._process.wait(patience_s)
+            code = self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
-            self.kill()
-            return self._process.returncode
-        finally:
-            self._close()
+            return self.kill()
+        self._close()
+        return code
 
-    def signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the program and whatever it started; nothing happens if it has ended."""
         if self.poll() is None:
             os.killpg(self.pid, number)
 
-    def stop(self, patience_s: float) -> bool:
-        """Send SIGTERM, after `patience_s` SIGKILL; return whether the first was enough."""
-        self.signal(signal.SIGTERM)
-        self.signal(signal.SIGCONT)
-        return self.wait(patience_s) != -signal.SIGKILL
+    def stop(self, patience_s: float) -> int:
+        """Send SIGTERM, after `patience_s` SIGKILL; return the exit code."""
+        self.send_signal(signal.SIGTERM)
+        self.send_signal(signal.SIGCONT)  # a paused program could not end
+        return self.wait(patience_s)
 
-    def kill(self) -> None:
-        """Send SIGKILL and wait for the end."""
-        self.signal(signal.SIGKILL)
-        self._process.wait()
+    def kill(self) -> int:
+        """Send SIGKILL, wait for the end and return the exit code."""
+        self.send_signal(signal.SIGKILL)
+        code = self._process.wait()
         self._close()
+        return code
 
     def _close(self) -> None:
         if self._process.stdin is not None:

@@ -31,6 +31,7 @@ from meterproof_local.errors import JarError
 
 _CHUNK_BYTES = 1 << 16
 _TIMEOUT_S = 20
+_ANY_TIME = 1_000_000_000
 _HOPELESS = frozenset({401, 403, 404, 407, 410})
 
 
@@ -72,6 +73,13 @@ def read_lock() -> list[Jar]:
     return [Jar(sha256, int(size), path) for sha256, size, path in fields]
 
 
+def kafka_version() -> str:
+    """Return the version of Apache Kafka that the lock holds."""
+    return next(
+        jar.path.split("/")[-2] for jar in read_lock() if jar.path.startswith("org/apache/kafka/kafka-clients/")
+    )
+
+
 def cache_folder(data: Path, environment: Mapping[str, str] = os.environ) -> Path:
     """Return the folder for what can be had again, and create it.
 
@@ -102,6 +110,7 @@ def fetch_jars(
     base: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     tries: int = 5,
+    pause: Callable[[float], None] = time.sleep,
 ) -> list[Path]:
     """Return the path of every jar in the cache, in the order of the lock, each with its digest checked in this call.
 
@@ -110,7 +119,8 @@ def fetch_jars(
         jars: the lock's by default.
         base: address of a Maven repository; METERPROOF_MAVEN_MIRROR or Maven Central by default.
         on_progress: called after each jar.
-        tries: attempts per jar before giving up; pauses between them grow from 0.3 to 8 s, with jitter.
+        tries: attempts per jar before giving up.
+        pause: waits the seconds it is given between attempts: from 0.6 to 8, with jitter.
 
     Raises:
         JarError: a jar could not be had, or only with other bytes. What was fetched before stays in the cache.
@@ -127,7 +137,7 @@ def fetch_jars(
             with _explained(f"cannot write into the cache folder {cache}; set METERPROOF_CACHE to a writable folder"):
                 path.unlink(missing_ok=True)  # damaged on disk
                 if not _copy_from_maven(jar, path):
-                    _download(base or maven_repository(), jar, path, tries)
+                    _download(base or maven_repository(), jar, path, tries, pause)
                     fetched += 1
         paths.append(path)
         done += jar.size
@@ -156,12 +166,12 @@ def _copy_from_maven(jar: Jar, target: Path) -> bool:
     return True
 
 
-def _download(base: str, jar: Jar, target: Path, tries: int) -> None:
+def _download(base: str, jar: Jar, target: Path, tries: int, pause: Callable[[float], None]) -> None:
     address = f"{base.rstrip('/')}/{jar.path}"
     failure = ""
     for attempt in range(tries):
         if attempt:
-            time.sleep(min(8.0, 0.3 * 2**attempt) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            pause(min(8.0, 0.3 * 2**attempt) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         try:
             # Sourced from configuration, never from a record or an event.
             with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as stream:  # noqa: S310
@@ -189,7 +199,7 @@ def _store(stream: IO[bytes], jar: Jar, target: Path) -> None:
         if not _is_intact(Path(temporary), jar):
             raise JarError(f"{Path(temporary).stat().st_size} bytes that do not have the digest of the lock")
         # Java's start-up caches remember a jar by its time: a jar fetched again must not make them useless.
-        os.utime(temporary, (0, 0))
+        os.utime(temporary, (_ANY_TIME, _ANY_TIME))
         Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -39,7 +39,7 @@ class Java:
     def options(self) -> tuple[str, ...]:
         """Return the options that every run of the broker needs with this version."""
         options = ["-XX:+ExitOnOutOfMemoryError", "-XX:-UsePerfData", "-Xlog:disable", "-Xlog:all=error:stderr"]
-        if self.feature >= 24:  # noqa: PLR2004 - JEP 498 and JEP 472 print warnings from this release on
+        if self.feature >= 24:
             options += ["--sun-misc-unsafe-memory-access=allow", "--enable-native-access=ALL-UNNAMED"]
         return tuple(options)
 
@@ -78,7 +78,7 @@ def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
 
 def _ask(executable: Path) -> Java | None:
     try:
-        answer = subprocess.run(  # noqa: S603
+        answer = subprocess.run(
             [executable, "-version"], capture_output=True, text=True, timeout=30, check=True, env=java_environment()
         )
     except (OSError, subprocess.SubprocessError):

@@ -49,4 +49,4 @@ def _below_ephemeral() -> tuple[int, int]:
     except (OSError, ValueError, IndexError):
         first_ephemeral = 1 << 15  # Linux; macOS and Windows begin at 49152
     highest = min(_HIGHEST, first_ephemeral)
-    return (_LOWEST, highest) if highest - _LOWEST >= 1000 else (1024, max(first_ephemeral, 2048))  # noqa: PLR2004
+    return (_LOWEST, highest) if highest - _LOWEST >= 1000 else (1024, max(first_ephemeral, 2048))

@@ -5,7 +5,6 @@ from another broker that was quicker to take the port. Metadata names the cluste
 Format: Kafka protocol guide, "Metadata Request (Version: 2)".
 """
 
-import contextlib
 import socket
 import struct
 from dataclasses import dataclass
@@ -24,12 +23,13 @@ class ClusterAnswer:
 
 def ask_cluster(host: str, port: int, timeout_s: float = 1.0) -> ClusterAnswer | None:
     """Return the broker's answer, or None if there is none in time."""
-    with contextlib.suppress(OSError, struct.error, UnicodeDecodeError):
+    try:
         with socket.create_connection((host, port), timeout_s) as connection:
             connection.sendall(struct.pack(">i", len(_REQUEST)) + _REQUEST)
             (size,) = struct.unpack(">i", _read(connection, 4))
             return _parse(_read(connection, min(size, 1 << 16)))
-    return None
+    except (OSError, struct.error, UnicodeDecodeError):
+        return None
 
 
 def _read(connection: socket.socket, size: int) -> bytes:
