@@ -1,0 +1,34 @@
+"""What a destination of the log must be able to do."""
+
+from typing import Protocol
+
+from meterproof_schemas.chain import Cursor
+from meterproof_schemas.log_record import Genesis, LogRecord
+
+
+class Sink(Protocol):
+    """A destination that holds accepted log records durably and can say how far it got.
+
+    Made before its worker and closed after it. Its own output is its only memory: no committed offset, no local note.
+    The worker calls `cursor` once per log, then `write` for that log's records in order, each record once per run; never
+    two calls for one log at a time, but calls for different logs may overlap.
+    """
+
+    name: str
+    """Short, for status files and messages."""
+
+    async def cursor(self, log: int) -> Cursor | None:
+        """The last log record of this partition that the destination contains whole; None if there is none.
+
+        Everything below it is durable, and nothing above it counts.
+        """
+
+    async def write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]]) -> None:
+        """Write the next accepted records, each with its offset on `usage.log`; return when they are durable.
+
+        After it returned, `cursor` names the last of them. Any error leaves the cursor where it was, and writing the
+        same records again, cut in any other way, gives the same content.
+        """
+
+    async def close(self) -> None:
+        """Let go of the destination; harmless when repeated."""
