@@ -17,9 +17,12 @@ from meterproof_proofs.tree import (
 
 _LEAF_CONTEXT: Final = hashlib.sha256(b"\x00")
 
+_FEW: Final = 8
+"""From this many nodes down, handling them one by one costs less than another level of pairs."""
+
 
 def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
-    """Return the leaf hash of every entry, in order. Costs about 0.4 µs an entry of 32 bytes."""
+    """Return the leaf hash of every entry, in order. Costs about 0.5 µs an entry of 32 bytes."""
     copy = _LEAF_CONTEXT.copy
     hashes: list[bytes] = []
     append = hashes.append
@@ -33,7 +36,7 @@ def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
 def batch_root(leaf_hashes: Sequence[bytes]) -> bytes:
     """Return the root over the given leaf hashes as a tree of their own; `EMPTY_ROOT` for none.
 
-    Level by level, about 0.5 µs a leaf.
+    Level by level: about 0.6 µs a leaf in batches of 100, 0.5 µs in batches of 1,000.
 
     Raises:
         WrongHashSize: a leaf hash is not 32 bytes long.
@@ -55,8 +58,8 @@ class Frontier:
     subtree first (a "compact range"): at most 63 hashes, 17 at a hundred thousand leaves. Lives as long as its tree
     grows; `size` and `hashes` are its whole state, and `Frontier.of` brings it back. Not for several threads at once.
 
-    Measured with CPython 3.11 and OpenSSL 3.0 on one core (batches of 100): `extend` about 0.55 µs a leaf,
-    `append_leaf_hash` one by one about 0.8 µs a leaf.
+    What `extend` costs a leaf, measured with CPython 3.11 and OpenSSL 3.0 on one core: 0.5 µs in batches of 1,000,
+    0.6 µs in batches of 100, 0.8 µs in batches of 10, 1.6 µs alone. 0.47 µs of it is SHA-256 as Python calls it.
     """
 
     __slots__ = ("_hashes", "_size")
@@ -116,16 +119,24 @@ class Frontier:
         kept = self._hashes.copy()
         edge: list[bytes] = []  # what the new frontier keeps of the levels passed, smallest subtree first
         nodes = list(leaf_hashes)
-        # At each level: a subtree left over from before (a set bit of the old size) stands left of the new nodes; an
-        # unpaired last node belongs to the new frontier; the pairs make the level above.
-        waiting = self._size
-        while nodes:
+        waiting = self._size  # number of complete subtrees of the level at hand that came before
+        # 1. While there are many nodes, a level at a time: a subtree left over from before (the count is odd) stands
+        #    left of the new nodes; an unpaired last node belongs to the new frontier; the pairs make the level above.
+        while len(nodes) > _FEW:
             if waiting & 1:
                 nodes.insert(0, kept.pop())
             waiting >>= 1
             if len(nodes) & 1:
                 edge.append(nodes.pop())
             nodes = pair_hashes(nodes)
+        # 2. The few that remain one by one: each closes the subtrees that it completes.
+        for node in nodes:
+            closed, count = node, waiting
+            while count & 1:
+                closed = node_hash(kept.pop(), closed)
+                count >>= 1
+            kept.append(closed)
+            waiting += 1
         edge.reverse()
         self._hashes = kept + edge
         self._size = size
