@@ -2,61 +2,28 @@
 
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.packaging.workspace import MEMBERS, OURS, ROOT, WORKSPACE
+
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-
-
-def projects() -> dict[str, dict[str, object]]:
-    """Read every pyproject.toml of the workspace, by its folder."""
-    root = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    folders = [".", *root["tool"]["uv"]["workspace"]["members"]]
-    return {folder: tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8")) for folder in folders}
-
-
-def stated(project: dict[str, object]) -> list[Requirement]:
-    """Return every requirement of a project: to build it, to run it, for its extras and its groups."""
-    table = project["project"]
-    assert isinstance(table, dict)
-    build = project.get("build-system", {})
-    assert isinstance(build, dict)
-    groups = project.get("dependency-groups", {})
-    assert isinstance(groups, dict)
-    lines = [*build.get("requires", []), *table.get("dependencies", [])]
-    for extra in (*table.get("optional-dependencies", {}).values(), *groups.values()):
-        lines.extend(extra)
-    return [Requirement(line) for line in lines]
+EXTERNAL = sorted(
+    {
+        (project.folder, str(requirement))
+        for project in (WORKSPACE, *MEMBERS)
+        for requirement in project.requirements
+        if canonicalize_name(requirement.name) not in OURS
+    }
+)
 
 
 def pins() -> list[Requirement]:
     """Return the lock's pins, each with its marker."""
     return [Requirement(line.rstrip("\\ ")) for line in LOCK.splitlines() if line and not line.startswith((" ", "#"))]
-
-
-def member_names() -> set[str]:
-    """Return the names of our own distributions."""
-    names: set[str] = set()
-    for project in projects().values():
-        table = project["project"]
-        assert isinstance(table, dict)
-        names.add(canonicalize_name(table["name"]))
-    return names
-
-
-EXTERNAL = sorted(
-    {
-        (folder, str(requirement))
-        for folder, project in projects().items()
-        for requirement in stated(project)
-        if canonicalize_name(requirement.name) not in member_names()
-    }
-)
 
 
 @pytest.mark.parametrize(("folder", "line"), EXTERNAL)
@@ -71,19 +38,15 @@ def test_a_stated_dependency_is_pinned_to_a_version_that_fits(folder: str, line:
 
 
 def test_our_own_distributions_are_not_locked() -> None:
-    assert not {canonicalize_name(pin.name) for pin in pins()} & member_names()
+    assert not {canonicalize_name(pin.name) for pin in pins()} & OURS
 
 
 def test_members_ask_for_each_other_in_exactly_their_common_version() -> None:
-    versions: set[str] = set()
-    for folder, project in projects().items():
-        table = project["project"]
-        assert isinstance(table, dict)
-        if folder != ".":
-            versions.add(table["version"])
-            ours = [one for one in stated(project) if canonicalize_name(one.name) in member_names()]
-            assert all(str(one.specifier) == f"=={table['version']}" for one in ours), folder
-    assert len(versions) == 1
+    (version,) = {member.content["project"]["version"] for member in MEMBERS}
+    for member in MEMBERS:
+        for requirement in member.run_requirements:
+            if canonicalize_name(requirement.name) in OURS:
+                assert str(requirement.specifier) == f"=={version}", f"{member.folder}: {requirement}"
 
 
 def test_every_pin_has_the_hash_of_each_of_its_files() -> None:
