@@ -1,0 +1,91 @@
+"""One way to start a client of the library and to turn its errors into ours."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Protocol
+
+import aiokafka.errors
+from aiokafka.admin import AIOKafkaAdminClient
+
+from meterproof.kafka import connection_log
+from meterproof.kafka.errors import AccessDenied, BrokerUnreachable, KafkaProblem, KafkaRefused
+from meterproof.kafka.settings import KafkaSettings
+
+connection_log.install()
+
+_DENIED = (
+    aiokafka.errors.AuthenticationFailedError,
+    aiokafka.errors.AuthenticationMethodNotSupported,
+    aiokafka.errors.ClusterAuthorizationFailedError,
+    aiokafka.errors.GroupAuthorizationFailedError,
+    aiokafka.errors.TopicAuthorizationFailedError,
+    aiokafka.errors.UnsupportedSaslMechanismError,
+)
+_UNREACHABLE = (
+    aiokafka.errors.KafkaConnectionError,
+    aiokafka.errors.KafkaTimeoutError,
+    aiokafka.errors.NodeNotReadyError,
+    aiokafka.errors.RequestTimedOutError,
+)
+
+
+class _Client(Protocol):
+    async def start(self) -> None: ...
+
+
+async def start_client(settings: KafkaSettings, client: _Client) -> None:
+    """Connect a client of the library.
+
+    Raises:
+        BrokerUnreachable: no broker answers; with the cause that the library only logs.
+        AccessDenied: the brokers refuse the credentials.
+    """
+    with connection_log.collected_causes() as causes:
+        try:
+            await client.start()
+        except aiokafka.errors.KafkaConnectionError as error:
+            cause = causes[-1] if causes else str(error)
+            if any(name in cause for name in ("Authentication", "Sasl", "SASL")):
+                raise AccessDenied(settings.bootstrap, cause) from None
+            raise BrokerUnreachable(settings.bootstrap, cause) from None
+        except aiokafka.errors.KafkaError as error:
+            raise translated(settings, error) from None
+
+
+def translated(settings: KafkaSettings, error: BaseException) -> KafkaProblem:
+    """Our error for one of the library's."""
+    text = _text(error)
+    if isinstance(error, _DENIED):
+        return AccessDenied(settings.bootstrap, text)
+    if isinstance(error, (*_UNREACHABLE, TimeoutError)):
+        return BrokerUnreachable(settings.bootstrap, text)
+    return KafkaRefused(settings.bootstrap, text)
+
+
+@contextmanager
+def translating(settings: KafkaSettings) -> Iterator[None]:
+    """Raise our errors for the library's within this block."""
+    try:
+        yield
+    except (aiokafka.errors.KafkaError, asyncio.TimeoutError) as error:
+        raise translated(settings, error) from error
+
+
+@asynccontextmanager
+async def admin_client(settings: KafkaSettings) -> AsyncIterator[Any]:
+    """A started admin client, closed at the end; its errors come out as ours.
+
+    The library's admin calls raise nothing for a single topic: callers must read every error code.
+    """
+    client = AIOKafkaAdminClient(**settings.client_args())
+    try:
+        await start_client(settings, client)
+        with translating(settings):
+            yield client
+    finally:
+        await client.close()
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__

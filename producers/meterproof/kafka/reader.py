@@ -1,0 +1,209 @@
+"""`PartitionReader`: the records of one topic partition by their offsets, without a consumer group."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import aiokafka.errors
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from meterproof_schemas.limits import RECORD_BYTES_MAX
+
+from meterproof.kafka import tolerant
+from meterproof.kafka.connection import admin_client, start_client, translated
+from meterproof.kafka.errors import BrokerUnreachable, OffsetBeyondEnd, OffsetTrimmed, TopicMissing
+from meterproof.kafka.settings import KafkaSettings
+
+tolerant.apply()
+
+CHUNK_RECORDS_MAX: Final = 2_000
+"""Records in one chunk."""
+FETCH_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX
+"""Bytes that one fetch returns, and so one chunk holds, unless a single batch of records is larger."""
+_FETCH_WAIT_MS: Final = 250
+_BOUNDED_POLL_S: Final = 0.05
+"""A marker at the very end of a partition hands out no record, so a bounded read looks at the position this often."""
+_IDLE_POLL_S: Final = 1.0
+_LOOKUP_S: Final = 5.0
+_LOG_APPEND_TIME: Final = 1
+_UNKNOWN_TOPIC: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as it stands on its partition."""
+
+    offset: int
+    timestamp_ms: int
+    append_time: bool
+    """Whether the broker set the timestamp when it appended; otherwise the producer claims it."""
+    key: bytes | None
+    value: bytes | None
+
+
+class PartitionReader:
+    """Reads one partition at any offset, as often as wanted: no group, no commits, no jumps.
+
+    Promises: records come in the order of their offsets, each once per pass, also those of aborted transactions (read
+    uncommitted) and those with header keys that are not UTF-8; offsets without records (transaction markers, compaction)
+    are passed over; an offset outside the partition raises. It outlives a broker's restart. Lives from `start` (or
+    `async with`) to `stop`; one task at a time uses it.
+    """
+
+    def __init__(self, settings: KafkaSettings, topic_name: str, partition: int) -> None:
+        self._settings = settings
+        self._topic = topic_name
+        self._partition = TopicPartition(topic_name, partition)
+        self._consumer: Any = None
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnreachable: no broker answers.
+            AccessDenied: the brokers refuse the credentials.
+            TopicMissing: there is no such topic or partition.
+        """
+        consumer = AIOKafkaConsumer(
+            **self._settings.client_args(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_uncommitted",
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_partition_fetch_bytes=FETCH_BYTES_MAX,
+        )
+        try:
+            await start_client(self._settings, consumer)
+            await self._must_exist()
+        except BaseException:
+            await consumer.stop()
+            raise
+        consumer.assign([self._partition])
+        consumer.seek(self._partition, 0)  # so that nothing is looked up; every read seeks first
+        consumer.pause(self._partition)  # nothing is fetched before the first read
+        self._consumer = consumer
+
+    async def stop(self) -> None:
+        """Disconnect; harmless when repeated."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def bounds(self) -> tuple[int, int]:
+        """Log start offset, and the offset that the next record will get.
+
+        Raises:
+            BrokerUnreachable: no answer within the request timeout.
+            TopicMissing: the topic was deleted.
+        """
+        deadline_s = time.monotonic() + self._settings.request_timeout_s
+        while True:
+            try:
+                async with asyncio.timeout(_LOOKUP_S):
+                    start = await self._consumer.beginning_offsets([self._partition])
+                    end = await self._consumer.end_offsets([self._partition])
+                return start[self._partition], end[self._partition]
+            except (TimeoutError, aiokafka.errors.KafkaTimeoutError):
+                # The library asks for ever for a topic that was deleted.
+                await self._must_exist()
+                if time.monotonic() > deadline_s:
+                    raise BrokerUnreachable(self._settings.bootstrap, "no answer to a request for offsets") from None
+            except aiokafka.errors.KafkaError as error:
+                raise translated(self._settings, error) from error
+
+    async def seek(self, offset: int) -> None:
+        """Let the next `poll` begin at an offset.
+
+        Raises:
+            OffsetTrimmed: the partition begins behind it.
+            OffsetBeyondEnd: the partition ends before it; its end itself is allowed.
+        """
+        await self._must_hold(offset)
+        self._consumer.seek(self._partition, offset)
+        self._consumer.resume(self._partition)
+
+    async def position(self) -> int:
+        """The offset that the next `poll` begins at: behind everything handed out and every hole passed."""
+        offset: int = await self._consumer.position(self._partition)
+        return offset
+
+    async def poll(self, max_wait_s: float, max_records: int = CHUNK_RECORDS_MAX) -> list[Record]:
+        """The next records after `seek` or the last `poll`; empty if none came in time. Safe to cancel.
+
+        Raises:
+            OffsetTrimmed: records before they were read were deleted.
+            OffsetBeyondEnd: the partition was truncated or re-created.
+        """
+        try:
+            chunks = await self._consumer.getmany(
+                self._partition, timeout_ms=max(1, round(max_wait_s * 1000)), max_records=max_records
+            )
+        except aiokafka.errors.OffsetOutOfRangeError:
+            await self._must_hold(await self.position())
+            return []  # out of range a moment ago and not any more: another replica leads now
+        except aiokafka.errors.KafkaError as error:
+            raise translated(self._settings, error) from error
+        return [
+            Record(found.offset, found.timestamp, found.timestamp_type == _LOG_APPEND_TIME, found.key, found.value)
+            for found in chunks.get(self._partition, ())
+        ]
+
+    async def read(self, start: int, end: int | None = None) -> AsyncIterator[list[Record]]:
+        """Records from `start`, in chunks: until those below `end` are exhausted, or for ever.
+
+        Raises:
+            OffsetTrimmed: the partition begins behind `start`.
+            OffsetBeyondEnd: the partition ends before `start`, or before `end`.
+        """
+        await self.seek(start)
+        if end is not None:
+            await self._must_hold(end)
+        offset = start
+        while end is None or offset < end:
+            if await self.position() != offset:  # another method was used between two chunks
+                await self.seek(offset)
+            records = await self.poll(_IDLE_POLL_S if end is None else _BOUNDED_POLL_S)
+            offset = await self.position()
+            if end is not None and offset > end:
+                records = [record for record in records if record.offset < end]
+            if records:
+                yield records
+            elif end is not None and offset < end:
+                await self._must_hold(end)
+
+    async def at(self, offset: int) -> Record | None:
+        """The record that stands exactly there; None for a hole and outside of the partition."""
+        start, end = await self.bounds()
+        if not start <= offset < end:
+            return None
+        self._consumer.seek(self._partition, offset)
+        self._consumer.resume(self._partition)
+        while await self.position() <= offset:
+            records = await self.poll(_BOUNDED_POLL_S, max_records=1)
+            if records:
+                return records[0] if records[0].offset == offset else None
+        return None
+
+    async def _must_hold(self, offset: int) -> None:
+        start, end = await self.bounds()
+        if offset < start:
+            raise OffsetTrimmed(self._topic, self._partition.partition, offset, start)
+        if offset > end:
+            raise OffsetBeyondEnd(self._topic, self._partition.partition, offset, end)
+
+    async def _must_exist(self) -> None:
+        async with admin_client(self._settings) as admin:
+            (topic,) = await admin.describe_topics([self._topic])
+        if topic["error_code"] == _UNKNOWN_TOPIC:
+            raise TopicMissing(self._topic)
+        if self._partition.partition not in {part["partition"] for part in topic["partitions"]}:
+            raise TopicMissing(self._topic, self._partition.partition)

@@ -1,0 +1,71 @@
+"""How this process reaches Kafka: read from `METERPROOF_KAFKA_…` variables or arguments into a frozen value."""
+
+import ssl
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from meterproof_schemas.topics import Topic
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class KafkaSettings(BaseSettings):
+    """Address, names and credentials of one Kafka cluster. Each field can come from `METERPROOF_KAFKA_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="METERPROOF_KAFKA_", frozen=True, extra="ignore")
+
+    bootstrap: str = Field(default="127.0.0.1:9092", min_length=1)
+    """`host:port`, or several with commas between: any one that answers leads to the whole cluster."""
+    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=200)
+    """Put before every topic name, so that several deployments can share a cluster."""
+    client_id: str = "meterproof"
+    """How the brokers' logs and quotas name this process."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: Path | None = None
+    """Certificates that the brokers' are checked against; None takes the system's."""
+    ssl_certfile: Path | None = None
+    """This client's own certificate, where the brokers ask for one."""
+    ssl_keyfile: Path | None = None
+    """Private key of `ssl_certfile`; None if it stands in the same file."""
+    request_timeout_s: int = Field(default=30, ge=1)
+    """How long one request may take before it is given up or sent again."""
+
+    @model_validator(mode="after")
+    def _credentials_are_complete(self) -> Self:
+        if self.security_protocol.startswith("SASL") and (self.sasl_username is None or self.sasl_password is None):
+            message = (
+                f"security protocol {self.security_protocol} needs METERPROOF_KAFKA_SASL_USERNAME and "
+                "METERPROOF_KAFKA_SASL_PASSWORD"
+            )
+            raise ValueError(message)
+        return self
+
+    def topic(self, topic: Topic) -> str:
+        """A topic's full name: with this deployment's prefix."""
+        return topic.named(self.topic_prefix)
+
+    def client_args(self) -> dict[str, Any]:
+        """Arguments that every client of the library takes.
+
+        Raises:
+            OSError: a certificate file cannot be read.
+        """
+        arguments: dict[str, Any] = {
+            "bootstrap_servers": [address.strip() for address in self.bootstrap.split(",") if address.strip()],
+            "client_id": self.client_id,
+            "request_timeout_ms": self.request_timeout_s * 1000,
+            "security_protocol": self.security_protocol,
+        }
+        if self.security_protocol.endswith("SSL"):
+            context = ssl.create_default_context(cafile=self.ssl_cafile)
+            if self.ssl_certfile is not None:
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
+            arguments["ssl_context"] = context
+        if self.security_protocol.startswith("SASL") and self.sasl_password is not None:
+            arguments["sasl_mechanism"] = self.sasl_mechanism
+            arguments["sasl_plain_username"] = self.sasl_username
+            arguments["sasl_plain_password"] = self.sasl_password.get_secret_value()
+        return arguments
