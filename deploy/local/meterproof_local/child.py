@@ -91,11 +91,14 @@ class Child:
         return self._process.poll()
 
     def wait(self, patience_s: float) -> int:
-        """Wait for its end and return the exit code; after `patience_s` it is killed."""
+        """Wait for its end and return the exit code; after `patience_s`, or when interrupted, it is killed."""
         try:
             code = self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
             return self.kill()
+        except BaseException:  # the second Ctrl-C
+            self.kill()
+            raise
         self._close()
         return code
 
