@@ -242,6 +242,16 @@ def test_hashes_of_no_length_are_refused_though_they_compare_equal() -> None:
         verify_consistency(old_size=1, old_root=b"same", new_size=1, new_root=b"same", proof=[])
 
 
+@pytest.mark.parametrize("wrong", [b"", bytes(31), bytes(33)])
+def test_a_proof_hash_of_wrong_length_is_named(wrong: bytes) -> None:
+    root, old_root = root_of(ENTRIES[:8]), root_of(ENTRIES[:6])
+    path, proof = inclusion_proof(LEAVES, 5, 8), consistency_proof(LEAVES, 6, 8)
+    with pytest.raises(WrongHashSize, match=f"proof hash 1 is {len(wrong)} bytes long"):
+        verify_inclusion(leaf=LEAVES[5], index=5, size=8, proof=[path[0], wrong, path[2]], root=root)
+    with pytest.raises(WrongHashSize, match=f"proof hash 1 is {len(wrong)} bytes long"):
+        verify_consistency(old_size=6, old_root=old_root, new_size=8, new_root=root, proof=[proof[0], wrong, proof[2]])
+
+
 def test_nothing_is_proved_from_size_zero_or_beyond_the_largest() -> None:
     with pytest.raises(BadProof, match="old size must be from 1"):
         verify_consistency(old_size=0, old_root=EMPTY_ROOT, new_size=1, new_root=LEAVES[0], proof=[])
