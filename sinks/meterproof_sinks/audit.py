@@ -1,0 +1,602 @@
+"""The audit sink: writes accepted records into an audit folder, durable before it says so.
+
+`AuditLog` is the one writer of one log's folder; `AuditSink` holds one per partition for a worker. The layout, and what
+counts as on disk, is in `audit_folder`.
+"""
+
+import asyncio
+import fcntl
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
+from meterproof_proofs.errors import ProofError
+from meterproof_proofs.note import SignedNote, Verifier
+from meterproof_proofs.tree import EMPTY_ROOT
+from meterproof_schemas.chain import Cursor, LogChain
+from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
+from meterproof_schemas.reasons import StopReason
+from meterproof_sinks.audit_folder import (
+    CHECKPOINT_FILE,
+    LOCK_FILE,
+    LOG_FILE,
+    AuditError,
+    DamagedAudit,
+    LogName,
+    Segment,
+    StoredRecord,
+    TornAudit,
+    encode_log_name,
+    follow_records,
+    log_folder_name,
+    log_folders,
+    read_log_name,
+    read_segment,
+    segments_of,
+    split_record,
+)
+from meterproof_sinks.disk import NEW_SUFFIX, Disk
+
+_BOUNDARIES_MAX: Final = 16_384
+"""Record ends whose roots are kept in memory; the roots of older ones are read from disk."""
+_WAITING_MAX: Final = 4_096
+"""Checkpoints kept that are ahead of the disk; the smallest go first, for a larger one will do."""
+_LOCK_ATTEMPTS: Final = 20
+_LOCK_PAUSE_S: Final = 0.05
+_FOLDER_MODE: Final = 0o750
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.audit")
+
+
+class LockedAudit(AuditError):
+    """Another process writes into this log's folder."""
+
+
+class AuditDiskError(AuditError):
+    """The disk refused a write or a sync. Nothing of that write counts, and this writer writes no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentLimits:
+    """When a new segment begins: before the record that finds its segment this large or this old.
+
+    Both follow from the records alone, so the same log gives the same files wherever and however often it is written.
+    A segment without any event is never ended: its successor would have the same name.
+    """
+
+    bytes_max: int = 256 * 1024 * 1024
+    """Bytes of both files together."""
+    age_ms: int = 24 * 3600 * 1000
+    """Ingest clock of the next record minus that of the segment's first record."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """The segment that is being written."""
+
+    segment: Segment
+    events: int
+    records: int
+    """Descriptors."""
+    events_bytes: int = 0
+    records_bytes: int = 0
+    first_clock_ms: int = 0
+    """Ingest clock of its first record that has one; 0 before."""
+
+
+class AuditLog:
+    """The one writer of one log's folder.
+
+    Promises: what `append` returned from is on the device, whole and in order; after any error of the disk it refuses
+    everything, and a new one that is opened on the folder goes on after the last whole record. Holds the folder's lock
+    from `__init__` to `close`. Blocking; calls from several threads wait for each other.
+
+    Opening reads the whole log once and checks every record's digest and its link to the one before.
+
+    1. Take the lock. 2. Name the log, if it is new. 3. Read all records. 4. Compare them with the signed checkpoint.
+    5. Set a torn tail aside. 6. Open the last segment.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        origin: str,
+        partition: int,
+        *,
+        limits: SegmentLimits | None = None,
+        disk: Disk | None = None,
+    ) -> None:
+        """Open the folder, or make it.
+
+        Raises:
+            LockedAudit: another writer has it.
+            DamagedAudit: something before the tail is not as it was written, or less is there than was signed for.
+            AuditDiskError: a torn tail cannot be set aside, or the folder not be made.
+        """
+        self.folder = folder
+        self.origin = origin
+        self.torn_tails = 0
+        """Torn tails set aside by this writer."""
+        self.torn_bytes = 0
+        self.checkpoint: Checkpoint | None = None
+        """The one on disk."""
+        self._limits = SegmentLimits() if limits is None else limits
+        self._disk = Disk() if disk is None else disk
+        self._chain = LogChain()
+        self._boundaries: OrderedDict[int, bytes] = OrderedDict()
+        self._writing = False
+        """Set while a write is under way, and for good by one that failed or by `close`."""
+        self._one_at_a_time = threading.Lock()
+        self._open: _Open | None = None
+        self._lock = self._take_lock()  # 1
+        try:
+            self._name_log(LogName(version=1, origin=origin, partition=partition))  # 2
+            whole, torn = self._read()  # 3
+            self._check_checkpoint()  # 4
+            if torn is not None:
+                self._set_aside(torn)  # 5
+            self._reopen(whole)  # 6
+        except OSError as error:
+            self.close()
+            raise AuditDiskError(f"{folder}: cannot be opened for writing: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """The last record on disk; None when there is none."""
+        chain = self._chain
+        if chain.genesis is None:
+            return None
+        return Cursor(chain.genesis.epoch, chain.log_offset, chain.digest, chain.position)
+
+    def append(self, records: Sequence[tuple[int, LogRecord]]) -> None:
+        """Write the next records, as (log offset, record); returns when they are on the device.
+
+        1. Check that they continue what is on disk. 2. Write the event lines, then the records that name them, segment
+        by segment. 3. Sync both files. 4. Count them as on disk. If 2 or 3 fails, both files are cut back to what was
+        durable before: the bytes of a failed sync may look written and be lost later.
+
+        Raises:
+            StageStopped: `log_diverged` when they do not continue; nothing was written.
+            AuditDiskError: nothing of this call may be relied on, though records before the fault may be on disk.
+        """
+        with self._one_at_a_time:
+            if self._writing:
+                raise AuditDiskError(
+                    f"{self.folder}: closed, or an earlier write failed; start the sink again to go on"
+                )
+            self._check_next(records)  # 1
+            self._writing = True
+            rest = list(records)
+            try:
+                while rest:
+                    rest = self._append_to_segment(rest)  # 2-4
+            except OSError as error:
+                raise AuditDiskError(
+                    f"{self.folder}: {error.strerror or error}; the audit sink stops. Make room or repair the disk, "
+                    f"then start it again: it goes on at position {self._chain.position}{self._give_back()}"
+                ) from error
+            self._writing = False
+
+    def take_checkpoint(self, checkpoint: Checkpoint, note: bytes) -> None:
+        """Make `note`, a signed checkpoint whose every entry is on disk, the folder's checkpoint if it is the largest.
+
+        Verify signatures before.
+
+        Raises:
+            StageStopped: `log_diverged` when it contradicts what is on disk.
+            AuditDiskError: it cannot be written.
+        """
+        root = self._root_at(checkpoint.size)
+        if root != checkpoint.root:
+            found = "is not the end of any record" if root is None else f"has root {root.hex()}"
+            raise StageStopped(
+                StopReason.LOG_DIVERGED,
+                f"a signed checkpoint of {self.origin} says size {checkpoint.size} has root {checkpoint.root.hex()}, "
+                f"but on disk it {found}. Keep {self.folder} and the topic as they are and compare them: one "
+                "of them was changed, or the log's key signed two histories.",
+            )
+        if self.checkpoint is not None and checkpoint.size <= self.checkpoint.size:
+            return
+        try:
+            with self._one_at_a_time:
+                self._disk.replace(self.folder / CHECKPOINT_FILE, note)
+        except OSError as error:
+            raise AuditDiskError(f"{self.folder / CHECKPOINT_FILE}: {error.strerror or error}") from error
+        self.checkpoint = checkpoint
+
+    def has_root_in_memory(self, size: int) -> bool:
+        """Whether comparing a checkpoint of this size costs no reading."""
+        return size in self._boundaries
+
+    def close(self) -> None:
+        """Let go of the files and the lock, after a write that is under way. May be repeated."""
+        with self._one_at_a_time:
+            self._writing = True
+            self._close_segment()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    # --- opening ---
+
+    def _take_lock(self) -> int | None:
+        try:
+            if not self.folder.is_dir():
+                self.folder.mkdir(mode=_FOLDER_MODE, parents=True)
+                self._disk.sync_folder(self.folder.parent)
+            descriptor = self._disk.open_append(self.folder / LOCK_FILE)
+        except OSError as error:
+            raise AuditDiskError(f"{self.folder}: cannot be opened for writing: {error}") from error
+        # A verifier that looks whether a writer is at work holds the lock for an instant, hence more than one attempt.
+        for _ in range(_LOCK_ATTEMPTS):
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            time.sleep(_LOCK_PAUSE_S)
+        os.close(descriptor)
+        raise LockedAudit(f"{self.folder}: another process writes here; one audit worker per log")
+
+    def _name_log(self, name: LogName) -> None:
+        for beside in (LOG_FILE, CHECKPOINT_FILE):
+            (self.folder / (beside + NEW_SUFFIX)).unlink(missing_ok=True)
+        try:
+            found = read_log_name(self.folder)
+        except FileNotFoundError:
+            if segments_of(self.folder):
+                raise DamagedAudit(self.folder / LOG_FILE, None, None, "is missing, but segments are there") from None
+            self._disk.replace(self.folder / LOG_FILE, encode_log_name(name))
+            return
+        if found != name:
+            raise DamagedAudit(
+                self.folder / LOG_FILE, 1, None, f"says {found.origin}, but the folder is of {name.origin}"
+            )
+
+    def _read(self) -> tuple[StoredRecord | None, TornAudit | None]:
+        """Follow the chain over all records; the last whole one, and the torn tail if there is one."""
+        whole: StoredRecord | None = None
+        try:
+            for stored, record in follow_records(self.folder, self._chain):
+                if whole is None and (record.header.genesis is None or record.header.genesis.origin != self.origin):
+                    raise DamagedAudit(
+                        stored.segment.records, stored.records_line + 1, 0, f"not the genesis of {self.origin}"
+                    )
+                whole = stored
+                self._note_boundary(record)
+        except TornAudit as torn:
+            return whole, torn
+        return whole, None
+
+    def _check_checkpoint(self) -> None:
+        file = self.folder / CHECKPOINT_FILE
+        try:
+            checkpoint = Checkpoint.parse(SignedNote.parse(file.read_bytes()).text)
+        except FileNotFoundError:
+            return
+        except ProofError as error:
+            raise DamagedAudit(file, None, None, str(error)) from error
+        if checkpoint.origin != self.origin:
+            raise DamagedAudit(file, 1, None, f"is a checkpoint of {checkpoint.origin}")
+        if checkpoint.size > self._chain.position:
+            raise DamagedAudit(
+                file,
+                2,
+                self._chain.position,
+                f"{checkpoint.size} entries were on disk and signed for, now {self._chain.position} are whole. "
+                "Restore the segments from a copy, or move the folder away: a new one begins where the topic does",
+            )
+        if self._root_at(checkpoint.size) != checkpoint.root:
+            raise DamagedAudit(file, 3, None, f"its root is not the root of the {checkpoint.size} entries on disk")
+        self.checkpoint = checkpoint
+
+    def _set_aside(self, torn: TornAudit) -> None:
+        """Move the bytes behind the last whole record to side files: copied and synced before they are cut off."""
+        moved = 0
+        for path, whole in ((torn.segment.events, torn.events_bytes), (torn.segment.records, torn.records_bytes)):
+            with path.open("rb") as file:
+                file.seek(whole)
+                tail = file.read()
+            if not tail:
+                continue
+            number = 1
+            while (aside := path.with_name(f"{path.name}.{number}.torn")).exists():
+                number += 1
+            self._disk.replace(aside, tail)
+            self._disk.truncate(path, whole)
+            moved += len(tail)
+        self.torn_tails += 1
+        self.torn_bytes += moved
+        _log.warning("audit_torn_tail_set_aside", place=str(torn), bytes=moved, position=self._chain.position)
+
+    def _reopen(self, whole: StoredRecord | None) -> None:
+        segments = segments_of(self.folder)
+        if not segments:
+            return
+        opened = self._open_segment(segments[-1])
+        if opened.segment.first != self._chain.position and (whole is None or whole.segment != opened.segment):
+            raise DamagedAudit(
+                opened.segment.records,
+                None,
+                self._chain.position,
+                f"a segment that begins at {self._chain.position} was due",
+            )
+        if whole is not None and whole.segment == opened.segment:
+            opened.events_bytes, opened.records_bytes = whole.events_bytes, whole.records_bytes
+            clocks = (decode_record(stored.value).header.clock_ms for stored in read_segment(opened.segment, last=True))
+            opened.first_clock_ms = next(filter(None, clocks), 0)
+
+    # --- writing ---
+
+    def _check_next(self, records: Sequence[tuple[int, LogRecord]]) -> None:
+        chain = self._chain
+        offset, digest, position = chain.log_offset, chain.digest, chain.position
+        for log_offset, record in records:
+            header = record.header
+            if header.genesis is not None and header.genesis.origin != self.origin:
+                raise chain.diverged(log_offset, f"is the genesis of {header.genesis.origin}, not of {self.origin}")
+            if log_offset <= offset or header.prev != digest or header.first != position:
+                raise chain.diverged(
+                    log_offset,
+                    f"(first position {header.first}, prev {header.prev[:16]}…) does not follow the last one on disk "
+                    f"(log offset {offset}, next position {position}, digest {digest[:16]}…)",
+                )
+            offset, digest, position = log_offset, record.digest, header.size
+
+    def _append_to_segment(self, records: list[tuple[int, LogRecord]]) -> list[tuple[int, LogRecord]]:
+        """Write the records up to the segment's end; return the others."""
+        opened = self._open
+        if opened is None or self._is_full(opened, records[0][1]):
+            opened = self._open_segment(Segment(self.folder, self._chain.position))
+        grown = replace(opened)
+        events: list[bytes] = []
+        frames: list[bytes] = []
+        for log_offset, record in records:
+            if frames and self._is_full(grown, record):
+                break
+            event_lines, record_lines = split_record(log_offset, record)
+            events.append(event_lines)
+            frames.append(record_lines)
+            grown.events_bytes += len(event_lines)
+            grown.records_bytes += len(record_lines)
+            grown.first_clock_ms = grown.first_clock_ms or record.header.clock_ms
+        # Events first: whoever reads along never sees a record whose lines are not there.
+        if grown.events_bytes > opened.events_bytes:
+            self._disk.append(opened.events, b"".join(events))
+        self._disk.append(opened.records, b"".join(frames))
+        if grown.events_bytes > opened.events_bytes:
+            self._disk.sync(opened.events)
+        self._disk.sync(opened.records)
+        self._open = grown
+        for log_offset, record in records[: len(frames)]:
+            self._chain.advance(log_offset, record.header, record.digest)
+            self._note_boundary(record)
+        return records[len(frames) :]
+
+    def _is_full(self, opened: _Open, record: LogRecord) -> bool:
+        """Whether a new segment begins before this record."""
+        if record.header.first == opened.segment.first:
+            return False
+        if opened.events_bytes + opened.records_bytes >= self._limits.bytes_max:
+            return True
+        return bool(opened.first_clock_ms) and record.header.clock_ms - opened.first_clock_ms >= self._limits.age_ms
+
+    def _open_segment(self, segment: Segment) -> _Open:
+        """Open a segment's files for appending, made if missing; the sizes are not known yet."""
+        self._close_segment()
+        new = not (segment.events.exists() and segment.records.exists())
+        events = self._disk.open_append(segment.events)
+        try:
+            records = self._disk.open_append(segment.records)
+        except OSError:
+            os.close(events)
+            raise
+        self._open = _Open(segment, events, records)
+        if new:
+            self._disk.sync_folder(self.folder)
+        return self._open
+
+    def _close_segment(self) -> None:
+        if self._open is not None:
+            opened, self._open = self._open, None
+            os.close(opened.events)
+            os.close(opened.records)
+
+    def _give_back(self) -> str:
+        """Cut both files back to what is durable; what to add to the message if that fails too."""
+        if self._open is None:
+            return ""
+        segment = self._open.segment
+        try:
+            self._disk.truncate(segment.records, self._open.records_bytes)
+            self._disk.truncate(segment.events, self._open.events_bytes)
+        except OSError as error:
+            return (
+                f". The unfinished bytes could not be cut off either ({error.strerror or error}): compare the last "
+                f"records of {segment.records} with the topic before you trust them"
+            )
+        return ""
+
+    # --- roots ---
+
+    def _note_boundary(self, record: LogRecord) -> None:
+        self._boundaries[record.header.size] = bytes.fromhex(record.header.root)
+        if len(self._boundaries) > _BOUNDARIES_MAX:
+            self._boundaries.popitem(last=False)
+
+    def _root_at(self, size: int) -> bytes | None:
+        """The root over the first `size` entries on disk; None unless a record ends there."""
+        if size == 0:
+            return EMPTY_ROOT
+        if (root := self._boundaries.get(size)) is not None:
+            return root
+        segment = max(
+            (one for one in segments_of(self.folder) if one.first < size), key=lambda one: one.first, default=None
+        )
+        if segment is None:
+            return None
+        with suppress(TornAudit):
+            for stored in read_segment(segment, last=True):
+                if stored.position + stored.events == size:
+                    return bytes.fromhex(decode_record(stored.value).header.root)
+                if stored.position > size:
+                    break
+        return None
+
+
+class AuditSink:
+    """The sink of a worker: one `AuditLog` per partition, opened when it is first asked for.
+
+    Promises what `AuditLog` promises, for any number of partitions at once; blocking work is done in threads. Lives as
+    long as its worker.
+    """
+
+    name = "audit"
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        verifiers: Sequence[Verifier] = (),
+        limits: SegmentLimits | None = None,
+        disk: Disk | None = None,
+    ) -> None:
+        """Take the audit folder, which may be missing.
+
+        Args:
+            folder: holds one folder per log.
+            verifiers: the keys that sign checkpoints; without any, checkpoints are compared with the disk only.
+            limits: when segments end.
+            disk: the file operations.
+
+        """
+        self._folder = folder
+        self._verifiers = tuple(verifiers)
+        self._limits = limits
+        self._disk = disk
+        self._logs: dict[int, AuditLog] = {}
+        self._waiting: dict[str, dict[int, tuple[Checkpoint, bytes]]] = {}
+        self._locks: dict[int, asyncio.Lock] = {}
+        self.refused_checkpoints = 0
+        """Records of the checkpoint topic that no given key signed, or that are no checkpoints."""
+
+    async def cursor(self, log: int) -> Cursor | None:
+        """Where to go on with a partition's log: the last whole record on disk; None if the folder has none of it.
+
+        Raises:
+            AuditError: see `AuditLog`, or the folder has two logs of this partition.
+        """
+        async with self._lock(log):
+            opened = self._logs.get(log)
+            if opened is None and (found := await asyncio.to_thread(self._find, log)) is not None:
+                opened = await self._open(log, *found)
+            return None if opened is None else opened.cursor
+
+    async def write(self, partition: int, genesis: Genesis, records: Sequence[tuple[int, LogRecord]]) -> None:
+        """Write the next records of a partition, as (log offset, record); returns when they are durable.
+
+        Raises:
+            StageStopped: `log_diverged` when they do not continue what is on disk, or a checkpoint contradicts it.
+            AuditError: see `AuditLog`.
+        """
+        if not records:
+            return
+        async with self._lock(partition):
+            log = self._logs.get(partition)
+            if log is None:
+                folder = self._folder / log_folder_name(genesis.origin)
+                log = await self._open(partition, folder, genesis.origin)
+            if log.origin != genesis.origin:
+                raise StageStopped(
+                    StopReason.LOG_DIVERGED,
+                    f"{log.folder} holds {log.origin}, but the topic now has {genesis.origin}. Move that folder out of "
+                    f"{self._folder} to begin the new log; it stays verifiable where it lies.",
+                )
+            await asyncio.to_thread(log.append, records)
+            await self._take_checkpoints(log)
+
+    async def offer_checkpoint(self, note: bytes) -> None:
+        """Take a signed checkpoint from the topic; it becomes the folder's once all its entries are on disk.
+
+        A note without a valid signature by one of the keys is counted and ignored: anyone may write to a topic.
+
+        Raises:
+            StageStopped: `log_diverged` when it contradicts what is on disk.
+            AuditDiskError: it cannot be written.
+        """
+        try:
+            if self._verifiers:
+                checkpoint = open_checkpoint(note, self._verifiers)
+            else:
+                checkpoint = Checkpoint.parse(SignedNote.parse(note).text)
+        except ProofError as error:
+            self.refused_checkpoints += 1
+            _log.warning("audit_checkpoint_refused", reason=str(error))
+            return
+        waiting = self._waiting.setdefault(checkpoint.origin, {})
+        known = waiting.setdefault(checkpoint.size, (checkpoint, note))
+        if known[0].root != checkpoint.root:
+            raise StageStopped(
+                StopReason.LOG_DIVERGED,
+                f"two signed checkpoints of {checkpoint.origin} give size {checkpoint.size} different roots: the log's "
+                "key signed two histories. Keep both and ask the log's owner.",
+            )
+        if len(waiting) > _WAITING_MAX:
+            del waiting[min(waiting)]
+        for partition, log in list(self._logs.items()):
+            if log.origin == checkpoint.origin:
+                async with self._lock(partition):
+                    await self._take_checkpoints(log)
+
+    async def close(self) -> None:
+        """Let go of all folders."""
+        for log in self._logs.values():
+            await asyncio.to_thread(log.close)
+        self._logs.clear()
+
+    def logs(self) -> dict[int, AuditLog]:
+        """The open logs by partition, to look at."""
+        return dict(self._logs)
+
+    def _lock(self, partition: int) -> asyncio.Lock:
+        return self._locks.setdefault(partition, asyncio.Lock())
+
+    def _find(self, partition: int) -> tuple[Path, str] | None:
+        found = [(folder, read_log_name(folder)) for folder in log_folders(self._folder)]
+        mine = [(folder, name.origin) for folder, name in found if name.partition == partition]
+        if len(mine) > 1:
+            raise AuditError(
+                f"{self._folder}: two logs of partition {partition}: {mine[0][0].name} and {mine[1][0].name}. Move the "
+                "older one out of the folder; it stays verifiable where it lies."
+            )
+        return mine[0] if mine else None
+
+    async def _open(self, partition: int, folder: Path, origin: str) -> AuditLog:
+        def opened() -> AuditLog:
+            return AuditLog(folder, origin, partition, limits=self._limits, disk=self._disk)
+
+        log = self._logs[partition] = await asyncio.to_thread(opened)
+        return log
+
+    async def _take_checkpoints(self, log: AuditLog) -> None:
+        """Compare every waiting checkpoint that the disk now covers, and keep the largest."""
+        waiting = self._waiting.get(log.origin, {})
+        cursor = log.cursor
+        position = 0 if cursor is None else cursor.position
+        covered = sorted(size for size in waiting if size <= position)
+        for size in covered:
+            checkpoint, note = waiting[size]
+            if size == covered[-1] or log.has_root_in_memory(size):
+                await asyncio.to_thread(log.take_checkpoint, checkpoint, note)
+            del waiting[size]

@@ -1,0 +1,65 @@
+"""The few file operations that durability rests on, in one place, so that a test can make each of them fail."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_FILE_MODE: Final = 0o640
+NEW_SUFFIX: Final = ".new"
+"""What a file is called until it is whole; a crash may leave one behind, and it means nothing."""
+
+
+class Disk:
+    """The real operations. Promises what the operating system promises: after `sync` the bytes are on the device.
+
+    Stateless; every failure is an `OSError`, and after one the caller must not believe a later success.
+    """
+
+    def open_append(self, path: Path) -> int:
+        """Open a file for appending only, made if missing (mode 0640), and return its descriptor."""
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+
+    def append(self, descriptor: int, content: bytes) -> None:
+        """Write all of `content` at the end of the file."""
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+    def sync(self, descriptor: int) -> None:
+        """Return when the file's bytes are on the device."""
+        os.fsync(descriptor)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Return when the folder's names are on the device: a new file is lost without its name."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def truncate(self, path: Path, size: int) -> None:
+        """Cut a file to `size` bytes and wait until that is on the device."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, size)
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def replace(self, path: Path, content: bytes) -> None:
+        """Give a file new content: readers see the old or the new one whole, and a crash leaves one of them.
+
+        1. Write the content beside it. 2. Sync. 3. Rename over it. 4. Sync the folder.
+        """
+        beside = path.with_name(path.name + NEW_SUFFIX)
+        with suppress(FileNotFoundError):
+            beside.unlink()
+        descriptor = self.open_append(beside)
+        try:
+            self.append(descriptor, content)
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+        beside.replace(path)
+        self.sync_folder(path.parent)

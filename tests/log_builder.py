@@ -1,0 +1,138 @@
+"""Genuine logs for tests: signed batches, judged and chained by the sequencer's own code, without a broker."""
+
+from dataclasses import dataclass, field
+
+from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
+from meterproof_proofs.note import Signer
+from meterproof_schemas.fold import LogState
+from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
+from meterproof_stream.judge import Judgement, judge, judge_hole
+from meterproof_stream.record_builder import InForce, append_record
+from tests.builders import (
+    NOW_MS,
+    SigningPair,
+    agent_in,
+    make_batch,
+    make_event,
+    make_genesis_record,
+    make_key,
+    make_registry,
+)
+
+_WRITER = "ab" * 16
+
+
+@dataclass
+class LogBuilder:
+    """A log that grows by one record per call; `records` is what a reader of `usage.log` is handed.
+
+    Everything follows from the arguments. Lives as long as its test.
+    """
+
+    partition: int = 0
+    partitions: int = 1
+    epoch: str = "0f" * 16
+    key: SigningPair = field(default_factory=make_key)
+    log_offset: int = 0
+    """Where the genesis stands; raise it between calls to leave room for echoes."""
+    records: list[tuple[int, LogRecord]] = field(default_factory=list)
+    batches: list[bytes] = field(default_factory=list)
+    """The source records, by offset, without those of holes."""
+
+    def __post_init__(self) -> None:
+        self.state = LogState()
+        self.registry = make_registry(self.key)
+        self.signer = Signer("meter.example.com/test", b"\x07" * 32)
+        self.clock_ms = NOW_MS
+        self.agent = agent_in(self.partition, self.partitions)
+        self._sequence = 0
+        self._events = 0
+        value = make_genesis_record(partition=self.partition, partitions=self.partitions, epoch=self.epoch)
+        record = self.state.offer(self.log_offset, value)
+        assert record is not None
+        self.records.append((self.log_offset, record))
+        self.log_offset += 1
+
+    @property
+    def genesis(self) -> Genesis:
+        """What the log's first record fixes."""
+        assert self.state.genesis is not None
+        return self.state.genesis
+
+    @property
+    def origin(self) -> str:
+        """The log's name."""
+        return self.genesis.origin
+
+    def events(self, count: int, padding: int = 0) -> list[bytes]:
+        """New event lines that the log accepts."""
+        first, self._events = self._events, self._events + count
+        return [
+            make_event(
+                f"e{number}",
+                subject=self.agent,
+                time_ms=self.clock_ms,
+                data={"operation": "x" * padding} if padding else None,
+            )
+            for number in range(first, first + count)
+        ]
+
+    def batch(self, lines: list[bytes] | int, *, after_ms: int = 1_000) -> LogRecord:
+        """A record for one batch of these lines, or of so many new ones."""
+        self.clock_ms += after_ms
+        lines = self.events(lines) if isinstance(lines, int) else lines
+        value = make_batch(lines, self.key, partition=self.partition, sequence=self._sequence)
+        self._sequence += 1
+        return self.source(value)
+
+    def source(self, value: bytes) -> LogRecord:
+        """A record for any source record, refused ones included."""
+        self.batches.append(value)
+        return self._append(
+            judge(
+                value,
+                partition=self.partition,
+                offset=self.state.next_source_offset,
+                append_ms=self.clock_ms,
+                state=self.state,
+                registry=self.registry,
+                meters=frozenset({"requests"}),
+            )
+        )
+
+    def hole(self) -> LogRecord:
+        """A record for a source offset that holds nothing."""
+        return self._append(judge_hole(self.state))
+
+    def checkpoint(self, signer: Signer | None = None) -> bytes:
+        """A signed checkpoint of the log as it is now."""
+        at = Checkpoint(self.origin, self.state.position, self.state.frontier.root())
+        return sign_checkpoint(at, [signer or self.signer])
+
+    def _append(self, judgement: Judgement) -> LogRecord:
+        built = append_record(
+            self.state,
+            judgement,
+            log_offset=self.log_offset,
+            source_offset=self.state.next_source_offset,
+            in_force=InForce(self.registry.digest, 0, _WRITER, 1),
+        )
+        record = decode_record(built.value)
+        self.records.append((self.log_offset, record))
+        self.log_offset += 1
+        return record
+
+
+def make_log(*, partition: int = 0, partitions: int = 1, epoch: str = "0f" * 16) -> LogBuilder:
+    """A small log with each shape of record: accepted, partly or wholly duplicate, partly or wholly refused, a hole."""
+    log = LogBuilder(partition=partition, partitions=partitions, epoch=epoch)
+    first = log.events(3)
+    log.batch(first)
+    log.batch([*first[:1], *log.events(2)])
+    log.batch(first)
+    log.log_offset += 2
+    log.source(b"not a batch\n")
+    log.hole()
+    log.batch([b'{"not":"an event"}', *log.events(4), make_event("late", subject=log.agent, time_ms=0)])
+    log.batch(1)
+    return log

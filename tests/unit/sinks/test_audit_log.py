@@ -1,0 +1,335 @@
+"""What the writer of an audit folder promises: whole, in order, durable, repairable at the tail and nowhere else."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
+from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.log_record import LogRecord
+from meterproof_sinks.audit import AuditDiskError, AuditLog, LockedAudit, SegmentLimits
+from meterproof_sinks.audit_folder import DamagedAudit, TornAudit, records, segments_of, torn_files
+from meterproof_sinks.disk import Disk
+from tests.log_builder import LogBuilder, make_log
+
+SMALL = SegmentLimits(bytes_max=3_000, age_ms=3_500)
+LOG = make_log()
+
+
+class QuickDisk(Disk):
+    """Real files without waiting for the device: for tests that cut files themselves."""
+
+    def sync(self, descriptor: int) -> None:
+        """Leave it to the operating system."""
+
+
+def write(folder: Path, log: LogBuilder, cuts: list[int] | None = None, limits: SegmentLimits = SMALL) -> None:
+    """Write the log's records that are not yet there, in the pieces that `cuts` makes."""
+    writer = AuditLog(folder, log.origin, log.partition, limits=limits, disk=QuickDisk())
+    try:
+        rest = remaining(writer, log)
+        for begin, end in zip([0, *(cuts or [])], [*(cuts or []), len(rest)], strict=True):
+            writer.append(rest[begin:end])
+    finally:
+        writer.close()
+
+
+def remaining(writer: AuditLog, log: LogBuilder) -> list[tuple[int, LogRecord]]:
+    """The log's records behind the writer's cursor, after checking that the cursor names one of them."""
+    cursor = writer.cursor
+    if cursor is None:
+        return log.records
+    at = next(n for n, (offset, _) in enumerate(log.records) if offset == cursor.log_offset)
+    record = log.records[at][1]
+    assert (cursor.digest, cursor.position, cursor.epoch) == (record.digest, record.header.size, log.genesis.epoch)
+    return log.records[at + 1 :]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """What counts in a log's folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name.endswith(".jsonl")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audit") / "log"
+    write(folder, LOG)
+    assert len(segments_of(folder)) > 2
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, whole: Path) -> Path:
+    """A folder of its own, full."""
+    return Path(shutil.copytree(whole, tmp_path / "log"))
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_cut_into_writes_gives_the_same_files(
+    data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(LOG.records)), max_size=6)))
+    stop = data.draw(st.integers(0, len(LOG.records)))
+    mine = tmp_path_factory.mktemp("cut") / "log"
+    early = AuditLog(mine, LOG.origin, 0, limits=SMALL)
+    early.append(LOG.records[:stop])
+    early.close()
+    write(mine, LOG, [cut for cut in cuts if cut <= len(LOG.records) - stop])
+    assert content(mine) == content(whole)
+    assert list(records(mine)) == LOG.records
+
+
+@pytest.mark.parametrize("which", ["events", "records"])
+@pytest.mark.parametrize("limits", [SMALL, SegmentLimits()], ids=["many segments", "one segment"])
+def test_a_tail_cut_at_any_byte_is_set_aside_and_written_again(
+    tmp_path: Path, which: str, limits: SegmentLimits
+) -> None:
+    full = tmp_path / "full"
+    write(full, LOG, limits=limits)
+    due = content(full)
+    segment = segments_of(full)[-1]
+    size = getattr(segment, which).stat().st_size
+    for length in range(max(0, size - 1_200), size):
+        mine = Path(shutil.copytree(full, tmp_path / "mine"))
+        path = getattr(segments_of(mine)[-1], which)
+        os.truncate(path, length)
+        before = content(mine)
+        writer = AuditLog(mine, LOG.origin, 0, limits=limits, disk=QuickDisk())
+        kept = content(mine)
+        assert all(before[name].startswith(content_) for name, content_ in kept.items())
+        aside = {path.name.rsplit(".", 2)[0]: path.read_bytes() for path in torn_files(mine)}
+        assert {name: kept[name] + aside.get(name, b"") for name in kept} == before
+        assert (writer.torn_tails, writer.torn_bytes) == (bool(aside), sum(map(len, aside.values())))
+        writer.append(remaining(writer, LOG))
+        writer.close()
+        assert content(mine) == due
+        shutil.rmtree(mine)
+
+
+def test_a_last_record_with_wrong_bytes_is_set_aside_too(folder: Path) -> None:
+    due = content(folder)
+    path = segments_of(folder)[-1].records
+    path.write_bytes(path.read_bytes()[:-200] + bytes(200))
+    write(folder, LOG)
+    assert content(folder) == due
+    assert torn_files(folder)
+
+
+def test_damage_before_the_tail_refuses_to_start_and_says_where(folder: Path) -> None:
+    refused = 0
+    for segment in segments_of(folder)[:-1]:
+        for path in (segment.events, segment.records):
+            good = path.read_bytes()
+            for at in range(0, len(good), 97):
+                path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+                with pytest.raises(DamagedAudit) as caught:
+                    AuditLog(folder, LOG.origin, 0, limits=SMALL)
+                assert caught.value.file.parent == folder
+                assert caught.value.line is not None
+                assert segment.first <= (caught.value.position or 0)
+                refused += 1
+            path.write_bytes(good)
+    assert refused > 50
+    AuditLog(folder, LOG.origin, 0, limits=SMALL).close()
+
+
+@pytest.mark.parametrize("which", ["events", "records"])
+def test_a_missing_file_refuses_to_start(folder: Path, which: str) -> None:
+    getattr(segments_of(folder)[1], which).unlink()
+    with pytest.raises(DamagedAudit, match="missing"):
+        AuditLog(folder, LOG.origin, 0)
+
+
+def test_a_missing_segment_refuses_to_start(folder: Path) -> None:
+    segment = segments_of(folder)[1]
+    segment.events.unlink()
+    segment.records.unlink()
+    with pytest.raises(DamagedAudit, match=f"begins at {segment.first} was due"):
+        AuditLog(folder, LOG.origin, 0)
+
+
+def test_a_crash_between_making_two_files_is_no_damage(folder: Path) -> None:
+    due = content(folder)
+    last = segments_of(folder)[-1]
+    last.records.unlink()
+    os.truncate(last.events, 0)
+    write(folder, LOG)
+    assert content(folder) == due
+
+
+def test_a_record_that_does_not_continue_the_disk_is_refused_before_anything_is_written(folder: Path) -> None:
+    before = content(folder)
+    writer = AuditLog(folder, LOG.origin, 0, limits=SMALL)
+    for wrong in (LOG.records[-1:], LOG.records[:1], make_log(epoch="0e" * 16).records[:1]):
+        with pytest.raises(StageStopped, match="log_diverged"):
+            writer.append(wrong)
+    writer.close()
+    assert content(folder) == before
+
+
+def test_there_is_one_writer(folder: Path) -> None:
+    first = AuditLog(folder, LOG.origin, 0)
+    with pytest.raises(LockedAudit, match="another process"):
+        AuditLog(folder, LOG.origin, 0)
+    first.close()
+    AuditLog(folder, LOG.origin, 0).close()
+
+
+class FailingDisk(Disk):
+    """A disk whose `fail_at`-th write or sync fails, and every one after it."""
+
+    def __init__(self, fail_at: int, failure: int) -> None:
+        self.left = fail_at
+        self.failure = failure
+        self.armed = False
+
+    def _count(self) -> None:
+        if self.armed:
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(self.failure, os.strerror(self.failure))
+
+    def append(self, descriptor: int, content: bytes) -> None:
+        if self.armed and self.left == 0:
+            super().append(descriptor, content[: len(content) // 2])
+        self._count()
+        super().append(descriptor, content)
+
+    def sync(self, descriptor: int) -> None:
+        self._count()
+        super().sync(descriptor)
+
+
+@pytest.mark.parametrize("failure", [errno.EIO, errno.ENOSPC])
+def test_whatever_the_disk_refuses_nothing_is_claimed_and_nothing_is_lost(
+    tmp_path: Path, whole: Path, failure: int
+) -> None:
+    failed = 0
+    for fail_at in range(60):
+        mine = tmp_path / str(fail_at)
+        disk = FailingDisk(fail_at, failure)
+        writer = AuditLog(mine, LOG.origin, 0, limits=SMALL, disk=disk)
+        writer.append(LOG.records[:2])
+        claimed = writer.cursor
+        assert claimed is not None
+        disk.armed = True
+        refusal: AuditDiskError | None = None
+        try:
+            writer.append(LOG.records[2:])
+        except AuditDiskError as error:
+            refusal = error
+        if refusal is not None:
+            assert os.strerror(failure) in str(refusal)
+            failed += 1
+            disk.armed = False
+            with pytest.raises(AuditDiskError, match="start the sink again"):
+                writer.append(LOG.records[2:])
+            cursor = writer.cursor
+            assert cursor is not None
+            assert claimed.log_offset <= cursor.log_offset < LOG.records[-1][0]
+        writer.close()
+        write(mine, LOG)
+        assert content(mine) == content(whole)
+    assert 10 < failed < 60
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from meterproof_sinks.audit import AuditLog, SegmentLimits
+from tests.log_builder import LogBuilder
+log = LogBuilder()
+for _ in range(400):
+    log.batch(20)
+writer = AuditLog(Path(sys.argv[1]), log.origin, 0, limits=SegmentLimits(bytes_max=60_000))
+print("ready", flush=True)
+for one in log.records:
+    writer.append([one])
+    print(writer.cursor.position, flush=True)
+"""
+
+
+def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_claimed(tmp_path: Path) -> None:
+    log = LogBuilder()
+    for _ in range(400):
+        log.batch(20)
+    mine = tmp_path / "log"
+    for claims in (1, 40, 150):
+        shutil.rmtree(mine, ignore_errors=True)
+        command = [sys.executable, "-c", CHILD, str(mine)]
+        claimed = -1
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path.cwd()) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            for _ in range(claims):
+                claimed = int(child.stdout.readline())
+            child.send_signal(signal.SIGKILL)
+        writer = AuditLog(mine, log.origin, 0)
+        assert writer.cursor is not None
+        assert writer.cursor.position >= claimed
+        writer.append(remaining(writer, log))
+        writer.close()
+        assert list(records(mine)) == log.records
+
+
+# --- checkpoints ---
+
+
+def checkpoint_at(log: LogBuilder, number: int) -> tuple[Checkpoint, bytes]:
+    """The signed checkpoint at the end of a record."""
+    header = log.records[number][1].header
+    checkpoint = Checkpoint(log.origin, header.size, bytes.fromhex(header.root))
+    return checkpoint, sign_checkpoint(checkpoint, [log.signer])
+
+
+def test_the_largest_checkpoint_stays(folder: Path) -> None:
+    writer = AuditLog(folder, LOG.origin, 0)
+    last, first = checkpoint_at(LOG, -1), checkpoint_at(LOG, 1)
+    for one in (first, last, first):
+        writer.take_checkpoint(*one)
+    writer.close()
+    assert (folder / "checkpoint").read_bytes() == last[1]
+    assert AuditLog(folder, LOG.origin, 0).checkpoint == last[0]
+
+
+def test_roots_are_known_after_a_restart_and_beyond_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meterproof_sinks.audit._BOUNDARIES_MAX", 1)
+    writer = AuditLog(folder, LOG.origin, 0)
+    for number in range(len(LOG.records)):
+        checkpoint, note = checkpoint_at(LOG, number)
+        writer.take_checkpoint(checkpoint, note)
+        assert writer.checkpoint is None or writer.checkpoint.size == checkpoint.size
+    writer.close()
+
+
+def test_a_checkpoint_that_contradicts_the_disk_stops(folder: Path) -> None:
+    writer = AuditLog(folder, LOG.origin, 0)
+    good, _ = checkpoint_at(LOG, -1)
+    for bad in (Checkpoint(LOG.origin, good.size, b"\1" * 32), Checkpoint(LOG.origin, 1, good.root)):
+        with pytest.raises(StageStopped, match="log_diverged"):
+            writer.take_checkpoint(bad, sign_checkpoint(bad, [LOG.signer]))
+    writer.close()
+    assert not (folder / "checkpoint").exists()
+
+
+def test_less_on_disk_than_was_signed_for_refuses_to_start_and_sets_nothing_aside(folder: Path) -> None:
+    writer = AuditLog(folder, LOG.origin, 0)
+    writer.take_checkpoint(*checkpoint_at(LOG, -1))
+    writer.close()
+    last = segments_of(folder)[-1]
+    os.truncate(last.events, last.events.stat().st_size - 1)
+    before = content(folder)
+    with pytest.raises(DamagedAudit, match="signed for, now"):
+        AuditLog(folder, LOG.origin, 0)
+    assert content(folder) == before
+    with pytest.raises(TornAudit):
+        list(records(folder))
