@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import structlog
+
 from meterproof.kafka.follower import LogFollower
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import partitions_of
 from meterproof.status import StatusFile
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.topics import Topic
-
 from meterproof_sinks.batch_bounds import Batch, BatchBounds
 from meterproof_sinks.sink import Sink
 
@@ -75,11 +75,15 @@ async def run_sink(
     progress = {partition: Progress() for partition in partitions}
 
     def show(state: str) -> None:
-        status.write({"sink": sink.name, "state": state, "partitions": {str(p): asdict(own) for p, own in progress.items()}})
+        status.write(
+            {"sink": sink.name, "state": state, "partitions": {str(p): asdict(own) for p, own in progress.items()}}
+        )
 
     show("starting")
     tasks = [
-        asyncio.create_task(_carry(sink, settings, partition, own, bounds, stop, clock), name=f"{sink.name}-{partition}")
+        asyncio.create_task(
+            _carry(sink, settings, partition, own, bounds, stop, clock), name=f"{sink.name}-{partition}"
+        )
         for partition, own in progress.items()
     ]
     ended: set[asyncio.Task[None]] = set()

@@ -1,0 +1,144 @@
+"""The sink that carries the log into ClickHouse."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from meterproof_schemas.chain import Cursor
+from meterproof_schemas.log_record import Genesis, LogRecord
+from meterproof_schemas.price_book import PriceBook
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+from meterproof_sinks.usage_rows import EVENT_COLUMNS, Books, event_rows, record_rows
+
+ReadBooks = Callable[[], Awaitable[Mapping[int, PriceBook]]]
+"""Reads all published price books."""
+
+_PROGRESS = """
+SELECT log, argMax(tuple(epoch, log_offset, digest, next), log_offset) FROM sink_progress
+WHERE partition = {partition:UInt32} GROUP BY log
+"""
+_PRESENT_EVENTS = "SELECT DISTINCT position FROM usage_events WHERE log = {log:String} AND position >= {next:UInt64}"
+_PRESENT_RECORDS = (
+    "SELECT DISTINCT log_offset FROM usage_records WHERE log = {log:String} AND log_offset > {offset:Int64}"
+)
+_ADVANCE = """
+INSERT INTO sink_progress (log, partition, epoch, log_offset, digest, next) VALUES
+({log:String}, {partition:UInt32}, {epoch:String}, {log_offset:UInt64}, {digest:String}, {next:UInt64})
+"""
+
+
+class UnknownPriceBook(Exception):
+    """A log record names a price book that is not published."""
+
+
+class TwoLogs(ClickHouseError):
+    """The database holds two logs for one partition."""
+
+
+class ClickHouseSink:
+    """Rows in ClickHouse: exact for everybody who reads the views, at any moment, whatever was retried or replayed.
+
+    Promises: `sink_progress` names a record only after every event and record up to it was acknowledged to this very
+    object; a row is the same however often and in whatever company it is written. Lives as long as its worker; the
+    database stays the caller's.
+    """
+
+    name = "clickhouse"
+
+    def __init__(self, clickhouse: ClickHouse, read_books: ReadBooks) -> None:
+        self._clickhouse = clickhouse
+        self._read_books = read_books
+        self._books: Mapping[int, PriceBook] = {}
+        self._cursors: dict[int, Cursor | None] = {}
+        self._present: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
+
+    async def cursor(self, log: int) -> Cursor | None:
+        """The record that the newest progress row of this partition names.
+
+        Raises:
+            TwoLogs: rows of two epochs, so it cannot be said which one goes on.
+            ClickHouseError: the database cannot be asked.
+        """
+        found = await asyncio.to_thread(self._clickhouse.rows, _PROGRESS, {"partition": log})
+        if len(found) > 1:
+            raise TwoLogs(
+                f"the database holds rows of {len(found)} logs for partition {log}: {', '.join(sorted(row[0] for row in found))}; "
+                "let each deployment and each epoch have its own database"
+            )
+        cursor = None
+        for _, (epoch, log_offset, digest, position) in found:
+            cursor = Cursor(epoch, log_offset, digest, position)
+        self._cursors[log] = cursor
+        return cursor
+
+    async def write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]]) -> None:
+        """Write records; see `Sink.write`.
+
+        1. once per run: what of the log is there already above the progress row, left by a crash in the steps below
+        2. the price books that the records name
+        3. insert the events that are not there
+        4. insert the records that are not there
+        5. both are acknowledged: insert the progress row
+
+        Raises:
+            UnknownPriceBook: a record names a book that is not on its topic.
+            CostTooLarge: an event's cost does not fit its column.
+            ClickHouseError: the database refused, or cannot be reached.
+        """
+        if not records:
+            return
+        origin = genesis.origin
+        if origin not in self._present:  # 1
+            self._present[origin] = await asyncio.to_thread(self._find_present, partition, origin)
+        books = await self._books_for(records)  # 2
+        await asyncio.to_thread(self._write, partition, genesis, records, books)
+
+    async def close(self) -> None:
+        """Nothing to let go of: the database is the caller's."""
+
+    def _write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]], books: Books) -> None:
+        """Steps 3 to 5."""
+        origin = genesis.origin
+        positions, offsets = self._present[origin]
+        body, count = event_rows(origin, [record for _, record in records], books, positions)
+        if count:  # 3
+            self._clickhouse.insert("usage_in", EVENT_COLUMNS, body, "TSVRaw", count)
+        body, count = record_rows(origin, records, offsets)
+        if count:  # 4
+            self._clickhouse.insert("usage_records", (), body, "JSONEachRow", count)
+        log_offset, last = records[-1]
+        self._clickhouse.command(  # 5
+            _ADVANCE,
+            {
+                "log": origin,
+                "partition": partition,
+                "epoch": genesis.epoch,
+                "log_offset": log_offset,
+                "digest": last.digest,
+                "next": last.header.size,
+            },
+        )
+        if positions or offsets:
+            self._present[origin] = (
+                frozenset(position for position in positions if position >= last.header.size),
+                frozenset(offset for offset in offsets if offset > log_offset),
+            )
+
+    def _find_present(self, partition: int, origin: str) -> tuple[frozenset[int], frozenset[int]]:
+        """Positions and log offsets that the tables have above the progress row: what is left of an unfinished write."""
+        cursor = self._cursors.get(partition)
+        above, after = (0, -1) if cursor is None else (cursor.position, cursor.log_offset)
+        positions = self._clickhouse.rows(_PRESENT_EVENTS, {"log": origin, "next": above})
+        offsets = self._clickhouse.rows(_PRESENT_RECORDS, {"log": origin, "offset": after})
+        return frozenset(position for (position,) in positions), frozenset(offset for (offset,) in offsets)
+
+    async def _books_for(self, records: list[tuple[int, LogRecord]]) -> Books:
+        """The books that these records name; the topic is read again once for one that is not known yet."""
+        wanted = {record.header.price_book for _, record in records if record.header.price_book}
+        if not wanted <= self._books.keys():
+            self._books = await self._read_books()
+        if missing := sorted(wanted - self._books.keys()):
+            raise UnknownPriceBook(
+                f"the log names price book {missing[0]}, which is not published; published are "
+                f"{sorted(self._books) or 'none'}: publish it again, from the file that it came from, and start this sink"
+            )
+        return self._books.get

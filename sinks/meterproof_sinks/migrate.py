@@ -1,0 +1,104 @@
+"""Bring a database's tables to the version that this package writes: numbered files, applied in order, once each."""
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.resources import files
+from typing import Final
+
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+
+_FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_STATEMENT_END: Final = re.compile(r";[ \t]*$", re.MULTILINE)
+_COMMENT: Final = re.compile(r"^--.*$", re.MULTILINE)
+_LEDGER: Final = """
+CREATE TABLE IF NOT EXISTS migrations (
+  number UInt32, name String, digest String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+)
+ENGINE = ReplacingMergeTree ORDER BY number SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
+"""
+
+
+class MigrationChanged(ClickHouseError):
+    """The database was made by another text of a migration than this package holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of `migrations/`, the same for chDB and a server; never edited after its release."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text in hexadecimal."""
+        return sha256(self.text.encode()).hexdigest()
+
+    def statements(self) -> list[str]:
+        """Its statements, each of which can be repeated."""
+        text = _COMMENT.sub("", self.text)
+        return [statement for part in _STATEMENT_END.split(text) if (statement := part.strip())]
+
+
+def all_migrations() -> list[Migration]:
+    """The migrations of this package, by number."""
+    found = []
+    for file in files("meterproof_sinks").joinpath("migrations").iterdir():
+        match = _FILE_NAME.fullmatch(file.name)
+        if match is not None:
+            found.append(Migration(int(match[1]), match[2], file.read_text("utf-8")))
+    return sorted(found, key=lambda migration: migration.number)
+
+
+def migrate(clickhouse: ClickHouse, migrations: list[Migration] | None = None) -> list[Migration]:
+    """Apply what the database lacks, in order, and return it.
+
+    1. read the ledger; refuse a database that was made by another text
+    2. run each missing migration's statements; a crash in between is made good by running them again
+    3. note the migration in the ledger
+
+    Two processes that do this at the same time do the same twice, which changes nothing.
+
+    Raises:
+        MigrationChanged: an applied migration has another text here.
+        ClickHouseError: a statement was refused.
+    """
+    clickhouse.command(_LEDGER)
+    applied = {  # 1
+        number: digest for number, digest in clickhouse.rows("SELECT number, digest FROM migrations FINAL")
+    }
+    done = []
+    for migration in all_migrations() if migrations is None else migrations:
+        digest = applied.get(migration.number)
+        if digest == migration.digest:
+            continue
+        if digest is not None:
+            raise MigrationChanged(
+                f"migration {migration.number:04} ({migration.name}) was applied with another text (SHA-256 {digest[:16]}…) "
+                "than this version of meterproof-sinks has; use the version that made the database, or a new database: "
+                "the sink fills it from the log"
+            )
+        for statement in migration.statements():  # 2
+            clickhouse.command(statement)
+        clickhouse.command(  # 3
+            "INSERT INTO migrations (number, name, digest) VALUES ({number:UInt32}, {name:String}, {digest:String})",
+            {"number": migration.number, "name": migration.name, "digest": migration.digest},
+        )
+        done.append(migration)
+    return done
+
+
+def pending(clickhouse: ClickHouse) -> list[Migration]:
+    """What `migrate` would apply; changes nothing.
+
+    Raises:
+        ClickHouseError: the database cannot be asked.
+    """
+    applied: set[int] = set()
+    if clickhouse.rows(
+        "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'migrations'"
+    ) != [(0,)]:
+        applied = {number for (number,) in clickhouse.rows("SELECT number FROM migrations")}
+    return [migration for migration in all_migrations() if migration.number not in applied]
