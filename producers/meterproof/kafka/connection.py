@@ -1,6 +1,5 @@
 """One way to start a client of the library and to turn its errors into ours."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
@@ -68,7 +67,7 @@ def translating(settings: KafkaSettings) -> Iterator[None]:
     """Raise our errors for the library's within this block."""
     try:
         yield
-    except (aiokafka.errors.KafkaError, asyncio.TimeoutError) as error:
+    except (TimeoutError, aiokafka.errors.KafkaError) as error:
         raise translated(settings, error) from error
 
 

@@ -8,6 +8,7 @@ KafkaProblem              root; `retriable` says whether the same call can succe
 ├── OffsetBeyondEnd       the log ends before the offset asked for: it was truncated or re-created
 ├── DeliveryRefused       a record was not acknowledged
 ├── TopicsRefused         topics cannot be created as asked; nothing that exists was changed
+├── GenesisMissing        a log is empty: its deployment was not created, or not to the end
 ├── PriceBookConflict     a version of the price book exists with other content
 └── KafkaRefused          the brokers refused a request for another reason
 """
@@ -91,6 +92,17 @@ class DeliveryRefused(KafkaProblem):
 
 class TopicsRefused(KafkaProblem):
     """Topics cannot be created as asked for; nothing that exists was changed."""
+
+
+class GenesisMissing(KafkaProblem):
+    """A partition of `usage.log` holds no genesis."""
+
+    def __init__(self, topic: str, partition: int) -> None:
+        super().__init__(
+            f"{topic}[{partition}] is empty: it has no genesis. Run `meterproof topics create` (again); it goes on where "
+            "it stopped"
+        )
+        self.topic, self.partition = topic, partition
 
 
 class PriceBookConflict(KafkaProblem):

@@ -7,11 +7,11 @@ from typing import Any, Final, Self
 
 import aiokafka.errors
 from aiokafka import AIOKafkaProducer
-from meterproof_schemas.limits import RECORD_BYTES_MAX
 
 from meterproof.kafka.connection import start_client, translated
 from meterproof.kafka.errors import DeliveryRefused, TopicMissing
 from meterproof.kafka.settings import KafkaSettings
+from meterproof_schemas.limits import RECORD_BYTES_MAX
 
 LINGER_MS: Final = 5
 """A batch of records waits this long for company; without it each record is a request of its own."""

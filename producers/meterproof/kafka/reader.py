@@ -8,12 +8,12 @@ from typing import Any, Final, Self
 
 import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from meterproof_schemas.limits import RECORD_BYTES_MAX
 
 from meterproof.kafka import tolerant
 from meterproof.kafka.connection import admin_client, start_client, translated
 from meterproof.kafka.errors import BrokerUnreachable, OffsetBeyondEnd, OffsetTrimmed, TopicMissing
 from meterproof.kafka.settings import KafkaSettings
+from meterproof_schemas.limits import RECORD_BYTES_MAX
 
 tolerant.apply()
 

@@ -4,9 +4,10 @@ import ssl
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from meterproof_schemas.topics import Topic
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from meterproof_schemas.topics import Topic
 
 
 class KafkaSettings(BaseSettings):

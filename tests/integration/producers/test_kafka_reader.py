@@ -169,9 +169,9 @@ async def test_offsets_outside_of_the_partition_raise(settings: KafkaSettings, t
     await admin.close()
     async with PartitionReader(settings, topic, 0) as reader:
         assert await reader.bounds() == (4, 10)
-        with pytest.raises(OffsetTrimmed, match="offset 3 .* begins at 4"):
+        with pytest.raises(OffsetTrimmed, match=r"offset 3 .* begins at 4"):
             await read_all(reader, 3, 10)
-        with pytest.raises(OffsetBeyondEnd, match="offset 11 .* ends at 10"):
+        with pytest.raises(OffsetBeyondEnd, match=r"offset 11 .* ends at 10"):
             await read_all(reader, 4, 11)
         assert await reader.at(3) is None
         assert len(await read_all(reader, 4, 10)) == 6
