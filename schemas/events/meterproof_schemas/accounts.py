@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from decimal import Decimal
 
-from meterproof_schemas.event import parse_event
+from meterproof_schemas.fast_event import read_event
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.quantity import EXACT, decimal_of
@@ -38,7 +38,7 @@ class Accounts:
         """
         book = self._books[record.header.price_book] if record.header.price_book else None
         for line in record.lines:
-            event = parse_event(line)
+            event = read_event(line)
             amount = price(event, book).amount if book is not None else Decimal(0)
             for account in (self.agents[event.subject], self.customers[event.data.customer]):
                 account.events += 1

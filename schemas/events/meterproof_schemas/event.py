@@ -1,8 +1,8 @@
 """One usage fact: a CloudEvents 1.0 JSON object on one line, kept byte for byte as it was hashed and signed."""
 
 import hashlib
-from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -119,6 +119,94 @@ class UsageEvent(BaseModel):
     def time_us(self) -> int:
         """Event time in microseconds since 1970-01-01 UTC."""
         return parse_instant_us(self.time)
+
+
+class CorrectionView(Protocol):
+    """What rules read of a `Correction`."""
+
+    @property
+    def id(self) -> str:
+        """Id of the event that is corrected."""
+
+    @property
+    def kind(self) -> str:
+        """`void` or `replace`."""
+
+
+class DataView(Protocol):
+    """What rules read of `UsageData`."""
+
+    @property
+    def customer(self) -> str:
+        """Who pays."""
+
+    @property
+    def usage(self) -> Mapping[str, int | str]:
+        """Quantity by meter, at least one; only in a correction negative."""
+
+    @property
+    def corrects(self) -> CorrectionView | None:
+        """What is corrected; None for most events."""
+
+    @property
+    def operation(self) -> str | None:
+        """What was called."""
+
+    @property
+    def surface(self) -> str | None:
+        """How it was called."""
+
+    @property
+    def status(self) -> str | None:
+        """How it ended."""
+
+    @property
+    def provider(self) -> str | None:
+        """Whose model or service."""
+
+    @property
+    def model(self) -> str | None:
+        """Which model."""
+
+    @property
+    def session(self) -> str | None:
+        """Session."""
+
+    @property
+    def user(self) -> str | None:
+        """Whom the agent worked for."""
+
+    @property
+    def tags(self) -> Mapping[str, str] | None:
+        """Tags, such as team, project and cost centre."""
+
+
+class Event(Protocol):
+    """A valid event as rules, prices and sinks read it: a `UsageEvent`, or what `read_event` makes of the same line."""
+
+    @property
+    def id(self) -> str:
+        """Unique within the source."""
+
+    @property
+    def source(self) -> str:
+        """The service that reports."""
+
+    @property
+    def time(self) -> str:
+        """Event time as stated."""
+
+    @property
+    def subject(self) -> str:
+        """The agent."""
+
+    @property
+    def data(self) -> DataView:
+        """The payload."""
+
+    @property
+    def time_us(self) -> int:
+        """Event time in microseconds since 1970-01-01 UTC."""
 
 
 _NAMES_ABOVE: Final = NAME_BYTES_MAX // 4

@@ -164,4 +164,4 @@ DEFAULT_METERS: Final = (
     Meter(name="output_tokens", unit="token", granularity="1"),
     Meter(name="reasoning_tokens", unit="token", granularity="1"),
 )
-"""Token classes do not overlap: input excludes cached, output excludes reasoning; adapters convert what providers say."""
+"""Token classes do not overlap: input without cached, output without reasoning; adapters convert what providers say."""

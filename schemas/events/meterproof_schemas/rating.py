@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 from typing import Final
 
-from meterproof_schemas.event import UsageEvent
+from meterproof_schemas.event import Event
 from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.quantity import DECIMAL_PLACES, EXACT, ROUNDED, decimal_of
 
@@ -21,7 +21,7 @@ class Price:
     """Meters that no price of the book matches: counted, at no charge, and shown."""
 
 
-def price(event: UsageEvent, book: PriceBook) -> Price:
+def price(event: Event, book: PriceBook) -> Price:
     """Price one event by one book, exactly. Effective dates are judged by event time."""
     data = event.data
     rates = book.rates(data.provider or "", data.model or "", data.operation or "")
