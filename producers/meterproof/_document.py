@@ -6,8 +6,9 @@ from decimal import Decimal
 from typing import Any, Final, TypedDict
 
 import orjson
-from meterproof_schemas.event import EVENT_TYPE, encode_event
+
 from meterproof_schemas.errors import InvalidEvent
+from meterproof_schemas.event import EVENT_TYPE, encode_event
 from meterproof_schemas.instant import format_instant_us
 from meterproof_schemas.quantity import plain
 from meterproof_schemas.reasons import Reason
@@ -44,7 +45,7 @@ class UsageFields(TypedDict, total=False):
     receipt: str
 
 
-def event_line(  # noqa: PLR0913 - the parts of an event
+def event_line(
     *,
     event_id: str,
     source: str,

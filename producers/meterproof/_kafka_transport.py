@@ -3,11 +3,10 @@
 import asyncio
 from typing import cast
 
-from meterproof_schemas.topics import Topic
-
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import partitions_of
+from meterproof_schemas.topics import Topic
 
 
 class KafkaTransport:

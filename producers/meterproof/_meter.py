@@ -10,6 +10,12 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Final, Self, Unpack
 
+from meterproof._document import UsageFields, event_line, time_us_of
+from meterproof._series import Series
+from meterproof._transport import Transport
+from meterproof.errors import BufferFull, DeliveryFailed, MeterClosed, WrongPartitionCount
+from meterproof.keys import ProducerKey
+from meterproof.settings import MeterSettings
 from meterproof_schemas.event import parse_event
 from meterproof_schemas.limits import (
     BATCH_BYTES_MAX,
@@ -17,13 +23,6 @@ from meterproof_schemas.limits import (
     SIGNATURES_LINE_BYTES_MAX,
 )
 from meterproof_schemas.partitioner import partition_of
-
-from meterproof._document import UsageFields, event_line, time_us_of
-from meterproof._series import Series
-from meterproof._transport import Transport
-from meterproof.errors import BufferFull, DeliveryFailed, MeterClosed, WrongPartitionCount
-from meterproof.keys import ProducerKey
-from meterproof.settings import MeterSettings
 
 _LINES_BYTES_MAX: Final = BATCH_BYTES_MAX - HEADER_LINE_BYTES_MAX - SIGNATURES_LINE_BYTES_MAX
 """What the lines of one batch may add up to, so that any header and signatures still fit."""
@@ -55,10 +54,10 @@ class _Sealed:
 class Meter:
     """Records usage events for one service.
 
-    Promises: `record` validates with the sequencer's own rules and raises at the call; every event recorded is signed once,
-    in order per partition; `flush` returns when Kafka has acknowledged everything recorded before it. What is recorded and
-    not acknowledged when the process dies is lost: call `flush` where that matters. Lives from `open` (or `async with`) to
-    `close`, within one event loop; a new meter is a new instance with its own series.
+    Promises: `record` validates with the sequencer's own rules and raises at the call; every event recorded is signed
+    once, in order per partition; `flush` returns when Kafka has acknowledged everything recorded before it. What is
+    recorded and not acknowledged when the process dies is lost: call `flush` where that matters. Lives from `open` (or
+    `async with`) to `close`, within one event loop; a new meter is a new instance with its own series.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class Meter:
         ]
         return self
 
-    async def record(  # noqa: PLR0913 - the parts of an event
+    async def record(
         self,
         *,
         agent: str,
@@ -142,8 +141,8 @@ class Meter:
     ) -> str:
         """Record one event and return its id.
 
-        The same `id` from the same `source` counts once, so a retry passes the id of the first try. `time` defaults to now,
-        `source` to the settings'.
+        The same `id` from the same `source` counts once, so a retry passes the id of the first try. `time` defaults to
+        now, `source` to the settings'.
 
         Raises:
             InvalidEvent: the event breaks a rule of the contract; nothing is recorded.

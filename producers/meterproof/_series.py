@@ -1,5 +1,6 @@
 """One series of a producer instance: batches numbered and chained within one partition (pure)."""
 
+from meterproof.keys import ProducerKey
 from meterproof_schemas.batch import (
     BatchHeader,
     encode_batch,
@@ -10,13 +11,13 @@ from meterproof_schemas.batch import (
 )
 from meterproof_schemas.instant import format_instant_us
 
-from meterproof.keys import ProducerKey
-
 
 class Series:
     """Seals event lines into signed batches of one partition. Lives as long as the producer instance."""
 
-    def __init__(self, *, audience: str, topic: str, partition: int, producer: str, instance: str, key: ProducerKey) -> None:
+    def __init__(
+        self, *, audience: str, topic: str, partition: int, producer: str, instance: str, key: ProducerKey
+    ) -> None:
         self._audience = audience
         self._topic = topic
         self.partition = partition

@@ -38,7 +38,7 @@ class SyncMeter:
             raise
         return self
 
-    def record(  # noqa: PLR0913 - the parts of an event
+    def record(
         self,
         *,
         agent: str,

@@ -1,4 +1,4 @@
-"""What a client needs to know of a deployment on this machine: one small file in its data folder, and the names in it."""
+"""A deployment on one machine: the names in its data folder, and the file that tells clients where it is."""
 
 from pathlib import Path
 from typing import Final
@@ -57,5 +57,7 @@ class DataFolder:
             message = f"{self.root} holds no deployment; start one with `meterproof up --data {self.root}`"
             raise NoDeployment(message) from None
         except ValidationError as error:
-            message = f"{self.deployment_file} is faulty: {error.errors(include_url=False, include_input=False)[0]['msg']}"
+            message = (
+                f"{self.deployment_file} is faulty: {error.errors(include_url=False, include_input=False)[0]['msg']}"
+            )
             raise NoDeployment(message) from None

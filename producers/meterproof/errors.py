@@ -33,7 +33,7 @@ class BufferFull(MeterError):
     retriable = True
 
     def __init__(self, events: int, waited_s: float) -> None:
-        super().__init__(f"{events} events wait for Kafka and none was acknowledged within {waited_s} s; try again later")
+        super().__init__(f"{events} events wait for Kafka and no room came within {waited_s} s; try again later")
         self.events = events
         self.waited_s = waited_s
 
@@ -45,8 +45,8 @@ class DeliveryFailed(MeterError):
 
     def __init__(self, batches: int, events: int, cause: str) -> None:
         super().__init__(
-            f"{batches} batches with {events} events were not acknowledged: {cause}. They are kept in memory; call flush() "
-            "again before close()"
+            f"{batches} batches with {events} events were not acknowledged: {cause}. They are kept "
+            "in memory; call flush() again before close()"
         )
         self.batches = batches
         self.events = events

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from meterproof_schemas.batch import Algorithm, signed_bytes
-from meterproof_schemas.keys import KeyEntry, key_id_of
 from nacl.signing import SigningKey
 
 from meterproof.errors import InvalidKey
 from meterproof.seed_file import SEED_BYTES, read_seed, write_seed
+from meterproof_schemas.batch import Algorithm, signed_bytes
+from meterproof_schemas.keys import KeyEntry, key_id_of
 
 _PREFIX: Final = "METERPROOF+PRODUCER+ED25519+"
 
@@ -51,7 +51,7 @@ class ProducerKey:
         """Write the key file, readable by its owner only; an existing file is never overwritten.
 
         Raises:
-            FileExistsError: there is a file already.
+            InvalidKey: there is a file already.
         """
         write_seed(path, _PREFIX, self._seed)
 

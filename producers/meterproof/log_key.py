@@ -1,14 +1,13 @@
-"""The deployment's log key: what checkpoints are signed with. One seed; one note key per log, named as the log's origin."""
+"""The deployment's log key, which signs checkpoints: one seed, one note key per log, named as the log's origin."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from meterproof_proofs.note import Signer
-
 from meterproof.errors import InvalidKey
 from meterproof.seed_file import SEED_BYTES, read_seed, write_seed
+from meterproof_proofs.note import Signer
 
 _PREFIX: Final = "METERPROOF+LOG+ED25519+"
 
@@ -43,7 +42,7 @@ class LogKey:
         """Write the key file, readable by its owner only; an existing file is never overwritten.
 
         Raises:
-            FileExistsError: there is a file already.
+            InvalidKey: there is a file already.
         """
         write_seed(path, _PREFIX, self._seed)
 

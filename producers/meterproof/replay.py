@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import orjson
-from meterproof_schemas.event import EVENT_TYPE, encode_event
-from meterproof_schemas.instant import format_instant_us
 
 from meterproof.errors import MeterError
+from meterproof_schemas.event import EVENT_TYPE, encode_event
+from meterproof_schemas.instant import format_instant_us
 
 Format = Literal["azure-llm", "csv", "jsonl"]
 
@@ -104,13 +104,15 @@ def mapped_rows(documents: Iterable[Mapping[str, Any]], mapping: ColumnMapping) 
         values: dict[str, Any] = dict(mapping.constants)
         for name, column in mapping.columns.items():
             if column not in document:
-                message = f"row {number}: no column {column!r} (mapped to {name}); columns are {', '.join(document)[:200]}"
+                message = (
+                    f"row {number}: no column {column!r} (mapped to {name}); columns are {', '.join(document)[:200]}"
+                )
                 raise InvalidTrace(message)
             if document[column] not in {"", None}:
                 values[name] = document[column]
         for needed in ("time", "agent", "customer"):
             if needed not in values:
-                message = f"row {number}: no value for {needed}; map a column with --map {needed}=COLUMN or --set {needed}=VALUE"
+                message = f"row {number}: no value for {needed}; say --map {needed}=COLUMN or --set {needed}=VALUE"
                 raise InvalidTrace(message)
         usage = {
             name.removeprefix("usage."): _quantity(value, number, name)
@@ -191,7 +193,7 @@ def event_lines(rows: Iterable[Row], *, source: str, run: str, shift_us: int) ->
 
 
 def with_duplicates(lines: list[bytes], share: Decimal, seed: int) -> list[bytes]:
-    """The lines with exactly `share` of them (rounded down) repeated byte for byte at a later place, by a seeded draw."""
+    """The lines with exactly `share` of them (rounded down) repeated byte for byte later on, by a seeded draw."""
     draw = random.Random(seed)  # noqa: S311 - replayable simulation, not a secret
     count = int(len(lines) * share)
     inserts: dict[int, list[bytes]] = {}

@@ -40,10 +40,14 @@ def write_seed(path: Path, prefix: str, seed: bytes) -> None:
     """Write 32 secret bytes to a new key file with mode 600, and fsync it.
 
     Raises:
-        FileExistsError: there is a file already; a key is never overwritten.
+        InvalidKey: there is a file already; a key is never overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        message = f"{path} exists, and a key is never overwritten; choose another name"
+        raise InvalidKey(message) from None
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(prefix + b64encode(seed).decode() + "\n")
         file.flush()

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from meterproof_schemas.limits import BATCH_LINES_MAX
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from meterproof_schemas.limits import BATCH_LINES_MAX
 
 
 class MeterSettings(BaseSettings):

@@ -1,17 +1,17 @@
 """`meterproof keygen`: make the key of a producer or of a deployment's log."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from meterproof_schemas.errors import ContractError
-from meterproof_schemas.keys import EMPTY_REGISTRY, encode_registry, load_registry
 
+from meterproof.command_line import run_app
 from meterproof.errors import MeterError
 from meterproof.keys import ProducerKey
 from meterproof.log_key import LogKey
+from meterproof_schemas.errors import ContractError
+from meterproof_schemas.keys import EMPTY_REGISTRY, encode_registry, load_registry
 
 app = typer.Typer(no_args_is_help=True, help="Make a key. Secret halves are written with mode 600 and never printed.")
 
@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Make a key. Secret halves are writ
     epilog="Example: meterproof keygen producer gateway --out gateway.key --registry registry.json "
     "--source gateway --agent '*' --customer acme"
 )
-def producer(  # noqa: PLR0913 - one parameter per option
+def producer(
     name: Annotated[str, typer.Argument(help="The producer's name, as batch headers state it.")],
     out: Annotated[Path, typer.Option(help="Where the secret key goes; never overwritten.")],
     registry: Annotated[Path, typer.Option(help="Key registry file to add the public key to; made if missing.")],
@@ -66,12 +66,4 @@ def replace_durably(path: Path, content: bytes) -> None:
 
 def main(argv: list[str]) -> int:
     """Make the key of a producer or of a deployment's log."""
-    try:
-        app(args=argv, prog_name="meterproof keygen", standalone_mode=True)
-    except FileExistsError as error:
-        sys.stderr.write(f"meterproof keygen: {error.filename} exists; a key is never overwritten, choose another name\n")
-        return 1
-    except (MeterError, ContractError, OSError) as error:
-        sys.stderr.write(f"meterproof keygen: {error}\n")
-        return 1
-    return 0
+    return run_app(app, "meterproof keygen", argv, (MeterError, ContractError, OSError))

@@ -1,16 +1,17 @@
 """`meterproof keys`: look at a key registry."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
-from meterproof_schemas.errors import ContractError
-from meterproof_schemas.keys import KeyEntry, load_registry
 from rich.console import Console
 from rich.table import Table
+
+from meterproof.command_line import run_app
+from meterproof_schemas.errors import ContractError
+from meterproof_schemas.keys import KeyEntry, load_registry
 
 app = typer.Typer(no_args_is_help=True, help="Look at a key registry.")
 
@@ -25,7 +26,7 @@ def _keys() -> None:
 @app.command("list", epilog="Example: meterproof keys list data/keys/registry.json --json")
 def list_keys(
     registry: Annotated[Path, typer.Argument(help="Key registry file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array, for programs.")] = False,  # noqa: FBT002
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array, for programs.")] = False,
 ) -> None:
     """List the keys of a registry and whether each is valid now."""
     now_ms = time.time_ns() // 1_000_000
@@ -55,9 +56,4 @@ def public_fields(entry: KeyEntry, now_ms: int) -> dict[str, object]:
 
 def main(argv: list[str]) -> int:
     """Look at a key registry."""
-    try:
-        app(args=argv, prog_name="meterproof keys", standalone_mode=True)
-    except (ContractError, OSError) as error:
-        sys.stderr.write(f"meterproof keys: {error}\n")
-        return 1
-    return 0
+    return run_app(app, "meterproof keys", argv, (ContractError, OSError))

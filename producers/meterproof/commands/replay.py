@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import sys
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -10,16 +9,17 @@ from typing import Annotated
 
 import orjson
 import typer
-from meterproof_schemas.errors import ContractError
-from meterproof_schemas.instant import parse_instant_us
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from meterproof._meter import Meter
+from meterproof.command_line import run_app
 from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.replay import ColumnMapping, Format, InvalidTrace, event_lines, read_rows, with_duplicates
 from meterproof.settings import MeterSettings
+from meterproof_schemas.errors import ContractError
+from meterproof_schemas.instant import parse_instant_us
 
 PRODUCER = "replay"
 """The producer whose key `meterproof up` makes for replays."""
@@ -33,7 +33,7 @@ app = typer.Typer(add_completion=False)
     "meterproof replay calls.jsonl --format jsonl --data data --map time=ts --map agent=caller --set customer=acme "
     "--map usage.input_tokens=prompt_tokens"
 )
-def replay(  # noqa: PLR0913 - one parameter per option
+def replay(
     file: Annotated[Path, typer.Argument(help="Trace file.", exists=True, dir_okay=False)],
     data: Annotated[Path, typer.Option(help="Data folder of a running `meterproof up`.")],
     trace_format: Annotated[Format, typer.Option("--format", help="How the file is read.")] = "azure-llm",
@@ -41,9 +41,11 @@ def replay(  # noqa: PLR0913 - one parameter per option
     constants: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE for every row.")] = None,
     duplicates: Annotated[str, typer.Option(help="Share of events to send twice, like 0.1.")] = "0",
     seed: Annotated[int, typer.Option(help="Which events those are, and where they come again.")] = 1,
-    speed: Annotated[float, typer.Option(help="1 is the trace's own pace, 60 a minute per second; 0 as fast as possible.")] = 0,
+    speed: Annotated[
+        float, typer.Option(help="1 is the trace's own pace, 60 a minute per second; 0 as fast as possible.")
+    ] = 0,
     run: Annotated[str | None, typer.Option(help="Prefix of event ids; the same run sent twice counts once.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,  # noqa: FBT002
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Turn each row of a trace into a signed usage event, times shifted so that the last row is now, and publish it."""
     share = Decimal(duplicates)
@@ -73,8 +75,8 @@ def replay(  # noqa: PLR0913 - one parameter per option
 
 async def publish(lines: list[bytes], folder: DataFolder, *, speed: float, show_progress: bool) -> float:
     """Record and flush all lines through a meter of the folder's deployment; returns the seconds that it took."""
-    from meterproof._kafka_transport import KafkaTransport  # noqa: PLC0415 - loads Kafka's client
-    from meterproof.kafka.settings import KafkaSettings  # noqa: PLC0415
+    from meterproof._kafka_transport import KafkaTransport
+    from meterproof.kafka.settings import KafkaSettings
 
     deployment = folder.deployment()
     settings = MeterSettings(
@@ -119,9 +121,4 @@ def _pairs(options: list[str] | None) -> dict[str, str]:
 
 def main(argv: list[str]) -> int:
     """Publish a trace of requests as signed usage events."""
-    try:
-        app(args=argv, prog_name="meterproof replay", standalone_mode=True)
-    except (MeterError, ContractError, OSError) as error:
-        sys.stderr.write(f"meterproof replay: {error}\n")
-        return 1
-    return 0
+    return run_app(app, "meterproof replay", argv, (MeterError, ContractError, OSError))

@@ -7,8 +7,8 @@
 ```
 `usage.budget-state`, same partition as the log, holds two kinds of records:
 
-- a partial sum, key `<origin>|<scope>:<subject>|<window>|<zone>|<start>`: the absolute spend of one scope in one window as
-  far as this log tells, with the position below which every event is in it. The higher position holds.
+- a partial sum, key `<origin>|<scope>:<subject>|<window>|<zone>|<start>`: the absolute spend of one scope in one window
+  as far as this log tells, with the position below which every event is in it. The higher position holds.
 - a marker, key `<origin>|marker`: written after every partial sum up to its position was acknowledged; where the stage
   resumes.
 
@@ -42,7 +42,8 @@ def _known_zone(name: str) -> str:
 
 
 Zone = Annotated[str, AfterValidator(_known_zone)]
-Scope = Literal["agent", "customer"]
+Scope = Literal["agent"]
+"""Whose spend: an agent's events lie in one log. A scope over several logs will be the sum of its partial sums."""
 Instant = Annotated[str, StringConstraints(strict=True, pattern=TIME_PATTERN)]
 SignedAmount = Annotated[str, StringConstraints(strict=True, pattern=r"^-?[0-9]{1,26}(\.[0-9]{1,12})?$")]
 
@@ -54,7 +55,7 @@ class Budget(BaseModel):
     name: Name
     scope: Scope
     subject: Name
-    """The agent or customer, a prefix followed by `*`, or `*`: each one that matches has a budget of its own."""
+    """The agent, a prefix followed by `*`, or `*`: each one that matches has a budget of its own."""
     window: WindowKind
     zone: Zone = "UTC"
     limit: Amount
@@ -118,6 +119,8 @@ class PartialSum(BaseModel):
     spend: SignedAmount
     currency: Currency | None
     """Null where no price book was in force."""
+    definition: Digest
+    """SHA-256 of the budgets that the sum was made for."""
 
 
 class Marker(BaseModel):
@@ -132,7 +135,7 @@ class Marker(BaseModel):
     digest: Digest
     position: Count
     definition: Digest
-    """SHA-256 of the budgets that the sums were made for; other budgets start from the log's beginning."""
+    """SHA-256 of the budgets that the sums were made for; other budgets are counted from the log's beginning."""
 
 
 class Alert(BaseModel):

@@ -1,6 +1,7 @@
 """Event-time windows: minute, hour, day, month, in UTC or a named zone (pure)."""
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -14,13 +15,19 @@ _FIXED_US = {"minute": 60_000_000, "hour": 3_600_000_000}
 def window_start_us(time_us: int, kind: WindowKind, zone: ZoneInfo) -> int:
     """Start of the window that holds an event time, in microseconds since 1970 UTC.
 
-    Minutes and hours are cut in UTC (every zone in use is offset by whole minutes, and an hour stays an hour when clocks
+    Minutes and hours are cut in UTC (zones in use are offset by whole minutes, and an hour stays an hour when clocks
     change); days and months begin at local midnight of the zone.
     """
     fixed_us = _FIXED_US.get(kind)
     if fixed_us is not None:
         return time_us - time_us % fixed_us
-    local = (_EPOCH + timedelta(microseconds=time_us)).astimezone(zone)
+    return _local_start_us(time_us // _FIXED_US["minute"], kind, zone)
+
+
+@lru_cache(maxsize=65536)
+def _local_start_us(minute: int, kind: WindowKind, zone: ZoneInfo) -> int:
+    """Start of the day or month that holds a minute: midnights of all zones lie on whole minutes since 1972."""
+    local = (_EPOCH + timedelta(minutes=minute)).astimezone(zone)
     start = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if kind == "month":
         start = start.replace(day=1)

@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+
 from meterproof.replay import ColumnMapping, InvalidTrace, event_lines, mapped_rows, read_rows, with_duplicates
 from meterproof_schemas.event import parse_event
 
@@ -32,7 +33,9 @@ def test_the_same_run_gives_the_same_bytes_and_times_are_shifted() -> None:
     rows = list(
         mapped_rows(
             [{"at": "2026-01-01T00:00:00", "who": "a", "n": "3"}, {"at": "1767225601.5", "who": "b", "n": "0.25"}],
-            ColumnMapping({"time": "at", "agent": "who", "usage.seconds": "n"}, {"customer": "acme", "tags.team": "red"}),
+            ColumnMapping(
+                {"time": "at", "agent": "who", "usage.seconds": "n"}, {"customer": "acme", "tags.team": "red"}
+            ),
         )
     )
     first = list(event_lines(rows, source="s", run="r", shift_us=1_000_000))

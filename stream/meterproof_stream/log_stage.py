@@ -1,0 +1,204 @@
+"""A stage that reads `usage.log` and makes what follows from it durable: the frame of checkpointer and budgets.
+
+Knows nothing of the runtime: whatever delivers records of `usage.log` can drive it, with any repeats or omissions.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import structlog
+
+from meterproof.kafka.reader import PartitionReader
+from meterproof.kafka.settings import KafkaSettings
+from meterproof_schemas.chain import LogChain
+from meterproof_schemas.log_record import LogRecord
+from meterproof_schemas.topics import Topic
+
+_log: Final = structlog.get_logger("meterproof.log_stage")
+
+Acknowledge = Callable[[], object]
+
+
+class StageLane(Protocol):
+    """What a stage keeps of one log, from take-over to the end of the process."""
+
+    chain: LogChain
+    """The accepted prefix that `take` has seen; after opening: up to the stage's own cursor."""
+
+    def take(self, offset: int, record: LogRecord) -> None:
+        """Take the next accepted record; `chain` is already behind it."""
+
+    async def flush(self) -> None:
+        """Make everything taken durable in the stage's own output."""
+
+    def status(self) -> dict[str, Any]:
+        """What an operator wants to see, ready for JSON."""
+
+
+class StageLanes(Protocol):
+    """Opens the lanes of a stage. Lives from `start` to `stop`."""
+
+    async def start(self) -> None:
+        """Connect."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+    async def open(self, partition: int) -> StageLane:
+        """Take a log over, from the stage's own output."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A lane with where the runtime must go on reading."""
+
+    lane: StageLane
+    next_offset: int
+    acknowledges: list[Acknowledge] = field(default_factory=list)
+    order: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the lane is read or flushed, so that a flush never runs twice at once."""
+
+
+class LogStage:
+    """Carries the logs of the partitions that it holds into lanes, and flushes them at an interval.
+
+    Promises: a lane takes every accepted record once, in order; a record is acknowledged only after a flush that came
+    behind it. An error goes to `on_failure`; the process must then end. Lives from `start` to `stop`, in one loop.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        lanes: StageLanes,
+        *,
+        flush_interval_s: float,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._kafka = kafka
+        self._lanes = lanes
+        self._flush_interval_s = flush_interval_s
+        self._on_failure = on_failure
+        self._topic = kafka.topic(Topic.LOG)
+        self._flusher: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._held: dict[int, _Held] = {}
+
+    async def start(self) -> None:
+        """Connect and begin to flush at the interval; call once, before anything else."""
+        await self._lanes.start()
+        self._flusher = asyncio.create_task(self._flush_for_ever())
+
+    async def stop(self) -> None:
+        """Take nothing more, flush what was taken, disconnect."""
+        self._stopping = True
+        if self._flusher is not None:
+            self._flusher.cancel()
+        for held in self._held.values():
+            await _flush(held)
+        await self._lanes.stop()
+
+    async def take_over(self, partitions: Iterable[int], generation: int) -> None:
+        """Hold exactly these partitions from now on; those held before go on where they are.
+
+        Raises:
+            StageStopped: `log_diverged`: a log is not the one that this stage's output was made from.
+            KafkaProblem: a topic cannot be read.
+        """
+        wanted = sorted(set(partitions))
+        for held in self._held.values():
+            await _flush(held)
+        before, self._held = self._held, {}
+        for partition in wanted:
+            if partition in before:
+                held = before[partition]
+            else:
+                lane = await self._lanes.open(partition)
+                held = _Held(lane, lane.chain.log_offset + 1)
+            self._held[partition] = held
+            _log.info(
+                "partition_taken",
+                partition=partition,
+                generation=generation,
+                next=held.next_offset,
+                position=held.lane.chain.position,
+            )
+
+    async def revoke(self, partitions: Iterable[int]) -> None:
+        """These partitions may belong to another from now on: what was taken is made durable."""
+        for partition in partitions:
+            held = self._held.get(partition)
+            if held is not None:
+                await _flush(held)
+
+    def next_offsets(self) -> dict[int, int]:
+        """The log offset that is due, by partition held."""
+        return {partition: held.next_offset for partition, held in self._held.items()}
+
+    async def feed(
+        self, partition: int, offset: int, value: bytes | None, append_ms: int, acknowledge: Acknowledge
+    ) -> None:
+        """Take one physical record of the log; `append_ms` is not looked at. Repeats are acknowledged and skipped.
+
+        Raises:
+            StageStopped: `log_diverged`.
+        """
+        del append_ms
+        held = self._held.get(partition)
+        if held is None or self._stopping:
+            return
+        async with held.order:
+            if offset > held.next_offset:
+                await self._fill(held, partition, offset)
+            if offset == held.next_offset:
+                _offer(held, offset, value)
+            held.acknowledges.append(acknowledge)
+
+    def status(self) -> dict[str, Any]:
+        """What an operator wants to see, ready for JSON."""
+        return {
+            "partitions": {
+                str(partition): {
+                    "log_offset": held.lane.chain.log_offset,
+                    "next": held.next_offset,
+                    "position": held.lane.chain.position,
+                    "foreign": held.lane.chain.foreign,
+                    **held.lane.status(),
+                }
+                for partition, held in self._held.items()
+            }
+        }
+
+    async def _fill(self, held: _Held, partition: int, offset: int) -> None:
+        """Read what the runtime left out, with a reader of our own."""
+        async with PartitionReader(self._kafka, self._topic, partition) as reader:
+            async for records in reader.read(held.next_offset, offset):
+                for record in records:
+                    _offer(held, record.offset, record.value)
+        held.next_offset = offset
+
+    async def _flush_for_ever(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(self._flush_interval_s)
+                for held in list(self._held.values()):
+                    await _flush(held)
+        except Exception as error:  # noqa: BLE001 - handed to the process, which ends by it
+            self._on_failure(error)
+
+
+def _offer(held: _Held, offset: int, value: bytes | None) -> None:
+    record = held.lane.chain.offer(offset, value)
+    held.next_offset = offset + 1
+    if record is not None:
+        held.lane.take(offset, record)
+
+
+async def _flush(held: _Held) -> None:
+    """Make durable, then acknowledge."""
+    async with held.order:
+        await held.lane.flush()
+        acknowledges, held.acknowledges = held.acknowledges, []
+    for acknowledge in acknowledges:
+        acknowledge()

@@ -1,0 +1,52 @@
+"""One stream worker as a process: logging, the check of the topics, the engine, and the runtime that drives it."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topics import check_topics
+from meterproof_schemas.topics import Topic
+from meterproof_stream.errors import StreamError
+from meterproof_stream.faust_driver import Engine, FaustDriver
+from meterproof_stream.json_log import set_up_logging
+from meterproof_stream.settings import WorkerSettings, kafka_settings
+
+OnFailure = Callable[[BaseException], None]
+
+
+def run_worker(
+    worker: str,
+    topic: Topic,
+    make_engine: Callable[[KafkaSettings, WorkerSettings, OnFailure], Engine],
+    *,
+    data: Path,
+    bootstrap: str | None,
+    topic_prefix: str | None,
+    instance: str | None,
+    registry: Path | None = None,
+) -> int:
+    """Run an engine over a topic until SIGTERM; the exit code, see `exit_codes`.
+
+    Raises:
+        StreamError: the topics are not as the contract says; names each fault and its remedy.
+        KafkaProblem: Kafka cannot be used.
+    """
+    stated = {"data_dir": data, "registry": registry, "instance": instance}
+    settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
+    kafka = kafka_settings(data, bootstrap, topic_prefix)
+    set_up_logging(worker, settings.instance)
+    faults = asyncio.run(check_topics(kafka))
+    if faults:
+        lines = "\n".join(f"  {fault.topic}: {fault.fault}; {fault.remedy}" for fault in faults)
+        message = f"the topics are not as the contract says:\n{lines}"
+        raise StreamError(message)
+    drivers: list[FaustDriver] = []
+
+    def on_failure(error: BaseException) -> None:
+        # The engine is made before its driver, and cannot fail before it runs.
+        drivers[0].die(error)
+
+    engine = make_engine(kafka, settings, on_failure)
+    drivers.append(FaustDriver(engine, worker=worker, topic=topic, kafka=kafka, settings=settings))
+    return drivers[0].run()
