@@ -1,0 +1,1 @@
+"""Sub-commands of `meterproof` that this package declares."""

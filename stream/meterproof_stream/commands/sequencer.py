@@ -1,0 +1,122 @@
+"""`meterproof sequencer`: run the sequencer, and decide what it must not decide alone."""
+
+import asyncio
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from meterproof_stream.commands.running import run_command
+from meterproof_stream.errors import StreamError
+from meterproof_stream.operator import Decision, accept_gap, quarantine
+from meterproof_stream.settings import WorkerSettings, kafka_settings
+
+WORKER = "sequencer"
+"""Name of the worker: of its consumer group, status file and cache folder."""
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Turn signed batches into the log.")
+
+Data = Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")]
+Bootstrap = Annotated[str | None, typer.Option(help="Kafka's address, host:port.")]
+Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")]
+Registry = Annotated[Path | None, typer.Option(help="Key registry; by default the data folder's own.")]
+Partition = Annotated[int, typer.Argument(help="Partition of usage.batches.", min=0)]
+Reason = Annotated[str, typer.Option(help="Why; stands in the log for ever.")]
+Who = Annotated[str, typer.Option(help="Who decided; stands in the log for ever.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command(
+    epilog="Example: meterproof sequencer run --data data --instance sequencer-0   ·   exit codes: 0 stopped as asked, "
+    "1 could not start, 70 unexpected error, 75 another writer appended, 78 log_diverged, source_diverged or source_lost"
+)
+def run(
+    data: Data = Path("data"),
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    registry: Registry = None,
+    instance: Annotated[str | None, typer.Option(help="Stable unique name of this worker; default: host name.")] = None,
+    skip_topic_check: Annotated[bool, typer.Option(help="Do not compare the topics' settings at start.")] = False,
+) -> None:
+    """Run the sequencer until SIGTERM; logs are JSON lines on stderr."""
+    from meterproof.kafka.topics import check_topics
+    from meterproof_schemas.topics import Topic
+    from meterproof_stream.faust_driver import FaustDriver
+    from meterproof_stream.json_log import set_up_logging
+    from meterproof_stream.sequencer import Sequencer
+
+    stated = {"data_dir": data, "registry": registry, "instance": instance}
+    settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
+    kafka = kafka_settings(data, bootstrap, topic_prefix)
+    set_up_logging(WORKER, settings.instance)
+    if not skip_topic_check:
+        faults = asyncio.run(check_topics(kafka))
+        if faults:
+            lines = "\n".join(f"  {fault.topic}: {fault.fault}; {fault.remedy}" for fault in faults)
+            raise StreamError(f"the topics are not as the contract says:\n{lines}")
+    driver: FaustDriver | None = None
+
+    def on_failure(error: BaseException) -> None:
+        if driver is not None:
+            driver.die(error)
+        raise error
+
+    sequencer = Sequencer(kafka, settings.registry_path, random_bytes=secrets.token_bytes, on_failure=on_failure)
+    driver = FaustDriver(sequencer, worker=WORKER, topic=Topic.BATCHES, kafka=kafka, settings=settings)
+    raise typer.Exit(driver.run())
+
+
+@app.command(
+    "quarantine",
+    epilog='Example: meterproof sequencer quarantine 3 18227 --reason "crashes the parser, ticket 4711" --who "Ada L."',
+)
+def quarantine_command(
+    partition: Partition,
+    offset: Annotated[int, typer.Argument(help="Offset of the record; must be the one that is due.", min=0)],
+    reason: Reason,
+    who: Who,
+    data: Data = Path("data"),
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set the record that is due aside, unjudged: the log says who decided it and why. A running sequencer restarts."""
+    kafka = kafka_settings(data, bootstrap, topic_prefix)
+    decision = asyncio.run(quarantine(kafka, partition, offset, who=who, why=reason, random_bytes=secrets.token_bytes))
+    _tell(decision, as_json=as_json)
+
+
+@app.command(
+    "accept-gap",
+    epilog='Example: meterproof sequencer accept-gap 3 --reason "retention was set to one day by mistake" --who "Ada L."',
+)
+def accept_gap_command(
+    partition: Partition,
+    reason: Reason,
+    who: Who,
+    data: Data = Path("data"),
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record the loss of source records that were deleted before they were sequenced, so that the rest can go on."""
+    kafka = kafka_settings(data, bootstrap, topic_prefix)
+    decision = asyncio.run(accept_gap(kafka, partition, who=who, why=reason, random_bytes=secrets.token_bytes))
+    _tell(decision, as_json=as_json)
+
+
+def _tell(decision: Decision, *, as_json: bool) -> None:
+    if as_json:
+        print(orjson.dumps(decision.as_json()).decode())
+    else:
+        print(
+            f"recorded in the log of partition {decision.partition} at offset {decision.log_offset}: {decision.kind}, "
+            f"source offsets {decision.source_offset} to {decision.source_offset + decision.source_count - 1}"
+        )
+
+
+def main(argv: list[str]) -> int:
+    """Run the sequencer that turns signed batches into the log; quarantine a record, accept a gap."""
+    return run_command(app, "meterproof sequencer", argv)

@@ -1,0 +1,274 @@
+"""One partition under one writer, from take-over to revocation: what is recorded, on its way, and delivered."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from meterproof.kafka.producer import Delivery, RecordProducer
+from meterproof.kafka.reader import PartitionReader, Record
+from meterproof.kafka.settings import KafkaSettings
+from meterproof_schemas.errors import InvalidRecord, StageStopped
+from meterproof_schemas.fold import LogState
+from meterproof_schemas.log_record import Operator, RecordHeader, decode_record, record_digest
+from meterproof_schemas.reasons import StopReason
+from meterproof_schemas.rejection import encode_rejection, rejection_key
+from meterproof_schemas.topics import Topic
+from meterproof_stream.judge import Judgement
+from meterproof_stream.record_builder import BuiltRecord, InForce, append_record
+from meterproof_stream.room import Room
+
+Acknowledge = Callable[[], object]
+"""Called once, when the log record of a source record is durable and known to be accepted by readers."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A log record that is not yet known to be accepted."""
+
+    built: BuiltRecord
+    acknowledge: Acknowledge | None
+    refusals: list[asyncio.Future[Delivery]] = field(default_factory=list)
+    delivery: asyncio.Future[Delivery] | None = None
+
+
+class Lane:
+    """The writer of one partition's log.
+
+    Promises:
+        - `state` is the fold of the log with everything submitted; the log follows it in the same order or the lane fails;
+        - a log record is sent only after the refusals that it states are acknowledged;
+        - a source record is acknowledged, in order, only after its log record stands where every reader accepts it;
+        - after a failure nothing more is sent or acknowledged.
+
+    Lives from one take-over of its partition to the next take-over or the end of the process; one caller at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        partition: int,
+        state: LogState,
+        last: RecordHeader | None,
+        log_end: int,
+        writer: str,
+        generation: int,
+        kafka: KafkaSettings,
+        producer: RecordProducer,
+        room: Room,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.partition = partition
+        self.state = state
+        self.last = last
+        """Header of the last record in `state`."""
+        self.writer = writer
+        self.generation = generation
+        self.delivered = 0
+        """Log records delivered and accepted."""
+        self.failure: BaseException | None = None
+        self._kafka = kafka
+        self._log_topic = kafka.topic(Topic.LOG)
+        self._rejected_topic = kafka.topic(Topic.REJECTED)
+        self._producer = producer
+        self._room = room
+        self._on_failure = on_failure
+        self._expected = log_end
+        self._submitted_end = log_end
+        self._outbox: deque[_Pending] = deque()
+        self._sent: deque[_Pending] = deque()
+        self._sender: asyncio.Task[None] | None = None
+        self._resolver: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def next(self) -> int:
+        """The source offset that is due."""
+        return self.state.next_source_offset
+
+    @property
+    def log_end(self) -> int:
+        """The log offset that the next delivery is expected to have."""
+        return self._expected
+
+    @property
+    def in_flight(self) -> int:
+        """Log records submitted and not known to be accepted."""
+        return len(self._outbox) + len(self._sent)
+
+    async def submit(
+        self,
+        judgement: Judgement,
+        *,
+        source_offset: int,
+        source_count: int = 1,
+        registry: str,
+        price_book: int,
+        acknowledge: Acknowledge | None = None,
+        operator: Operator | None = None,
+    ) -> None:
+        """Record a judgement: it becomes the next record of the log.
+
+        1. Its refusals are sent.
+        2. State and outbox advance together, without a pause between them: a cancellation before this point leaves nothing
+           but refusals, which will be made again under the same keys; after it the record is on its way.
+        3. The log record is sent: at once if nothing waits before it, else by the lane's own task.
+        """
+        if self.failure is not None:
+            raise self.failure
+        refusals = [  # 1
+            await self._producer.send(
+                self._rejected_topic, self.partition, encode_rejection(rejection), rejection_key(rejection.header)
+            )
+            for rejection in judgement.rejections
+        ]
+        built = append_record(  # 2
+            self.state,
+            judgement,
+            log_offset=self._submitted_end,
+            source_offset=source_offset,
+            source_count=source_count,
+            in_force=InForce(registry, price_book, self.writer, self.generation),
+            operator=operator,
+        )
+        self.last = built.header
+        self._submitted_end += 1
+        self._room.take(len(built.value))
+        self._idle.clear()
+        pending = _Pending(built, acknowledge, refusals)
+        if refusals or self._outbox:  # 3
+            self._outbox.append(pending)
+            if self._sender is None:
+                self._sender = asyncio.create_task(self._send_outbox())
+            return
+        self._outbox.append(pending)
+        await self._send_first()
+
+    async def quiesce(self) -> None:
+        """Return when everything submitted is accepted.
+
+        Raises:
+            Exception: the lane's failure.
+        """
+        while self.failure is None and self.in_flight:
+            await self._idle.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def _send_first(self) -> None:
+        """Send the first record of the outbox, which leaves the outbox when its place behind those sent is certain."""
+        pending = self._outbox[0]
+        try:
+            delivery = await self._producer.send(self._log_topic, self.partition, pending.built.value)
+        except BaseException as error:
+            # Also when cancelled: whether the record was taken is unknown, so the state may be ahead of the log.
+            self._fail(error)
+            raise
+        self._outbox.popleft()
+        pending.delivery = delivery
+        self._sent.append(pending)
+        delivery.add_done_callback(self._on_delivery)
+
+    async def _send_outbox(self) -> None:
+        try:
+            while self._outbox:
+                for refusal in self._outbox[0].refusals:
+                    await refusal
+                await self._send_first()
+        except BaseException as error:
+            self._fail(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            self._sender = None
+
+    def _on_delivery(self, _: object) -> None:
+        """Go through what was delivered, oldest first, as far as it is plain."""
+        if self._resolver is not None or self.failure is not None:
+            return
+        sent = self._sent
+        try:
+            while sent and (delivery := sent[0].delivery) is not None and delivery.done():
+                if delivery.result().offset != self._expected:
+                    self._resolver = asyncio.create_task(self._resolve(delivery.result().offset))
+                    return
+                self._accept(sent.popleft(), self._expected)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be acknowledged after it
+            self._fail(error)
+
+    def _accept(self, pending: _Pending, offset: int) -> None:
+        self._expected = offset + 1
+        self.delivered += 1
+        self._room.give_back(len(pending.built.value))
+        if pending.acknowledge is not None:
+            pending.acknowledge()
+        if not self._sent and not self._outbox:
+            self._idle.set()
+
+    async def _resolve(self, offset: int) -> None:
+        """The oldest delivery is not where it was expected: find out what readers make of it.
+
+        - Below: the log is not the one that we wrote to.
+        - Above, or unknown (-1): read from the expected offset on. Every record before our own must be an echo: if one
+          continues the chain, readers accept it in place of ours.
+        """
+        try:
+            pending = self._sent[0]
+            if 0 <= offset < self._expected:
+                raise StageStopped(
+                    StopReason.LOG_DIVERGED,
+                    f"a record was appended to {self._log_topic}[{self.partition}] at offset {offset} where "
+                    f"{self._expected} was due: the topic was re-created or truncated under this sequencer. "
+                    "Restore the topic, or start a new deployment.",
+                )
+            found = await self._find(pending.built, None if offset < 0 else offset + 1)
+            shift = found - self._expected
+            self.state.foreign += shift
+            self._submitted_end += shift
+            self.state.log_offset += shift
+            self._sent.popleft()
+            self._accept(pending, found)
+        except BaseException as error:
+            self._fail(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            self._resolver = None
+        self._on_delivery(None)
+
+    async def _find(self, built: BuiltRecord, end: int | None) -> int:
+        """The offset of our record on the log, at or behind the expected one; only echoes may stand before it."""
+        async with PartitionReader(self._kafka, self._log_topic, self.partition) as reader:
+            if end is None:
+                _, end = await reader.bounds()
+            async for records in reader.read(self._expected, end):
+                for record in records:
+                    if record.value is not None and record_digest(record.value) == built.digest:
+                        return record.offset
+                    if continues(record, built.prev):
+                        raise StageStopped(
+                            StopReason.FENCED,
+                            f"another writer appended to {self._log_topic}[{self.partition}] at offset {record.offset}. "
+                            "This sequencer exits without acknowledging anything; started again, it goes on behind it.",
+                        )
+        raise StageStopped(
+            StopReason.LOG_DIVERGED,
+            f"a record that Kafka acknowledged is not on {self._log_topic}[{self.partition}] between offsets "
+            f"{self._expected} and {end}. Restore the topic, or start a new deployment.",
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+            self._idle.set()
+            if not isinstance(error, asyncio.CancelledError):
+                self._on_failure(error)
+
+
+def continues(record: Record, prev: str) -> bool:
+    """Whether readers would take a physical record as the one after the record with digest `prev`."""
+    try:
+        return decode_record(record.value).header.prev == prev
+    except InvalidRecord:
+        return False

@@ -1,0 +1,291 @@
+"""The sequencer: turns source records into log records, exactly one each, whatever calls it and how often.
+
+Knows nothing of the runtime: anything that delivers records of `usage.batches` can drive it, in any order and with any
+repeats or omissions. Its only state is the log.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from meterproof.kafka.price_books import read_price_books
+from meterproof.kafka.producer import RecordProducer
+from meterproof.kafka.reader import PartitionReader
+from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topics import partitions_of
+from meterproof_schemas.log_record import Operator, RecordHeader
+from meterproof_schemas.price_book import DEFAULT_METERS
+from meterproof_schemas.topics import Topic
+from meterproof_stream.errors import TopicUnfit
+from meterproof_stream.judge import Judgement, judge, judge_hole
+from meterproof_stream.lane import Acknowledge, Lane
+from meterproof_stream.registry_file import RegistryFile
+from meterproof_stream.room import Room
+from meterproof_stream.take_over import FoldedLog, check_genesis, check_source, fold_log, source_lost
+
+REGISTRY_POLL_INTERVAL_S: Final = 1.0
+"""How often the key registry's file is looked at."""
+PRICE_BOOK_POLL_INTERVAL_S: Final = 5.0
+"""How often the price books are read."""
+_WRITER_BYTES: Final = 16
+
+_log: Final = structlog.get_logger("meterproof.sequencer")
+
+
+class Sequencer:
+    """Verifies, validates and deduplicates the batches of the partitions that it holds, and appends to their logs.
+
+    Promises, for each partition, whatever happens to this process or to another that believes to hold it:
+        - every source offset is answered by exactly one accepted log record, in order;
+        - every event that is accepted has one position, and no identity has two within the horizon;
+        - a source record is acknowledged only after its log record is durable.
+
+    An error that could break one of these goes to `on_failure` and out of the call; the process must then end without
+    acknowledging anything. Lives from `start` to `stop`, in one event loop. `feed` is called by one task at a time.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        registry_path: Path,
+        *,
+        random_bytes: Callable[[int], bytes],
+        on_failure: Callable[[BaseException], None],
+        room: Room | None = None,
+    ) -> None:
+        self._kafka = kafka
+        self._registry = RegistryFile(registry_path)
+        self._random_bytes = random_bytes
+        self._on_failure = on_failure
+        self._room = room or Room()
+        self._source_topic = kafka.topic(Topic.BATCHES)
+        self._producer = RecordProducer(kafka)
+        self._partitions = 0
+        self._price_book = 0
+        self._meters = frozenset(meter.name for meter in DEFAULT_METERS)
+        self._watchers: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self.lanes: dict[int, Lane] = {}
+        """The partitions held, by number."""
+
+    async def start(self) -> None:
+        """Connect and read the price books; call once, before anything else.
+
+        Raises:
+            KafkaProblem: Kafka cannot be used.
+        """
+        self._partitions = await partitions_of(self._kafka, self._source_topic)
+        await self._producer.start()
+        await self._refresh_price_book()
+        self._watchers = [
+            asyncio.create_task(self._watch_registry()),
+            asyncio.create_task(self._watch_price_books()),
+        ]
+
+    async def stop(self) -> None:
+        """Take nothing more, wait for what is on its way, disconnect. Harmless when repeated."""
+        self._stopping = True
+        for watcher in self._watchers:
+            watcher.cancel()
+        for lane in self.lanes.values():
+            if lane.failure is None:
+                await lane.quiesce()
+        await self._producer.stop()
+
+    async def take_over(self, partitions: Iterable[int], generation: int) -> None:
+        """Hold exactly these partitions from now on. Design section 5, step 1, for each:
+
+        1. Wait for own deliveries, so that nothing of ours can land behind what is read next.
+        2. Fold the log: from the genesis, or from where our own lane expects its next record.
+        3. Compare genesis and source with what the log says.
+        4. A new lane with a new random writer.
+
+        Raises:
+            StageStopped: `log_diverged`, `source_diverged` or `source_lost`.
+            KafkaProblem: a topic cannot be read.
+        """
+        wanted = sorted(set(partitions))
+        for partition, lane in self.lanes.items():  # 1
+            await lane.quiesce()
+            if partition not in wanted:
+                _log.info("partition_left", partition=partition, next=lane.next)
+        kept = {partition: lane for partition, lane in self.lanes.items() if partition in wanted}
+        await self._refresh_price_book()
+        self.lanes = {}
+        for partition in wanted:
+            self.lanes[partition] = await self._take_over(partition, generation, kept.get(partition))
+
+    async def _take_over(self, partition: int, generation: int, before: Lane | None) -> Lane:
+        known = None if before is None else (before.state, before.log_end)
+        folded: FoldedLog = await fold_log(self._kafka, partition, known)  # 2
+        check_genesis(folded.state, partition, self._partitions, self._source_topic)  # 3
+        last: RecordHeader | None = folded.last or (None if before is None else before.last)
+        await check_source(self._kafka, partition, folded.state, last)
+        lane = Lane(  # 4
+            partition=partition,
+            state=folded.state,
+            last=last,
+            log_end=folded.end,
+            writer=self._random_bytes(_WRITER_BYTES).hex(),
+            generation=generation,
+            kafka=self._kafka,
+            producer=self._producer,
+            room=self._room,
+            on_failure=self._on_failure,
+        )
+        _log.info(
+            "partition_taken",
+            partition=partition,
+            generation=generation,
+            writer=lane.writer,
+            next=lane.next,
+            position=lane.state.position,
+            foreign=lane.state.foreign,
+            kept=before is not None,
+        )
+        return lane
+
+    async def revoke(self, partitions: Iterable[int]) -> None:
+        """These partitions may belong to another from now on: wait for own deliveries, keep what is known of them."""
+        for partition in partitions:
+            lane = self.lanes.get(partition)
+            if lane is not None:
+                await lane.quiesce()
+
+    def next_offsets(self) -> dict[int, int]:
+        """The source offset that is due, by partition held: where the runtime must go on reading."""
+        return {partition: lane.next for partition, lane in self.lanes.items()}
+
+    async def feed(
+        self, partition: int, offset: int, value: bytes | None, append_ms: int, acknowledge: Acknowledge
+    ) -> None:
+        """Take one record of the source. Design section 5, step 2.
+
+        Below what is due: it is in the log already; acknowledged and skipped. Above: what was left out is read first.
+        `acknowledge` is called later, from the delivery. Records of partitions that are not held are ignored.
+
+        Raises:
+            StageStopped: `source_lost`, or the lane's failure.
+        """
+        lane = self.lanes.get(partition)
+        if lane is None or self._stopping:
+            return
+        due = lane.next
+        if offset < due:
+            acknowledge()
+            return
+        if offset > due:
+            await self._fill(lane, offset)
+        await self._record(lane, offset, value, append_ms, acknowledge)
+
+    async def _record(
+        self, lane: Lane, offset: int, value: bytes | None, append_ms: int, acknowledge: Acknowledge | None
+    ) -> None:
+        """Steps 3 to 6 for the record that is due."""
+        await self._room.wait()
+        registry = self._registry.current
+        judgement = judge(
+            value,
+            partition=lane.partition,
+            offset=offset,
+            append_ms=append_ms,
+            state=lane.state,
+            registry=registry,
+            meters=self._meters,
+        )
+        await lane.submit(
+            judgement,
+            source_offset=offset,
+            registry=registry.digest,
+            price_book=self._price_book,
+            acknowledge=acknowledge,
+        )
+
+    async def record_verdict(
+        self, lane: Lane, judgement: Judgement, *, source_count: int = 1, operator: Operator | None = None
+    ) -> None:
+        """Record a judgement that was not made from a delivered record, for the source offsets that are due."""
+        await self._room.wait()
+        await lane.submit(
+            judgement,
+            source_offset=lane.next,
+            source_count=source_count,
+            registry=self._registry.current.digest,
+            price_book=self._price_book,
+            operator=operator,
+        )
+
+    async def _fill(self, lane: Lane, offset: int) -> None:
+        """Read what the runtime left out, with a reader of our own: records found are recorded like any other.
+
+        Each run of offsets without a record (transaction markers) is one hole record.
+        """
+        async with PartitionReader(self._kafka, self._source_topic, lane.partition) as reader:
+            start, _ = await reader.bounds()
+            if start > lane.next:
+                raise source_lost(self._source_topic, lane.partition, lane.next, start)
+            async for records in reader.read(lane.next, offset):
+                for record in records:
+                    if not record.append_time:
+                        raise TopicUnfit(self._source_topic)
+                    await self._record_hole(lane, record.offset)
+                    await self._record(lane, record.offset, record.value, record.timestamp_ms, None)
+        await self._record_hole(lane, offset)
+
+    async def _record_hole(self, lane: Lane, until: int) -> None:
+        missing = until - lane.next
+        if missing:
+            await self.record_verdict(lane, judge_hole(lane.state), source_count=missing)
+
+    async def _refresh_price_book(self) -> None:
+        books = await read_price_books(self._kafka)
+        newest = max(books, default=0)
+        if newest == self._price_book:
+            return
+        self._price_book = newest
+        meters = books[newest].meters
+        self._meters = frozenset(meter.name for meter in meters)
+        _log.info("price_book_in_force", version=newest, meters=len(meters))
+
+    async def _watch_price_books(self) -> None:
+        while True:
+            await asyncio.sleep(PRICE_BOOK_POLL_INTERVAL_S)
+            try:
+                await self._refresh_price_book()
+            except Exception as error:  # noqa: BLE001 - the book in force stays in force; the next look may succeed
+                _log.warning("price_books_unread", error=str(error))
+
+    async def _watch_registry(self) -> None:
+        while True:
+            await asyncio.sleep(REGISTRY_POLL_INTERVAL_S)
+            if self._registry.refresh():
+                if self._registry.fault is None:
+                    _log.info("registry_in_force", digest=self._registry.current.digest)
+                else:
+                    _log.error("registry_faulty", error=self._registry.fault, in_force=self._registry.current.digest)
+
+    def status(self) -> dict[str, Any]:
+        """What an operator wants to see, ready for JSON."""
+        return {
+            "registry": self._registry.current.digest,
+            "registry_fault": self._registry.fault,
+            "price_book": self._price_book,
+            "in_flight": {"records": self._room.records, "bytes": self._room.bytes},
+            "partitions": {
+                str(partition): {
+                    "next": lane.next,
+                    "position": lane.state.position,
+                    "log_end": lane.log_end,
+                    "clock_ms": lane.state.clock_ms,
+                    "counts": dict(lane.state.counts),
+                    "foreign": lane.state.foreign,
+                    "identities": len(lane.state.index),
+                    "generation": lane.generation,
+                    "writer": lane.writer,
+                }
+                for partition, lane in self.lanes.items()
+            },
+        }

@@ -1,0 +1,204 @@
+"""A deployment on the shared broker, and stream workers as real processes on it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+from meterproof.kafka.producer import Delivery, RecordProducer
+from meterproof.kafka.reader import PartitionReader, Record
+from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topics import Deployment, create_topics
+from meterproof.status import read_status
+from meterproof_schemas.event import entry_of
+from meterproof_schemas.fold import LogState, fold
+from meterproof_schemas.topics import Topic
+
+from tests.builders import DEPLOYMENT, SigningPair, agent_in, make_batch, make_event, make_key, make_registry_file
+
+PATIENCE_S = 60.0
+"""How long a worker may take for anything before a test fails."""
+
+
+@dataclass
+class Pipeline:
+    """Topics, a registry, and what a producer has been acknowledged, for one test."""
+
+    kafka: KafkaSettings
+    data: Path
+    partitions: int
+    key: SigningPair = field(default_factory=make_key)
+    sequences: dict[int, int] = field(default_factory=dict)
+    events: dict[int, list[bytes]] = field(default_factory=dict)
+    """Distinct right events that were acknowledged, by partition."""
+
+    @classmethod
+    async def create(cls, bootstrap: str, prefix: str, data: Path, *, partitions: int = 2, **settings: Any) -> Self:
+        kafka = KafkaSettings(bootstrap=bootstrap, topic_prefix=prefix)
+        pipeline = cls(kafka, data, partitions)
+        (data / "keys").mkdir(parents=True)
+        (data / "keys" / "registry.json").write_bytes(make_registry_file(pipeline.key))
+        await pipeline.create_topics(**settings)
+        return pipeline
+
+    async def create_topics(self, **settings: Any) -> None:
+        deployment = Deployment("meter.example.com/test", DEPLOYMENT, self.partitions, **settings)
+        await create_topics(
+            self.kafka, deployment, now_ms=time.time_ns() // 1_000_000, random_bytes=os.urandom
+        )
+
+    def worker(self, *arguments: str, instance: str = "one", **environment: str) -> "Worker":
+        """Start `meterproof sequencer run`."""
+        return Worker(
+            [
+                "sequencer",
+                "run",
+                f"--data={self.data}",
+                f"--bootstrap={self.kafka.bootstrap}",
+                f"--prefix={self.kafka.topic_prefix}",
+                f"--instance={instance}",
+                *arguments,
+            ],
+            self.data,
+            environment,
+        )
+
+    def new_events(self, partition: int, count: int) -> list[bytes]:
+        """Right events of now that were not made before."""
+        made = self.events.setdefault(partition, [])
+        first = len(made)
+        now_ms = time.time_ns() // 1_000_000
+        agents = [agent_in(partition, self.partitions, number) for number in range(3)]
+        lines = [
+            make_event(f"e{number}", subject=agents[number % 3], time_ms=now_ms)
+            for number in range(first, first + count)
+        ]
+        made.extend(lines)
+        return lines
+
+    def batch(self, partition: int, lines: list[bytes], **header: Any) -> bytes:
+        sequence = self.sequences.get(partition, 0)
+        self.sequences[partition] = sequence + 1
+        return make_batch(
+            lines,
+            self.key,
+            partition=partition,
+            sequence=sequence,
+            topic=self.kafka.topic(Topic.BATCHES),
+            **header,
+        )
+
+    async def send(self, partition: int, values: list[bytes | None]) -> list[Delivery]:
+        """Append source records as they are; returns when all are acknowledged."""
+        async with RecordProducer(self.kafka) as producer:
+            futures = [
+                await producer.send(self.kafka.topic(Topic.BATCHES), partition, value, key=None if value else b"-")
+                for value in values
+            ]
+            return [await future for future in futures]
+
+    async def records(self, topic: Topic, partition: int) -> list[Record]:
+        async with PartitionReader(self.kafka, self.kafka.topic(topic), partition) as reader:
+            return [record async for chunk in reader.read(*await reader.bounds()) for record in chunk]
+
+    async def log(self, partition: int) -> LogState:
+        """The fold of a partition's log as it stands now."""
+        return fold((record.offset, record.value) for record in await self.records(Topic.LOG, partition))
+
+    async def source_end(self, partition: int) -> int:
+        async with PartitionReader(self.kafka, self.kafka.topic(Topic.BATCHES), partition) as reader:
+            return (await reader.bounds())[1]
+
+    async def wait_until_sequenced(self, worker: "Worker | None" = None) -> None:
+        """Return when every source record has its log record."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        for partition in range(self.partitions):
+            while True:
+                end, state = await self.source_end(partition), await self.log(partition)
+                if state.next_source_offset >= end:
+                    break
+                if worker is not None and worker.process.poll() is not None:
+                    raise AssertionError(f"the worker ended with {worker.process.poll()}:\n{worker.log()}")
+                if time.monotonic() > deadline_s:
+                    raise AssertionError(
+                        f"partition {partition}: {state.next_source_offset} of {end} sequenced\n"
+                        + ("" if worker is None else worker.log())
+                    )
+
+    async def check(self, *, also_refused: int = 0) -> None:
+        """Every acknowledged event is in the log exactly once; the states are the folds of the logs."""
+        for partition in range(self.partitions):
+            state = await self.log(partition)
+            lines = [
+                line
+                for record in await self.records(Topic.LOG, partition)
+                for line in (record.value or b"").split(b"\n")
+                if line.startswith(b'{"specversion"')
+            ]
+            expected = self.events.get(partition, [])
+            assert sorted(map(entry_of, lines)) == sorted(map(entry_of, expected))
+            assert state.position == len(expected)
+
+
+class Worker:
+    """A worker process; ended when the block ends."""
+
+    def __init__(self, arguments: list[str], data: Path, environment: dict[str, str]) -> None:
+        self.data = data
+        self._log_path = data / f"worker-{time.monotonic_ns()}.log"
+        with self._log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).with_name("meterproof")), *arguments],
+                stdout=log,
+                stderr=log,
+                env=os.environ | environment,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit code of a worker that ends by itself."""
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the worker did not end:\n{self.log()}") from None
+
+    def log(self) -> str:
+        return self._log_path.read_text()
+
+    def events(self) -> list[dict[str, Any]]:
+        """Its log lines."""
+        return [orjson.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+    def status(self, worker: str = "sequencer") -> dict[str, Any] | None:
+        return read_status(self.data / "status", worker)
+
+    def wait_until_running(self) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            status = self.status()
+            if status is not None and status["pid"] == self.process.pid and status["state"] == "running":
+                return
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                raise AssertionError(f"the worker does not run (exit code {self.process.poll()}):\n{self.log()}")
+            time.sleep(0.05)
