@@ -32,6 +32,8 @@ record is a torn tail if bytes are missing at the end of either file, or if they
 Everything else that does not fit is damage.
 """
 
+import fcntl
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -251,6 +253,21 @@ def unexpected_files(folder: Path) -> list[Path]:
         if path.is_dir()
         or (path.name not in own and not _SEGMENT_NAME.fullmatch(path.name) and not _TORN_NAME.fullmatch(path.name))
     )
+
+
+def writer_is_running(folder: Path) -> bool:
+    """Whether a writer holds the folder's lock now; looks without disturbing one that starts."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def frame_of(log_offset: int, record: LogRecord) -> bytes:

@@ -1,0 +1,1 @@
+"""The sub-commands of `meterproof` that come with the sinks."""

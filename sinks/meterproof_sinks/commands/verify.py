@@ -1,0 +1,160 @@
+"""`meterproof verify`: re-derive an audit folder and compare it with what was signed."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from meterproof_schemas.errors import InvalidRegistry
+from meterproof_sinks.verification import (
+    FolderReport,
+    LogReport,
+    NoVerifierKey,
+    Producers,
+    bytes_to_check,
+    load_producers,
+    load_verifiers,
+    verify_folder,
+)
+
+_FALSE = 1
+_USAGE = 2
+_WIDTH = 140
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Example: meterproof verify data --vkey data/keys/log.vkey   ·   "
+    "meterproof verify audit-copy --vkey log.vkey --producers registry.json --json"
+)
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder, audit folder, or one log's folder.")],
+    vkey: Annotated[
+        Path, typer.Option(help="Verifier keys of the logs: a file, one key per line, or a folder of *.vkey files.")
+    ],
+    producers: Annotated[
+        Path | None, typer.Option(help="Producers' key registry. Default: DIR/keys/registry.json, if there.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> None:
+    """Re-derive every record, hash and root of an audit folder and check them against signed checkpoints.
+
+    Ends with 0 only if everything holds and at least one log has a signed checkpoint; 1 if not; 2 if it cannot begin.
+    """
+    if not folder.is_dir():
+        raise _Unusable(f"{folder}: no such folder; give a deployment's data folder, or a copy of its audit folder")
+    try:
+        verifiers = load_verifiers(vkey)
+        registry = _producers(folder, producers)
+    except (NoVerifierKey, InvalidRegistry) as error:
+        raise _Unusable(str(error)) from error
+    except OSError as error:
+        raise _Unusable(f"{error.filename}: cannot be read: {error.strerror}") from error
+    with Progress(
+        TextColumn("verifying"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=as_json or not sys.stderr.isatty(),
+    ) as progress:
+        task = progress.add_task("verify", total=bytes_to_check(folder))
+        report = verify_folder(folder, verifiers, registry, lambda count: progress.advance(task, count))
+    if as_json:
+        typer.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2))
+    else:
+        _show(report, registry)
+    if not report.holds:
+        raise typer.Exit(_FALSE)
+
+
+class _Unusable(Exception):
+    """The command cannot begin."""
+
+
+def _producers(folder: Path, given: Path | None) -> Producers | None:
+    path = given
+    if path is None:
+        path = folder / "keys" / "registry.json"
+        if not path.is_file():
+            return None
+    return load_producers(path)
+
+
+def _show(report: FolderReport, producers: Producers | None) -> None:
+    # Eighty columns are a terminal's matter; a file or a pipe gets lines as long as they need be.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, soft_wrap=False)
+    table = Table("log", "events", "covered", "not yet", "signatures", "batch roots", "verdict", box=SIMPLE)
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for log in report.logs:
+        table.add_row(
+            _short_name(log),
+            f"{log.events:,}",
+            f"{log.covered:,}",
+            f"{log.not_covered:,}",
+            _signatures(log),
+            f"{log.batch_roots_verified:,} ok"
+            + (f", {log.batch_roots_unchecked:,} unchecked" if log.batch_roots_unchecked else ""),
+            _verdict(log),
+        )
+    console.print(table)
+    for log in report.logs:
+        if log.checkpoint is None and log.holds:
+            console.print(f"{log.origin}: no signed checkpoint yet, so nothing of it is proved", style="yellow")
+        if log.torn_files:
+            console.print(f"{log.origin}: {log.torn_files} torn tail(s) set aside by the writer, no part of the log")
+        if log.unfinished:
+            console.print(f"{log.origin}: the writer is at work; its unfinished last record was left out")
+    if producers is None:
+        console.print("Producers' signatures were not checked: give their registry with --producers.", style="yellow")
+    for fault in report.all_faults:
+        sys.stderr.write(f"meterproof verify: {fault}\n")
+    if report.holds:
+        console.print("Everything holds.", style="green")
+    elif report.all_faults:
+        console.print("It does not hold.", style="red")
+    else:
+        console.print("Nothing is wrong, but no log has a signed checkpoint: nothing is proved.", style="red")
+
+
+def _short_name(log: LogReport) -> str:
+    """Partition and beginning of the epoch: what tells the logs of one deployment apart."""
+    parts = log.origin.split("/")
+    return f"{parts[-1]} {parts[-2][:8]}" if len(parts) > 1 else log.folder.name
+
+
+def _signatures(log: LogReport) -> str:
+    counts = (
+        (log.signatures_verified, "ok"),
+        (log.signatures_repudiable, "repudiable"),
+        (log.signatures_unchecked, "unchecked"),
+    )
+    return ", ".join(f"{count:,} {name}" for count, name in counts if count) or "none"
+
+
+def _verdict(log: LogReport) -> str:
+    if not log.holds:
+        return "[red]false[/]"
+    return "[green]true[/]" if log.checkpoint is not None else "[yellow]no checkpoint[/]"
+
+
+def main(argv: list[str]) -> int:
+    """Re-derive an audit folder and check it against signed checkpoints, offline."""
+    try:
+        app(args=argv, prog_name="meterproof verify", standalone_mode=True)
+    except _Unusable as error:
+        sys.stderr.write(f"meterproof verify: {error}\n")
+        return _USAGE
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
