@@ -1,8 +1,9 @@
 """One way to start a client of the library and to turn its errors into ours."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import aiokafka.errors
 from aiokafka.admin import AIOKafkaAdminClient
@@ -12,6 +13,7 @@ from meterproof.kafka.errors import AccessDenied, BrokerUnreachable, KafkaProble
 from meterproof.kafka.settings import KafkaSettings
 
 connection_log.install()
+_log: Final = logging.getLogger(__name__)
 
 _DENIED = (
     aiokafka.errors.AuthenticationFailedError,
@@ -43,6 +45,8 @@ async def start_client(settings: KafkaSettings, client: _Client) -> None:
     with connection_log.collected_causes() as causes:
         try:
             await client.start()
+            for cause in causes:  # one of several addresses did not answer
+                _log.warning(cause)
         except aiokafka.errors.KafkaConnectionError as error:
             cause = causes[-1] if causes else str(error)
             if any(name in cause for name in ("Authentication", "Sasl", "SASL")):

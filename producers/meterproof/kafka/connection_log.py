@@ -1,7 +1,7 @@
 """What the client library says about connections: it raises without the cause, and logs the cause without end.
 
-A filter on its loggers does two things: it keeps the last texts for whoever asks (`last_causes`), and it lets each kind of
-warning or error through once per interval, with the number of those withheld.
+A filter on its loggers does two things: it keeps the last texts for whoever asks (`collected_causes`), and it lets each
+kind of warning or error through once per interval, with the number of those withheld.
 """
 
 import logging
@@ -43,6 +43,7 @@ class ConnectionLog(logging.Filter):
         causes = _causes.get()
         if causes is not None:
             causes.append(record.getMessage())
+            return False
         kind = (record.name, record.levelno, str(record.msg))
         now_s = self._clock_s()
         since_s, withheld = self._kinds.get(kind, (now_s - QUIET_INTERVAL_S, 0))
@@ -58,7 +59,10 @@ class ConnectionLog(logging.Filter):
 
 @contextmanager
 def collected_causes() -> Iterator[list[str]]:
-    """Collect what the library logs as warning or error within this block, in this task and those it starts."""
+    """Collect what the library logs as warning or error within this block, in this task and those it starts.
+
+    It is withheld from the log: whoever collects says it, in an error or in the log.
+    """
     causes: list[str] = []
     token = _causes.set(causes)
     try:

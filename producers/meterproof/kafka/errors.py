@@ -99,8 +99,8 @@ class GenesisMissing(KafkaProblem):
 
     def __init__(self, topic: str, partition: int) -> None:
         super().__init__(
-            f"{topic}[{partition}] is empty: it has no genesis. Run `meterproof topics create` (again); it goes on where "
-            "it stopped"
+            f"{topic}[{partition}] is empty: it has no genesis. Run `meterproof topics create` (again); it goes on "
+            "where it stopped"
         )
         self.topic, self.partition = topic, partition
 

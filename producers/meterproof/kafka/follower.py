@@ -26,10 +26,11 @@ Accepted = tuple[int, LogRecord]
 class LogFollower:
     """Reads the accepted records of one log behind a cursor.
 
-    Promises: every accepted record behind the cursor, once, in order; records that the chain does not accept are counted in
-    `chain.foreign` and never handed out; when the log is not the one that the cursor came from, or stops being it (truncated,
-    re-created, trimmed ahead of this reader), `StageStopped` with `log_diverged` — never a silent jump, never a hang. It
-    outlives a broker's restart. Lives from `start` (or `async with`) to `stop`; one task uses it.
+    Promises: every accepted record behind the cursor, once, in order; records that the chain does not accept are
+    counted in `chain.foreign` and never handed out; when the log is not the one that the cursor came from, or stops
+    being it (truncated, re-created, trimmed ahead of this reader), `StageStopped` with `log_diverged` — never a silent
+    jump, never a hang. It outlives a broker's restart. Lives from `start` (or `async with`) to `stop`; one task uses
+    it.
     """
 
     def __init__(self, settings: KafkaSettings, partition: int, cursor: Cursor | None) -> None:
@@ -62,8 +63,8 @@ class LogFollower:
             if self._cursor is None:
                 if start > 0:
                     raise self._diverged(
-                        f"begins at offset {start}: its first records were trimmed, and this stage has no cursor to start "
-                        "from. Rebuild its output from the audit folder, or restore the topic"
+                        f"begins at offset {start}: its first records were trimmed, and this stage has no cursor to "
+                        "start from. Rebuild its output from the audit folder, or restore the topic"
                     )
                 self.genesis = await read_genesis(self._settings, self._partition)
                 await self._reader.seek(0)
@@ -73,8 +74,8 @@ class LogFollower:
                 self.genesis = self.chain.genesis = await read_genesis(self._settings, self._partition)
                 if self.genesis.epoch != self._cursor.epoch:
                     raise self._diverged(
-                        f"is of epoch {self.genesis.epoch}, this stage's output of epoch {self._cursor.epoch}. Restore the "
-                        "topic, or start this stage with an empty output"
+                        f"is of epoch {self.genesis.epoch}, this stage's output of epoch {self._cursor.epoch}. Restore "
+                        "the topic, or start this stage with an empty output"
                     )
                 await self._reader.seek(self._cursor.log_offset + 1)
         except BaseException as error:
@@ -163,8 +164,8 @@ class LogFollower:
                 value = None if found is None else found.value
                 if value is None or record_digest(value) != self.chain.digest:
                     raise self._diverged(
-                        f"has another record at offset {self.chain.log_offset} than the one that was read there: the topic "
-                        "was re-created or restored. Restore the topic, or start this stage with an empty output"
+                        f"has another record at offset {self.chain.log_offset} than the one that was read there: the "
+                        "topic was re-created or restored. Restore the topic, or start this stage with an empty output"
                     )
         except (OffsetTrimmed, OffsetBeyondEnd, TopicMissing) as error:
             raise self._no_longer_ours(error) from error

@@ -36,9 +36,10 @@ class Delivery:
 class RecordProducer:
     """Sends records: idempotent, acknowledged by all in-sync replicas, retried until acknowledged or refused.
 
-    Promises: records of one partition are written in the order of the calls of `send`, each at most once however often the
-    connection breaks; a delivery that resolves is durable. Once a record of a partition is refused, later ones to it are
-    refused as well: stop this producer and start another. Lives from `start` (or `async with`) to `stop`, in one event loop.
+    Promises: records of one partition are written in the order of the calls of `send`, each at most once however often
+    the connection breaks; a delivery that resolves is durable. Once a record of a partition is refused, later ones to
+    it are refused as well: stop this producer and start another. Lives from `start` (or `async with`) to `stop`, in
+    one event loop.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -86,8 +87,8 @@ class RecordProducer:
     ) -> asyncio.Future[Delivery]:
         """Buffer a record behind those sent before it; the future resolves when Kafka has acknowledged it.
 
-        Waits while the partition's buffer (one batch) is full. `topic` is the full name; a record needs a value or a key.
-        The future raises `DeliveryRefused`.
+        Waits while the partition's buffer (one batch) is full. `topic` is the full name; a record needs a value or a
+        key. The future raises `DeliveryRefused`.
 
         Raises:
             TopicMissing: there is no such topic or partition.

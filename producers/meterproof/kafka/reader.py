@@ -46,9 +46,9 @@ class PartitionReader:
     """Reads one partition at any offset, as often as wanted: no group, no commits, no jumps.
 
     Promises: records come in the order of their offsets, each once per pass, also those of aborted transactions (read
-    uncommitted) and those with header keys that are not UTF-8; offsets without records (transaction markers, compaction)
-    are passed over; an offset outside the partition raises. It outlives a broker's restart. Lives from `start` (or
-    `async with`) to `stop`; one task at a time uses it.
+    uncommitted) and those with header keys that are not UTF-8; offsets without records (transaction markers,
+    compaction) are passed over; an offset outside the partition raises. It outlives a broker's restart. Lives from
+    `start` (or `async with`) to `stop`; one task at a time uses it.
     """
 
     def __init__(self, settings: KafkaSettings, topic_name: str, partition: int) -> None:

@@ -1,9 +1,9 @@
 """Reading records whose header keys are not UTF-8.
 
-The broker takes any bytes as a header key; the client library raises on those that are not UTF-8, and then never gets past
-the record. Whoever may write to a topic could stop every reader of it. `apply` replaces the library's parser of fetched
-bytes by one that falls back, for the one batch concerned, to the library's own Python parser with a lenient decoder. Nothing
-changes for other batches: the fast parser reads them.
+The broker takes any bytes as a header key; the client library raises on those that are not UTF-8, and then never gets
+past the record. Whoever may write to a topic could stop every reader of it. `apply` replaces the library's parser of
+fetched bytes by one that falls back, for the one batch concerned, to the library's own Python parser with a lenient
+decoder. Nothing changes for other batches: the fast parser reads them.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class _LenientBytes(bytearray):
         return _LenientBytes(part) if isinstance(index, slice) else part
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The text, with `\\xNN` for what is not UTF-8."""
+        r"""The text, with `\xNN` for what is not UTF-8."""
         del errors
         return super().decode(encoding, "backslashreplace")
 

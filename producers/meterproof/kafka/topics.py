@@ -1,6 +1,7 @@
 """A deployment's topics: created once with the geneses of its logs, checked at every start, never altered."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Final
 import aiokafka.errors
 from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from pydantic import ValidationError
 
 from meterproof.kafka.connection import admin_client
 from meterproof.kafka.errors import GenesisMissing, KafkaRefused, TopicMissing, TopicsRefused
@@ -36,6 +38,8 @@ _READY_POLL_S: Final = 0.1
 _READERS_AT_ONCE: Final = 8
 _MIN_ISR: Final = "min.insync.replicas"
 _UNCLEAN: Final = "unclean.leader.election.enable"
+_NOT_IN_ORIGINS: Final = re.compile(r"\s|\+|://")
+"""A log's name is also that of its signing key in notes (c2sp.org/signed-note), which forbids white space and plus."""
 _GENESIS_KEY_END: Final = genesis_key("")
 
 
@@ -127,7 +131,8 @@ async def create_topics(
 ) -> CreateReport:
     """Create what is missing of a deployment's topics and geneses. Repeating it changes nothing; it alters nothing.
 
-    1. Look at all topics; refuse if one that exists has another number of partitions.
+    1. Refuse a deployment that no genesis could state. Look at all topics; refuse if one that exists has another number
+       of partitions.
     2. Create those that are missing, each error code read.
     3. Wait until every partition has a leader.
     4. Read the accepted genesis of each log; refuse if one says something else than `deployment`.
@@ -148,6 +153,7 @@ async def create_topics(
     """
     tell = on_progress or (lambda _: None)
     names = {spec.topic: settings.topic(spec.topic) for spec in TOPICS}
+    _refuse_impossible(settings, deployment)
     async with admin_client(settings) as admin:
         found = await _describe(admin, list(names.values()))
         _refuse_other_counts(settings, deployment, found)
@@ -166,16 +172,7 @@ async def create_topics(
         epoch = next((genesis.epoch for _, genesis in filter(None, geneses)), None) or random_bytes(16).hex()
         async with RecordProducer(settings) as producer:
             for partition in written:
-                value = make_genesis(
-                    name=deployment.name,
-                    epoch=epoch,
-                    deployment=deployment.deployment,
-                    source_topic=settings.topic(Topic.BATCHES),
-                    partition=partition,
-                    partitions=deployment.partitions,
-                    limits=deployment.limits(),
-                    created_ms=now_ms,
-                )
+                value = _genesis_value(settings, deployment, partition, epoch, now_ms)
                 await (await producer.send(log, partition, value))
                 tell(f"wrote the genesis of {log}[{partition}]")
         geneses = await _accepted_geneses(settings, deployment.partitions, kept)
@@ -227,8 +224,12 @@ async def check_topics(settings: KafkaSettings) -> list[TopicFault]:
         geneses = await _accepted_geneses(settings, found[log].partitions, kept)
     except (StageStopped, TopicsRefused) as error:
         faults.append(TopicFault(log, str(error), "keep the topic as it is and compare it with the audit folder"))
+    known = next((genesis for _, genesis in filter(None, geneses)), None)
     for partition, genesis in enumerate(geneses):
-        faults += _genesis_faults(settings, partition, genesis, found[log].partitions, kept)
+        if genesis is None:
+            faults.append(TopicFault(log, f"partition {partition} has no genesis", _create_command(settings, known)))
+        else:
+            faults += _genesis_faults(settings, partition, genesis, found[log].partitions, kept)
     if len({genesis.epoch for _, genesis in filter(None, geneses)}) > 1:
         faults.append(
             TopicFault(
@@ -372,14 +373,40 @@ async def _wait_until_ready(settings: KafkaSettings, admin: Any, deployment: Dep
         await asyncio.sleep(_READY_POLL_S)
 
 
+def _genesis_value(settings: KafkaSettings, deployment: Deployment, partition: int, epoch: str, now_ms: int) -> bytes:
+    return make_genesis(
+        name=deployment.name,
+        epoch=epoch,
+        deployment=deployment.deployment,
+        source_topic=settings.topic(Topic.BATCHES),
+        partition=partition,
+        partitions=deployment.partitions,
+        limits=deployment.limits(),
+        created_ms=now_ms,
+    )
+
+
+def _refuse_impossible(settings: KafkaSettings, deployment: Deployment) -> None:
+    if _NOT_IN_ORIGINS.search(deployment.name):
+        raise TopicsRefused(
+            f"name {deployment.name!r}: checkpoints name a log by a URL without schema, white space and '+', like "
+            "meter.example.com/production"
+        )
+    try:
+        _genesis_value(settings, deployment, 0, "0" * 32, 0)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise TopicsRefused(f"{'.'.join(map(str, fault['loc']))} {fault['input']!r}: {fault['msg']}") from None
+
+
 def _refuse_other_counts(settings: KafkaSettings, deployment: Deployment, found: Mapping[str, _Found]) -> None:
     for spec in TOPICS:
         name = settings.topic(spec.topic)
         if name in found and found[name].partitions != deployment.count_of(spec):
             raise TopicsRefused(
                 f"{name} exists with {found[name].partitions} partitions, {deployment.count_of(spec)} were asked for. "
-                "The number of partitions is fixed when a deployment is created: ask for the number that exists, or use "
-                "another --prefix for a new deployment"
+                "The number of partitions is fixed when a deployment is created: ask for the number that exists, or "
+                "use another --prefix for a new deployment"
             )
 
 
@@ -410,8 +437,8 @@ async def _accepted_genesis(
         return record.value, record.header.genesis
     if end > 0:
         raise TopicsRefused(
-            f"{log}[{partition}] holds records but no genesis: something else wrote there. Use another prefix, or delete "
-            "the topic if nobody needs it"
+            f"{log}[{partition}] holds records but no genesis: something else wrote there. Use another prefix, or "
+            "delete the topic if nobody needs it"
         )
     return None
 
@@ -513,13 +540,11 @@ def _count_faults(present: Mapping[TopicSpec, str], found: Mapping[str, _Found],
 def _genesis_faults(
     settings: KafkaSettings,
     partition: int,
-    found: tuple[bytes, Genesis] | None,
+    found: tuple[bytes, Genesis],
     partitions: int,
     kept: Mapping[str, bytes],
 ) -> list[TopicFault]:
     log, checkpoints, batches = (settings.topic(topic) for topic in (Topic.LOG, Topic.CHECKPOINTS, Topic.BATCHES))
-    if found is None:
-        return [TopicFault(log, f"partition {partition} has no genesis", _create_command(settings))]
     value, genesis = found
     faults = []
     if genesis.partitions != partitions:
@@ -556,11 +581,14 @@ def _genesis_faults(
 
 
 def _create_command(settings: KafkaSettings, genesis: Genesis | None = None) -> str:
-    known = "--name NAME --deployment DEPLOYMENT --partitions P"
-    if genesis is not None:
-        known = f"--name {genesis.name} --deployment {genesis.deployment} --partitions {genesis.partitions}"
+    """The command that completes a deployment; without a genesis to go by, the operator fills in its values."""
     prefix = f" --prefix {settings.topic_prefix}" if settings.topic_prefix else ""
-    return f"meterproof topics create --bootstrap {settings.bootstrap}{prefix} {known}"
+    command = f"meterproof topics create --bootstrap {settings.bootstrap}{prefix}"
+    if genesis is None:
+        return f"{command} --name NAME --deployment DEPLOYMENT --partitions P"
+    command = f"{command} --name {genesis.name} --deployment {genesis.deployment} --partitions {genesis.partitions}"
+    command += f" --horizon-hours {genesis.limits.horizon_ms // 3_600_000}"
+    return f"{command} --corrections" if genesis.limits.corrections else command
 
 
 def _alter_command(settings: KafkaSettings, name: str, wanted: Mapping[str, str]) -> str:

@@ -30,13 +30,14 @@ class NotText:
         return b"\xff\xfe"
 
 
-async def create_topic(settings: KafkaSettings, name: str, partitions: int = 1, **configs: str) -> None:
+async def create_topic(
+    settings: KafkaSettings, name: str, partitions: int = 1, max_message_bytes: int = 1_048_576
+) -> None:
+    configs = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(max_message_bytes)}
     admin = AIOKafkaAdminClient(**settings.client_args())
     await admin.start()
     try:
-        answer = await admin.create_topics(
-            [NewTopic(name, partitions, 1, topic_configs={"message.timestamp.type": "LogAppendTime", **configs})]
-        )
+        answer = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
         assert [error[1] for error in answer.topic_errors] == [0]
     finally:
         await admin.close()
@@ -54,7 +55,7 @@ async def read_all(reader: PartitionReader, start: int, end: int) -> list[Record
 
 async def test_records_come_back_in_order_with_their_offsets(settings: KafkaSettings, topic_prefix: str) -> None:
     topic = f"{topic_prefix}order"
-    await create_topic(settings, topic, 2, **{"max.message.bytes": "2621440"})
+    await create_topic(settings, topic, 2, max_message_bytes=2621440)
     values = [b"%d" % number for number in range(5_000)] + [bytes(2 * 1024 * 1024), b"last"]
     async with RecordProducer(settings) as producer:
         sent = [await producer.send(topic, 1, value, key=b"k%d" % (len(value) % 3)) for value in values]
@@ -191,7 +192,7 @@ async def test_what_does_not_exist_is_named(settings: KafkaSettings, topic_prefi
 
 async def test_a_record_that_the_broker_refuses_says_why(settings: KafkaSettings, topic_prefix: str) -> None:
     topic = f"{topic_prefix}small"
-    await create_topic(settings, topic, **{"max.message.bytes": "1000"})
+    await create_topic(settings, topic, max_message_bytes=1000)
     async with RecordProducer(settings) as producer:
         with pytest.raises(DeliveryRefused, match="larger than the maximum request size"):
             await producer.send(topic, 0, bytes(3 * 1024 * 1024))

@@ -98,7 +98,7 @@ async def test_creating_again_changes_nothing(settings: KafkaSettings) -> None:
     first = await create(settings)
     before = [await records_of(settings, topic) for topic in (Topic.LOG, Topic.CHECKPOINTS)]
     again = await create(settings)
-    assert again.created == again.geneses_written == again.geneses_copied == ()
+    assert (again.created, again.geneses_written, again.geneses_copied) == ((), (), ())
     assert set(again.existing) == set(first.created)
     assert (again.epoch, again.origins) == (first.epoch, first.origins)
     assert [await records_of(settings, topic) for topic in (Topic.LOG, Topic.CHECKPOINTS)] == before
@@ -138,22 +138,36 @@ async def test_two_creates_at_the_same_time_end_in_one_state_or_say_so(settings:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("name", "other.example.com"), ("deployment", "other"), ("partitions", 2), ("horizon_ms", 1)],
+    "other",
+    [
+        replace(DEPLOYMENT, name="other.example.com"),
+        replace(DEPLOYMENT, deployment="other"),
+        replace(DEPLOYMENT, partitions=2),
+        replace(DEPLOYMENT, horizon_ms=1),
+    ],
+    ids=["name", "deployment", "partitions", "horizon"],
 )
-async def test_another_deployment_on_the_same_topics_is_refused(
-    settings: KafkaSettings, field: str, value: object
-) -> None:
+async def test_another_deployment_on_the_same_topics_is_refused(settings: KafkaSettings, other: Deployment) -> None:
     await create(settings)
     before = await records_of(settings, Topic.LOG)
     with pytest.raises(TopicsRefused, match="--prefix"):
-        await create(settings, replace(DEPLOYMENT, **{field: value}))
+        await create(settings, other)
     assert await records_of(settings, Topic.LOG) == before
     assert await check_topics(settings) == []
 
 
+@pytest.mark.parametrize("name", ["", "https://meter.example.com", "two words", "a+b", "control\x07"])
+async def test_a_name_that_checkpoints_cannot_carry_is_refused_before_anything_is_made(
+    settings: KafkaSettings, name: str
+) -> None:
+    with pytest.raises(TopicsRefused, match="name"):
+        await create(settings, replace(DEPLOYMENT, name=name))
+    with pytest.raises(TopicMissing):
+        await partitions_of(settings, settings.topic(Topic.LOG))
+
+
 async def test_more_replicas_than_brokers_are_refused_with_kafkas_words(settings: KafkaSettings) -> None:
-    with pytest.raises(TopicsRefused, match="(?i)replica.*run the same command again"):
+    with pytest.raises(TopicsRefused, match=r"(?i)replica.*run the same command again"):
         await create(settings, replace(DEPLOYMENT, replication_factor=3))
 
 
