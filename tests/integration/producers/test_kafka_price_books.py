@@ -1,0 +1,83 @@
+"""Publishing price books to a real broker."""
+
+import pytest
+
+from meterproof.kafka.errors import PriceBookConflict, TopicMissing
+from meterproof.kafka.price_books import publish_price_book, read_price_books
+from meterproof.kafka.producer import RecordProducer
+from meterproof.kafka.reader import PartitionReader
+from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topics import Deployment, create_topics
+from meterproof_local.broker import LocalBroker
+from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
+from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice, encode_price_book
+from meterproof_schemas.topics import Topic
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture
+async def settings(broker: LocalBroker, topic_prefix: str) -> KafkaSettings:
+    settings = KafkaSettings(bootstrap=broker.bootstrap, topic_prefix=topic_prefix)
+    deployment = Deployment(name="meter.example.com/test", deployment="test", partitions=1)
+    await create_topics(settings, deployment, now_ms=1, random_bytes=lambda size: b"\x01" * size)
+    return settings
+
+
+def book_of(version: int, amount: str = "1") -> PriceBook:
+    prices = (UnitPrice(meter="input_tokens", amount=amount, per="1000"),)
+    return PriceBook(version=version, currency="USD", meters=DEFAULT_METERS, prices=prices)
+
+
+async def records(settings: KafkaSettings) -> int:
+    async with PartitionReader(settings, settings.topic(Topic.PRICE_BOOKS), 0) as reader:
+        return (await reader.bounds())[1]
+
+
+async def test_versions_are_published_once_and_read_back(settings: KafkaSettings) -> None:
+    assert await read_price_books(settings) == {}
+    assert await publish_price_book(settings, book_of(2))
+    assert await publish_price_book(settings, book_of(1, "3"))
+    books = await read_price_books(settings)
+    assert list(books) == [1, 2]
+    assert [encode_price_book(book) for book in books.values()] == [
+        encode_price_book(book_of(1, "3")),
+        encode_price_book(book_of(2)),
+    ]
+
+
+async def test_equal_content_again_does_nothing_and_other_content_is_refused(settings: KafkaSettings) -> None:
+    assert await publish_price_book(settings, book_of(1))
+    assert not await publish_price_book(settings, book_of(1))
+    with pytest.raises(PriceBookConflict, match=r"version 1 .* next free number"):
+        await publish_price_book(settings, book_of(1, "2"))
+    assert await records(settings) == 1
+    books = await read_price_books(settings)
+    assert encode_price_book(books[1]) == encode_price_book(book_of(1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "text"),
+    [
+        (b"2", encode_price_book(book_of(3)), InvalidRecord, "version 3 stands under b'2'"),
+        (b"2", None, InvalidRecord, "deleted"),
+        (b"2", b"{}", InvalidRegistry, "version"),
+    ],
+    ids=["wrong key", "deleted", "not a book"],
+)
+async def test_what_is_not_a_published_book_is_an_error(
+    settings: KafkaSettings, key: bytes, value: bytes | None, error: type[Exception], text: str
+) -> None:
+    async with RecordProducer(settings) as producer:
+        await (await producer.send(settings.topic(Topic.PRICE_BOOKS), 0, value, key))
+    with pytest.raises(error, match=text):
+        await read_price_books(settings)
+    with pytest.raises(error, match=text):
+        await publish_price_book(settings, book_of(1))
+    assert await records(settings) == 1
+
+
+async def test_a_deployment_that_does_not_exist_is_named(broker: LocalBroker, topic_prefix: str) -> None:
+    settings = KafkaSettings(bootstrap=broker.bootstrap, topic_prefix=topic_prefix)
+    with pytest.raises(TopicMissing, match="topics create"):
+        await publish_price_book(settings, book_of(1))
