@@ -1,6 +1,5 @@
 """What a stream worker is told: read from arguments or `METERPROOF_WORKER_…` variables into a frozen value."""
 
-import socket
 from pathlib import Path
 
 from pydantic import Field
@@ -15,9 +14,10 @@ class WorkerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="METERPROOF_WORKER_", frozen=True, extra="ignore")
 
-    instance: str = Field(default_factory=socket.gethostname, min_length=1)
-    """Stable name of this process, unique among the workers of its kind: it lets a restarted worker take its partitions
-    back at once. Two live workers with one name push each other out."""
+    instance: str = Field(min_length=1)
+    """Stable name of this process, unique among the workers of the deployment, like `sequencer-0`: it lets a restarted
+    worker take its partitions back at once, and names its status file. Two live workers with one name push each other
+    out."""
     session_timeout_s: int = Field(default=10, ge=6)
     """How long the group waits for a worker that is gone and not back."""
     stop_deadline_s: int = Field(default=20, ge=1)

@@ -1,6 +1,8 @@
 """One stream worker as a process: logging, the check of the topics, the engine, and the runtime that drives it."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +34,8 @@ def run_worker(
         StreamError: the topics are not as the contract says; names each fault and its remedy.
         KafkaProblem: Kafka cannot be used.
     """
+    if instance is None and "METERPROOF_WORKER_INSTANCE" not in os.environ:
+        instance = f"{worker}-{socket.gethostname()}"
     stated = {"data_dir": data, "registry": registry, "instance": instance}
     settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
     kafka = kafka_settings(data, bootstrap, topic_prefix)

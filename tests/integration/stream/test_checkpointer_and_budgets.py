@@ -1,0 +1,195 @@
+"""The stages behind the log, as real processes: checkpoints that follow from the lines, budgets equal to the fold."""
+
+import asyncio
+from collections import defaultdict
+from decimal import Decimal
+from pathlib import Path
+
+import orjson
+import pytest
+
+from meterproof.kafka.connection import admin_client
+from meterproof.kafka.price_books import publish_price_book
+from meterproof.log_key import LogKey
+from meterproof_local.broker import LocalBroker
+from meterproof_proofs.checkpoint import open_checkpoint
+from meterproof_schemas.accounts import Accounts
+from meterproof_schemas.budget import Alert, Marker, PartialSum, decode_alert, decode_budget_state
+from meterproof_schemas.checkpoint_record import CheckpointRecord, decode_checkpoint_record
+from meterproof_schemas.fold import LogState, fold
+from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
+from meterproof_schemas.topics import Topic
+from meterproof_stream.exit_codes import CLEAN, STOPPED
+from tests.integration.stream.workers import Pipeline, Worker
+
+BOOK = PriceBook(
+    version=1,
+    currency="USD",
+    meters=DEFAULT_METERS,
+    prices=tuple(UnitPrice(meter=meter.name, amount="0.25") for meter in DEFAULT_METERS),
+)
+BUDGETS = {
+    "version": 1,
+    "budgets": [
+        {"name": "month", "scope": "agent", "subject": "*", "window": "month", "limit": "20", "currency": "USD"},
+        {"name": "minute", "scope": "agent", "subject": "*", "window": "minute", "limit": "9", "currency": "USD"},
+    ],
+}
+
+
+async def deployment(broker: LocalBroker, prefix: str, data: Path) -> Pipeline:
+    """Topics, keys, a price book and budgets."""
+    pipeline = await Pipeline.create(broker.bootstrap, prefix, data)
+    await publish_price_book(pipeline.kafka, BOOK)
+    LogKey(bytes(32)).save(data / "keys" / "log.key")
+    (data / "budgets.json").write_bytes(orjson.dumps(BUDGETS))
+    return pipeline
+
+
+async def sequenced(pipeline: Pipeline, rounds: int = 5) -> None:
+    """Batches of new events through a sequencer to the end of the log."""
+    with pipeline.worker() as sequencer:
+        for _ in range(rounds):
+            for partition in range(pipeline.partitions):
+                await pipeline.send(partition, [pipeline.batch(partition, pipeline.new_events(partition, 20))])
+        await pipeline.wait_until_sequenced(sequencer)
+        assert sequencer.stop() == CLEAN
+
+
+async def checkpoints(pipeline: Pipeline) -> list[CheckpointRecord]:
+    """All checkpoints on the topic."""
+    return [
+        decode_checkpoint_record(record.value)
+        for record in await pipeline.records(Topic.CHECKPOINTS, 0)
+        if not (record.key or b"").endswith(b"|genesis")
+    ]
+
+
+async def budget_state(pipeline: Pipeline, partition: int) -> tuple[dict[bytes, PartialSum], Marker | None]:
+    """The newest sums by key, and the newest marker."""
+    sums: dict[bytes, PartialSum] = {}
+    marker: Marker | None = None
+    for record in await pipeline.records(Topic.BUDGET_STATE, partition):
+        stored = decode_budget_state(record.value)
+        if isinstance(stored, Marker):
+            marker = stored
+        else:
+            sums[record.key or b""] = stored
+    return sums, marker
+
+
+async def alerts(pipeline: Pipeline) -> list[tuple[bytes, Alert]]:
+    """All alerts with their keys, repeats included."""
+    return [
+        (record.key or b"", decode_alert(record.value))
+        for partition in range(pipeline.partitions)
+        for record in await pipeline.records(Topic.ALERTS, partition)
+    ]
+
+
+async def wait_for(worker: Worker, pipeline: Pipeline, field: str) -> None:
+    """Return when the worker's status says that it made every log durable to its end."""
+    for partition in range(pipeline.partitions):
+        state = await pipeline.log(partition)
+        wanted = state.position if field == "signed_size" else state.log_offset
+        async with asyncio.timeout(60):
+            while True:
+                status = worker.status()
+                held = (status or {}).get("partitions", {}).get(str(partition))
+                if held is not None and held[field] >= wanted:
+                    break
+                assert worker.process.poll() is None, worker.log()
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.broker
+async def test_checkpoints_follow_from_the_log_across_a_kill(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    pipeline = await deployment(broker, topic_prefix, tmp_path)
+    for instance in ("first", "second"):
+        await sequenced(pipeline)
+        with pipeline.worker("--interval-s=0.1", stage="checkpointer", instance=instance) as checkpointer:
+            await wait_for(checkpointer, pipeline, "signed_size")
+            checkpointer.kill()
+    found = await checkpoints(pipeline)
+    for partition in range(pipeline.partitions):
+        by_size: dict[int, str] = {}
+        state = LogState()
+        for record in await pipeline.records(Topic.LOG, partition):
+            taken = state.offer(record.offset, record.value)
+            if taken is not None:
+                by_size[taken.header.size] = taken.header.root
+        assert state.genesis is not None
+        verifier = LogKey(bytes(32)).signer(state.genesis.origin).verifier
+        own = [record for record in found if record.header.origin == state.genesis.origin]
+        sizes = [record.header.size for record in own]
+        assert sizes == sorted(set(sizes))
+        assert sizes[-1] == state.position == 200
+        for record in own:
+            signed = open_checkpoint(record.note, [verifier], origin=state.genesis.origin)
+            assert by_size[signed.size] == signed.root.hex()
+
+
+@pytest.mark.broker
+async def test_budgets_equal_the_fold_across_a_kill_and_alert_once(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    pipeline = await deployment(broker, topic_prefix, tmp_path)
+    for instance in ("first", "second"):
+        await sequenced(pipeline)
+        with pipeline.worker("--interval-s=0.05", stage="budgets", instance=instance) as budgets:
+            await wait_for(budgets, pipeline, "marked")
+            budgets.kill()
+    spend: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for partition in range(pipeline.partitions):
+        accounts = Accounts({1: BOOK})
+        state = fold(
+            ((record.offset, record.value) for record in await pipeline.records(Topic.LOG, partition)),
+            LogState(accounts=accounts),
+        )
+        sums, marker = await budget_state(pipeline, partition)
+        assert marker is not None
+        assert (marker.log_offset, marker.digest, marker.position) == (state.log_offset, state.digest, state.position)
+        for window in ("month", "minute"):
+            by_agent: defaultdict[str, Decimal] = defaultdict(Decimal)
+            events = 0
+            for total in sums.values():
+                if total.window == window:
+                    by_agent[total.subject] += Decimal(total.spend)
+                    events += total.events
+            assert by_agent == {agent: account.spend for agent, account in accounts.agents.items()}
+            assert events == state.position
+        for agent, account in accounts.agents.items():
+            spend[agent] += account.spend
+    raised = await alerts(pipeline)
+    assert len({key for key, _ in raised}) == len(raised)
+    monthly = {(alert.subject, alert.threshold) for _, alert in raised if alert.budget == "month"}
+    expected = {
+        (agent, threshold)
+        for agent, total in spend.items()
+        for threshold in ("50", "80", "100")
+        if total >= 20 * Decimal(threshold) / 100
+    }
+    assert monthly == expected
+    assert expected
+    for _, alert in raised:
+        assert Decimal(alert.spend) >= Decimal(alert.limit) * Decimal(alert.threshold) / 100
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(("stage", "field"), [("checkpointer", "signed_size"), ("budgets", "marked")])
+async def test_a_re_created_log_stops_the_stage(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, stage: str, field: str
+) -> None:
+    pipeline = await deployment(broker, topic_prefix, tmp_path)
+    await sequenced(pipeline, rounds=1)
+    with pipeline.worker(stage=stage, instance=stage) as worker:
+        await wait_for(worker, pipeline, field)
+        assert worker.stop() == CLEAN
+    async with admin_client(pipeline.kafka) as admin:
+        await admin.delete_topics([pipeline.kafka.topic(Topic.LOG)])
+    await pipeline.create_topics()
+    with pipeline.worker(stage=stage, instance=stage) as worker:
+        assert worker.wait() == STOPPED
+        assert "log_diverged" in worker.log()
