@@ -33,6 +33,8 @@ class LogBuilder:
     partitions: int = 1
     epoch: str = "0f" * 16
     key: SigningPair = field(default_factory=make_key)
+    genesis_value: bytes | None = None
+    """The log's first record, where a broker already has one; `deployment` must be the tests' own."""
     log_offset: int = 0
     """Where the genesis stands; raise it between calls to leave room for echoes."""
     records: list[tuple[int, LogRecord]] = field(default_factory=list)
@@ -47,8 +49,8 @@ class LogBuilder:
         self.agent = agent_in(self.partition, self.partitions)
         self._sequence = 0
         self._events = 0
-        value = make_genesis_record(partition=self.partition, partitions=self.partitions, epoch=self.epoch)
-        record = self.state.offer(self.log_offset, value)
+        made = make_genesis_record(partition=self.partition, partitions=self.partitions, epoch=self.epoch)
+        record = self.state.offer(self.log_offset, self.genesis_value or made)
         assert record is not None
         self.records.append((self.log_offset, record))
         self.log_offset += 1
@@ -81,7 +83,8 @@ class LogBuilder:
         """A record for one batch of these lines, or of so many new ones."""
         self.clock_ms += after_ms
         lines = self.events(lines) if isinstance(lines, int) else lines
-        value = make_batch(lines, self.key, partition=self.partition, sequence=self._sequence)
+        topic = self.genesis.source_topic
+        value = make_batch(lines, self.key, partition=self.partition, sequence=self._sequence, topic=topic)
         self._sequence += 1
         return self.source(value)
 

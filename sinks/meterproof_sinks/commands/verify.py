@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from meterproof.command_line import USAGE, run_app
 from meterproof_schemas.errors import InvalidRegistry
 from meterproof_sinks.verification import (
     FolderReport,
@@ -24,7 +25,6 @@ from meterproof_sinks.verification import (
 )
 
 _FALSE = 1
-_USAGE = 2
 _WIDTH = 140
 
 app = typer.Typer(add_completion=False)
@@ -151,10 +151,7 @@ def _verdict(log: LogReport) -> str:
 def main(argv: list[str]) -> int:
     """Re-derive an audit folder and check it against signed checkpoints, offline."""
     try:
-        app(args=argv, prog_name="meterproof verify", standalone_mode=True)
+        return run_app(app, "meterproof verify", argv, ())
     except _Unusable as error:
         sys.stderr.write(f"meterproof verify: {error}\n")
-        return _USAGE
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    return 0
+        return USAGE

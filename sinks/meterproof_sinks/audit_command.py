@@ -1,0 +1,57 @@
+"""`meterproof sink audit …`: the command of the audit worker; `app` is mounted by `meterproof sink`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write the log into an audit folder.")
+
+
+@app.callback()
+def _audit() -> None:
+    """Write the log into an audit folder."""
+
+
+@app.command(
+    epilog="Example: meterproof sink audit run --data data   ·   "
+    "meterproof sink audit run --data data --folder /mnt/audit --partitions 0,1 --vkey /etc/meterproof/log.vkey"
+)
+def run(  # noqa: PLR0917 - one parameter per option
+    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
+    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
+    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")] = None,
+    vkey: Annotated[
+        Path | None, typer.Option(help="Verifier keys of the logs. Default: DATA/keys/log.vkey, if there.")
+    ] = None,
+    partitions: Annotated[
+        str | None, typer.Option(help="Partitions to write, like 0,1,2. Default: all. One worker per partition.")
+    ] = None,
+    segment_mib: Annotated[int, typer.Option(help="A segment ends at this size, in MiB.", min=1)] = 256,
+    segment_age_h: Annotated[
+        int, typer.Option(help="A segment ends at this age, in hours of ingest time.", min=1)
+    ] = 24,
+) -> int:
+    """Write every accepted record of the log, byte for byte and durably, and its signed checkpoints, until SIGTERM.
+
+    Ends with 0 when stopped, 1 if it cannot start, 70 for an unexpected error or a refusing disk, 78 if a person must
+    look: the log, a checkpoint and the disk contradict each other, or the disk was changed.
+    """
+    # Loaded when it runs, so that --help of all commands stays quick.
+    from meterproof_sinks.audit_process import run_process  # noqa: PLC0415
+
+    try:
+        only = None if partitions is None else [int(number) for number in partitions.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter("numbers with commas between", param_hint="--partitions") from error
+    return run_process(
+        data,
+        bootstrap=bootstrap,
+        topic_prefix=topic_prefix,
+        folder=folder,
+        vkey=vkey,
+        partitions=only,
+        segment_bytes=segment_mib * 1024 * 1024,
+        segment_age_ms=segment_age_h * 3_600_000,
+    )

@@ -1,0 +1,162 @@
+"""The audit worker on a real broker: log and checkpoints in, a folder that verifies out, whatever interrupts it."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from meterproof.kafka.producer import RecordProducer
+from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topics import Deployment, create_topics, read_geneses
+from meterproof.status import StatusFile, read_status
+from meterproof_local.broker import LocalBroker
+from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
+from meterproof_proofs.note import Signer
+from meterproof_schemas.checkpoint_record import (
+    CheckpointHeader,
+    CheckpointRecord,
+    checkpoint_key,
+    encode_checkpoint_record,
+)
+from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.topics import Topic
+from meterproof_sinks.audit import AuditSink, SegmentLimits
+from meterproof_sinks.audit_folder import log_folder_name, records
+from meterproof_sinks.audit_worker import run_audit
+from meterproof_sinks.verification import Producers, verify_folder
+from tests.builders import DEPLOYMENT, NOW_MS
+from tests.log_builder import LogBuilder
+
+pytestmark = pytest.mark.broker
+
+
+class Deployed:
+    """Topics of one log, the log that stands on them, and its signer."""
+
+    def __init__(self, settings: KafkaSettings, log: LogBuilder) -> None:
+        self.settings = settings
+        self.log = log
+        self.signer = Signer(log.origin, b"\7" * 32)
+        self._sent = 1
+
+    async def send(self) -> None:
+        """Send what the log grew by, an echo of another writer between, then a signed checkpoint of its end."""
+        async with RecordProducer(self.settings) as producer:
+            for offset, record in self.log.records[self._sent :]:
+                delivery = await (await producer.send(self.settings.topic(Topic.LOG), 0, record.value))
+                assert delivery.offset == offset
+            self._sent = len(self.log.records)
+            await (await producer.send(self.settings.topic(Topic.LOG), 0, self.log.records[0][1].value))
+        self.log.log_offset += 1
+        await self.sign(self.log.state.position, self.log.state.frontier.root(), self.signer)
+
+    async def sign(self, size: int, root: bytes, signer: Signer) -> None:
+        """Put a signed checkpoint on its topic, after a record that is none."""
+        note = sign_checkpoint(Checkpoint(self.log.origin, size, root), [signer])
+        offset, last = self.log.records[-1]
+        header = CheckpointHeader(
+            v=1,
+            origin=self.log.origin,
+            size=size,
+            log_offset=offset,
+            digest=last.digest,
+            clock_ms=last.header.clock_ms,
+        )
+        async with RecordProducer(self.settings) as producer:
+            topic = self.settings.topic(Topic.CHECKPOINTS)
+            await (await producer.send(topic, 0, b"no checkpoint\n", key=b"x"))
+            value = encode_checkpoint_record(CheckpointRecord(header, note))
+            await (await producer.send(topic, 0, value, key=checkpoint_key(header)))
+
+
+@pytest.fixture
+async def deployed(broker: LocalBroker, topic_prefix: str) -> Deployed:
+    settings = KafkaSettings(bootstrap=broker.bootstrap, topic_prefix=topic_prefix)
+    deployment = Deployment("meter.example.com/test", DEPLOYMENT, 1)
+    await create_topics(settings, deployment, now_ms=NOW_MS, random_bytes=os.urandom)
+    (genesis,) = (await read_geneses(settings)).values()
+    log = LogBuilder(genesis_value=genesis)
+    for size in (3, 40, 1, 7):
+        log.batch(size)
+    log.hole()
+    log.batch(2)
+    return Deployed(settings, log)
+
+
+async def run_until_covered(deployed: Deployed, folder: Path, size: int) -> AuditSink:
+    """Run a worker until the folder's checkpoint covers so many entries."""
+    sink = AuditSink(folder, verifiers=[deployed.signer.verifier], limits=SegmentLimits(bytes_max=8_000))
+    stop = asyncio.Event()
+    status = StatusFile(folder.parent / "status", "audit")
+
+    async def wait() -> None:
+        # The worker has no hook to wait on: whoever wants to know how far it is looks at the disk or the status file.
+        while not any(log.checkpoint and log.checkpoint.size >= size for log in sink.logs().values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        stop.set()
+
+    waiting = asyncio.create_task(wait())
+    try:
+        async with asyncio.timeout(60):
+            await run_audit(sink, deployed.settings, status=status, stop=stop)
+    finally:
+        waiting.cancel()
+        await sink.close()
+    return sink
+
+
+async def test_log_and_checkpoints_become_a_folder_that_verifies(deployed: Deployed, tmp_path: Path) -> None:
+    log, folder = deployed.log, tmp_path / "audit"
+    await deployed.send()
+    sink = await run_until_covered(deployed, folder, log.state.position)
+    mine = folder / log_folder_name(log.origin)
+    assert list(records(mine)) == log.records
+    assert sink.refused_checkpoints == 1
+    log.batch(5)
+    await deployed.send()
+    last = next(iter(sorted(mine.glob("*.records.jsonl"), reverse=True)))
+    os.truncate(last, last.stat().st_size - 1)
+    (mine / "checkpoint").unlink()
+    await run_until_covered(deployed, folder, log.state.position)
+    assert list(records(mine)) == log.records
+    status = read_status(tmp_path / "status", "audit")
+    assert status is not None
+    assert status["state"] == "stopped"
+    report = verify_folder(folder, [deployed.signer.verifier], Producers(log.registry, frozenset()))
+    assert report.holds
+    assert report.logs[0].covered == log.state.position
+    assert report.logs[0].torn_files > 0
+
+    again = tmp_path / "again"
+    await run_until_covered(deployed, again, log.state.position)
+    other = again / log_folder_name(log.origin)
+    files = sorted(path.name for path in other.glob("*.jsonl"))
+    assert files == sorted(path.name for path in mine.glob("*.jsonl"))
+    assert all((other / name).read_bytes() == (mine / name).read_bytes() for name in files)
+
+
+async def test_a_signed_checkpoint_that_contradicts_the_log_stops_the_worker(
+    deployed: Deployed, tmp_path: Path
+) -> None:
+    await deployed.send()
+    await deployed.sign(deployed.log.state.position, b"\1" * 32, Signer(deployed.log.origin, b"\2" * 32))
+    await run_until_covered(deployed, tmp_path / "audit", deployed.log.state.position)
+    await deployed.sign(3, b"\1" * 32, deployed.signer)
+    with pytest.raises(StageStopped, match="log_diverged"):
+        await run_until_covered(deployed, tmp_path / "audit", 10**6)
+    shutil.rmtree(tmp_path / "audit")
+    with pytest.raises(StageStopped, match="log_diverged"):
+        await run_until_covered(deployed, tmp_path / "audit", 10**6)
+
+
+async def test_a_folder_of_another_log_stops_the_worker(deployed: Deployed, tmp_path: Path) -> None:
+    await deployed.send()
+    other = LogBuilder()
+    other.batch(3)
+    sink = AuditSink(tmp_path / "audit")
+    await sink.write(0, other.genesis, other.records)
+    await sink.close()
+    with pytest.raises(StageStopped, match="log_diverged"):
+        await run_until_covered(deployed, tmp_path / "audit", 1)
