@@ -1,11 +1,11 @@
-"""Faust as the runtime of an engine: group membership, fetching, flow control, supervision. The only module that knows it.
+"""Faust as the runtime of an engine: groups, fetching, flow control, supervision. The only module that knows it.
 
-What Faust is trusted with is delivery of records in order within a partition, mostly. Where to start, what to do about gaps
-and repeats, and when something is done is the engine's business, which asks its own output. Faust is bent in three places,
-all checked at start against the one version that they were proved with:
+What Faust is trusted with is delivery of records in order within a partition, mostly. Where to start, what to do about
+gaps and repeats, and when something is done is the engine's business, which asks its own output. Faust is bent in three
+places, all checked at start against the one version that they were proved with:
 
-- `Consumer.perform_seek`, which Faust calls whenever it wants to know where to start, answers from the engine and never from
-  a committed offset. (A seek made inside an agent is not safe: Faust then drops what is read again.)
+- `Consumer.perform_seek`, which Faust calls whenever it wants to know where to start, answers from the engine and never
+  from a committed offset. (A seek made inside an agent is not safe: Faust then drops what is read again.)
 - `Consumer.wait_first` runs the delivery of a record in place instead of in four tasks.
 - The same override brakes at `QUEUE_HIGH` records, far below the line where Faust's fetcher sleeps a whole second.
 """
@@ -83,8 +83,8 @@ class FaustDriver:
     """Runs one engine over one topic as one Faust app with one agent, in this process, until it is told to stop.
 
     Promises: a record reaches the engine only in the generation for which the engine has taken its partition over; any
-    unexpected error, a stop that takes too long, and a delivery that stands still end the process at once, without another
-    acknowledgement. Lives once: `run`, then the process ends.
+    unexpected error, a stop that takes too long, and a delivery that stands still end the process at once, without
+    another acknowledgement. Lives once: `run`, then the process ends.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class FaustDriver:
         self._topic = kafka.topic(topic)
         self._kafka = kafka
         self._settings = settings
-        self._status = StatusFile(settings.status_dir, worker)
+        self._status = StatusFile(settings.status_dir, settings.instance)
         self._state = "starting"
         self._generation: int | None = None
         self._watchdog = _Watchdog(settings.stop_deadline_s, settings.stall_timeout_s, self.die)
@@ -111,7 +111,7 @@ class FaustDriver:
         self._drained: asyncio.Event | None = None
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT; the exit code. Errors before the first record come out; later ones end the process.
+        """Run until SIGTERM or SIGINT; the exit code. Errors of the engine's start come out, later ones end it.
 
         Raises:
             KafkaProblem: Kafka cannot be used.
@@ -179,7 +179,7 @@ class FaustDriver:
                 return Transport(self.conf.broker_consumer, self)
 
         settings, kafka = self._settings, self._kafka
-        folder = settings.data_dir / "cache" / self._worker
+        folder = settings.data_dir / "cache" / settings.instance
         folder.mkdir(parents=True, exist_ok=True)
         app = App(
             f"{kafka.topic_prefix}{self._worker}",
@@ -216,15 +216,15 @@ class FaustDriver:
         app.agent(source, concurrency=1, name=f"meterproof_stream.{self._worker}")(take)
 
         @app.on_rebalance_complete.connect
-        async def on_rebalance_complete(*_: Any, **__: Any) -> None:
+        async def on_rebalance_complete(*_: object, **__: object) -> None:
             await this._take_over(app)
 
-        @app.on_partitions_revoked.connect
-        async def on_partitions_revoked(_app: Any, revoked: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401
-            await this._revoke({partition.partition for partition in revoked})
+        @app.on_partitions_revoked.connect  # type: ignore[arg-type]  # its type leaves the sender out
+        async def on_partitions_revoked(_: object, *revoked: Any, **__: object) -> None:  # noqa: ANN401
+            await this._revoke({partition.partition for partition in revoked[0]})
 
         @app.on_before_shutdown.connect
-        async def on_before_shutdown(*_: Any, **__: Any) -> None:
+        async def on_before_shutdown(*_: object, **__: object) -> None:
             await this._stop_engine()
 
         # Faust keeps handlers weakly.
@@ -319,14 +319,17 @@ class FaustDriver:
             await asyncio.sleep(self._settings.stall_timeout_s)
             now = self._engine.next_offsets() if self._state == "running" else {}
             for partition, offset in now.items():
-                if before.get(partition) == offset and await self._stands_at_or_behind(partition, offset):
-                    if self._engine.next_offsets().get(partition) == offset:
-                        self.die(
-                            WorkerStalled(
-                                f"{self._topic}[{partition}]: nothing was taken for {self._settings.stall_timeout_s} s, "
-                                f"though records stand at offset {offset} and behind it"
-                            )
+                if (
+                    before.get(partition) == offset
+                    and await self._stands_at_or_behind(partition, offset)
+                    and self._engine.next_offsets().get(partition) == offset
+                ):
+                    self.die(
+                        WorkerStalled(
+                            f"{self._topic}[{partition}]: nothing was taken for {self._settings.stall_timeout_s} s, "
+                            f"though records stand at offset {offset} and behind it"
                         )
+                    )
             before = now
 
     async def _stands_at_or_behind(self, partition: int, offset: int) -> bool:
@@ -506,7 +509,7 @@ def _add_lag(app: faust.App, partitions: dict[str, dict[str, Any]]) -> None:
     for partition in app.consumer.assignment():
         status = partitions.get(str(partition.partition))
         if status is not None:
-            end = app.consumer.highwater(partition)
+            end: int | None = app.consumer.highwater(partition)
             status["lag"] = None if end is None else max(0, end - status["next"])
 
 

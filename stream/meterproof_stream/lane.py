@@ -36,7 +36,7 @@ class Lane:
     """The writer of one partition's log.
 
     Promises:
-        - `state` is the fold of the log with everything submitted; the log follows it in the same order or the lane fails;
+        - `state` is the fold of the log with everything submitted; the log follows it, in order, or the lane fails;
         - a log record is sent only after the refusals that it states are acknowledged;
         - a source record is acknowledged, in order, only after its log record stands where every reader accepts it;
         - after a failure nothing more is sent or acknowledged.
@@ -111,8 +111,8 @@ class Lane:
         """Record a judgement: it becomes the next record of the log.
 
         1. Its refusals are sent.
-        2. State and outbox advance together, without a pause between them: a cancellation before this point leaves nothing
-           but refusals, which will be made again under the same keys; after it the record is on its way.
+        2. State and outbox advance together, without a pause between them: a cancellation before this point leaves
+           nothing but refusals, which will be made again under the same keys; after it the record is on its way.
         3. The log record is sent: at once if nothing waits before it, else by the lane's own task.
         """
         if self.failure is not None:
@@ -249,8 +249,8 @@ class Lane:
                     if continues(record, built.prev):
                         raise StageStopped(
                             StopReason.FENCED,
-                            f"another writer appended to {self._log_topic}[{self.partition}] at offset {record.offset}. "
-                            "This sequencer exits without acknowledging anything; started again, it goes on behind it.",
+                            f"another writer appended to {self._log_topic}[{self.partition}] at {record.offset}; "
+                            "this one ends without acknowledging anything. Started again, it goes on behind the other.",
                         )
         raise StageStopped(
             StopReason.LOG_DIVERGED,

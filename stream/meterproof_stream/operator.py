@@ -1,6 +1,5 @@
 """What a person decides about one partition's source, recorded in its log with the sequencer's own code."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -70,7 +69,9 @@ async def quarantine(
         state=folded.state,
         why=why,
     )
-    return await _record(kafka, partition, folded, judgement, 1, Operator(who=who, why=why), random_bytes)
+    return await _record(
+        kafka, partition, folded, judgement, operator=Operator(who=who, why=why), random_bytes=random_bytes
+    )
 
 
 async def accept_gap(
@@ -91,8 +92,15 @@ async def accept_gap(
         raise DecisionRefused(
             f"nothing is lost in partition {partition}: offset {due} is due and the topic begins at {start}"
         )
-    judgement = judge_lost(folded.state)
-    return await _record(kafka, partition, folded, judgement, start - due, Operator(who=who, why=why), random_bytes)
+    return await _record(
+        kafka,
+        partition,
+        folded,
+        judge_lost(folded.state),
+        source_count=start - due,
+        operator=Operator(who=who, why=why),
+        random_bytes=random_bytes,
+    )
 
 
 async def _record(
@@ -100,11 +108,11 @@ async def _record(
     partition: int,
     folded: FoldedLog,
     judgement: Judgement,
-    source_count: int,
+    *,
+    source_count: int = 1,
     operator: Operator,
     random_bytes: Callable[[int], bytes],
 ) -> Decision:
-    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     source_offset = folded.state.next_source_offset
     async with RecordProducer(kafka) as producer:
         lane = Lane(
@@ -117,7 +125,7 @@ async def _record(
             kafka=kafka,
             producer=producer,
             room=Room(),
-            on_failure=lambda error: failed.done() or failed.set_exception(error),
+            on_failure=_raised_by_quiesce,
         )
         await lane.submit(
             judgement,
@@ -129,3 +137,7 @@ async def _record(
         )
         await lane.quiesce()
     return Decision(judgement.kind, partition, source_offset, source_count, lane.log_end - 1)
+
+
+def _raised_by_quiesce(_: BaseException) -> None:
+    """A lane's failure comes out of the next call to it."""

@@ -13,14 +13,13 @@ class RegistryFile:
     right. Lives as long as its worker.
 
     Raises:
-        InvalidRegistry: at creation, the file is faulty.
-        OSError: at creation, the file cannot be read.
+        InvalidRegistry: at creation, the file is faulty or cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp = self._stamp_now()
-        self.current: KeyRegistry = load_registry(path)
+        self.current: KeyRegistry = _load(path)
         self.fault: str | None = None
         """Why the file as it is now is not in force."""
 
@@ -32,8 +31,8 @@ class RegistryFile:
         self._stamp = stamp
         before = (self.current.digest, self.fault)
         try:
-            self.current, self.fault = load_registry(self._path), None
-        except (InvalidRegistry, OSError) as error:
+            self.current, self.fault = _load(self._path), None
+        except InvalidRegistry as error:
             self.fault = str(error)
         return (self.current.digest, self.fault) != before
 
@@ -43,3 +42,14 @@ class RegistryFile:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _load(path: Path) -> KeyRegistry:
+    try:
+        return load_registry(path)
+    except OSError as error:
+        message = (
+            f"key registry {path}: {error.strerror}; make it from public keys with `meterproof keygen`, or name "
+            "another with --registry"
+        )
+        raise InvalidRegistry(message) from None

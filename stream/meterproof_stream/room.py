@@ -12,8 +12,8 @@ BYTES_MAX: Final = 64 * 1024 * 1024
 class Room:
     """Counts records and bytes that are not acknowledged, for all partitions of a worker together.
 
-    Promises: `wait` returns only while both are below their bounds, so that they exceed them by one record at most. Lives
-    as long as its worker, in one event loop.
+    Promises: `wait` returns only while both are below their bounds, so that they exceed them by one record at most.
+    Lives as long as its worker, in one event loop.
     """
 
     def __init__(self, *, records_max: int = RECORDS_MAX, bytes_max: int = BYTES_MAX) -> None:

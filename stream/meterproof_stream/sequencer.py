@@ -16,7 +16,7 @@ from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import partitions_of
-from meterproof_schemas.log_record import Operator, RecordHeader
+from meterproof_schemas.log_record import Genesis, Operator, RecordHeader
 from meterproof_schemas.price_book import DEFAULT_METERS
 from meterproof_schemas.topics import Topic
 from meterproof_stream.errors import TopicUnfit
@@ -24,7 +24,7 @@ from meterproof_stream.judge import Judgement, judge, judge_hole
 from meterproof_stream.lane import Acknowledge, Lane
 from meterproof_stream.registry_file import RegistryFile
 from meterproof_stream.room import Room
-from meterproof_stream.take_over import FoldedLog, check_genesis, check_source, fold_log, source_lost
+from meterproof_stream.take_over import FoldedLog, check_genesis, check_source, first_geneses, fold_log, source_lost
 
 REGISTRY_POLL_INTERVAL_S: Final = 1.0
 """How often the key registry's file is looked at."""
@@ -64,6 +64,7 @@ class Sequencer:
         self._source_topic = kafka.topic(Topic.BATCHES)
         self._producer = RecordProducer(kafka)
         self._partitions = 0
+        self._geneses: dict[int, Genesis] = {}
         self._price_book = 0
         self._meters = frozenset(meter.name for meter in DEFAULT_METERS)
         self._watchers: list[asyncio.Task[None]] = []
@@ -78,6 +79,7 @@ class Sequencer:
             KafkaProblem: Kafka cannot be used.
         """
         self._partitions = await partitions_of(self._kafka, self._source_topic)
+        self._geneses = await first_geneses(self._kafka)
         await self._producer.start()
         await self._refresh_price_book()
         self._watchers = [
@@ -96,7 +98,9 @@ class Sequencer:
         await self._producer.stop()
 
     async def take_over(self, partitions: Iterable[int], generation: int) -> None:
-        """Hold exactly these partitions from now on. Design section 5, step 1, for each:
+        """Hold exactly these partitions from now on.
+
+        Step 1 of the sequencer's design, for each partition:
 
         1. Wait for own deliveries, so that nothing of ours can land behind what is read next.
         2. Fold the log: from the genesis, or from where our own lane expects its next record.
@@ -121,7 +125,13 @@ class Sequencer:
     async def _take_over(self, partition: int, generation: int, before: Lane | None) -> Lane:
         known = None if before is None else (before.state, before.log_end)
         folded: FoldedLog = await fold_log(self._kafka, partition, known)  # 2
-        check_genesis(folded.state, partition, self._partitions, self._source_topic)  # 3
+        check_genesis(  # 3
+            folded.state,
+            partition,
+            partitions=self._partitions,
+            source_topic=self._source_topic,
+            kept=self._geneses,
+        )
         last: RecordHeader | None = folded.last or (None if before is None else before.last)
         await check_source(self._kafka, partition, folded.state, last)
         lane = Lane(  # 4
@@ -162,7 +172,7 @@ class Sequencer:
     async def feed(
         self, partition: int, offset: int, value: bytes | None, append_ms: int, acknowledge: Acknowledge
     ) -> None:
-        """Take one record of the source. Design section 5, step 2.
+        """Take one record of the source. Step 2 of the sequencer's design.
 
         Below what is due: it is in the log already; acknowledged and skipped. Above: what was left out is read first.
         `acknowledge` is called later, from the delivery. Records of partitions that are not held are ignored.

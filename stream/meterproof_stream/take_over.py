@@ -1,16 +1,18 @@
 """Taking a partition over: what the log says, and whether the source is still the one that it was made from.
 
-The log is the sequencer's only state. It is read from the genesis, or, for a partition that stayed with its owner over a
-rebalance, from the owner's own expected offset.
+The log is the sequencer's only state. It is read from the genesis, or, for a partition that stayed with its owner over
+a rebalance, from the owner's own expected offset.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof_schemas.errors import StageStopped
+from meterproof.kafka.topics import read_geneses
+from meterproof_schemas.errors import InvalidRecord, StageStopped
 from meterproof_schemas.fold import LogState
-from meterproof_schemas.log_record import RecordHeader, record_digest
+from meterproof_schemas.log_record import Genesis, RecordHeader, decode_record, record_digest
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
 
@@ -52,11 +54,13 @@ async def fold_log(kafka: KafkaSettings, partition: int, kept: tuple[LogState, i
     return FoldedLog(state, end, last)
 
 
-def check_genesis(state: LogState, partition: int, partitions: int, source_topic: str) -> None:
-    """Compare the log's genesis with the topic that is to be sequenced.
+def check_genesis(
+    state: LogState, partition: int, *, partitions: int, source_topic: str, kept: Mapping[int, Genesis]
+) -> None:
+    """Compare the log's genesis with the topic that is to be sequenced, and with the copy in `usage.checkpoints`.
 
     Raises:
-        StageStopped: `log_diverged` when there is no genesis, or it is another partition's or topic's.
+        StageStopped: `log_diverged` when there is no genesis, or it is another partition's, topic's or log's.
     """
     genesis = state.genesis
     if genesis is None:
@@ -67,16 +71,38 @@ def check_genesis(state: LogState, partition: int, partitions: int, source_topic
         fault = f"was created for {genesis.partitions} partitions, but {source_topic} has {partitions}"
     elif genesis.source_topic != source_topic:
         fault = f"was made from {genesis.source_topic}, not from {source_topic}"
+    elif kept.get(partition, genesis) != genesis:
+        fault = (
+            f"has epoch {genesis.epoch}, but usage.checkpoints remembers epoch {kept[partition].epoch}: the topic was "
+            "re-created. Restore it from the audit folder, or start a new deployment with empty topics"
+        )
     else:
         return
     raise StageStopped(StopReason.LOG_DIVERGED, f"the log of partition {partition} {fault}.")
+
+
+async def first_geneses(kafka: KafkaSettings) -> dict[int, Genesis]:
+    """By partition, the oldest genesis that `usage.checkpoints` remembers.
+
+    Raises:
+        KafkaProblem: the topic cannot be read.
+    """
+    geneses: dict[int, Genesis] = {}
+    for value in (await read_geneses(kafka)).values():
+        try:
+            genesis = decode_record(value).header.genesis
+        except InvalidRecord:
+            continue
+        if genesis is not None:
+            geneses.setdefault(genesis.partition, genesis)
+    return geneses
 
 
 async def check_source(kafka: KafkaSettings, partition: int, state: LogState, last: RecordHeader | None) -> None:
     """Compare the source topic with what the log says of it; `last` is the log's last record.
 
     Raises:
-        StageStopped: `source_lost` when records that are due were deleted, `source_diverged` when the source is another.
+        StageStopped: `source_lost` when records that are due were deleted; `source_diverged` when it is another topic.
     """
     topic = kafka.topic(Topic.BATCHES)
     due = state.next_source_offset
@@ -108,6 +134,6 @@ def source_lost(topic: str, partition: int, due: int, start: int) -> StageStoppe
     return StageStopped(
         StopReason.SOURCE_LOST,
         f"{topic}[{partition}] begins at offset {start}, but offset {due} is due: {start - due} offsets were deleted "
-        f"before they were sequenced. Restore them, or record the loss with `meterproof sequencer accept-gap {partition} "
-        "--reason … --who …`.",
+        "before they were sequenced. Restore them, or record the loss with "
+        f"`meterproof sequencer accept-gap {partition} --reason … --who …`.",
     )

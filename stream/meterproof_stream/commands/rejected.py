@@ -27,10 +27,10 @@ def group() -> None:
 
 @app.command(
     "list",
-    epilog="Example: meterproof rejected list --data data --reason conflicting_id --json   ·   each refusal can stand there "
-    "more than once (it is written before the log record): the key is partition/offset/line",
+    epilog="Example: meterproof rejected list --data data --reason conflicting_id --json   ·   a refusal can stand "
+    "there more than once, since it is written before the log record: partition, offset and line name it",
 )
-def list_command(
+def list_command(  # noqa: PLR0917 - one parameter per option
     partition: Annotated[int | None, typer.Option(help="Only this partition.", min=0)] = None,
     reason: Annotated[Reason | None, typer.Option(help="Only this reason.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many, the newest of each partition.", min=1)] = 50,

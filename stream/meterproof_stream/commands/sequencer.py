@@ -30,9 +30,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 @app.command(
     epilog="Example: meterproof sequencer run --data data --instance sequencer-0   ·   exit codes: 0 stopped as asked, "
-    "1 could not start, 70 unexpected error, 75 another writer appended, 78 log_diverged, source_diverged or source_lost"
+    "1 could not start, 70 unexpected error, 75 another writer appended, 78 log_diverged, source_diverged, source_lost"
 )
-def run(
+def run(  # noqa: PLR0917 - one parameter per option
     data: Data = Path("data"),
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
@@ -72,7 +72,7 @@ def run(
     "quarantine",
     epilog='Example: meterproof sequencer quarantine 3 18227 --reason "crashes the parser, ticket 4711" --who "Ada L."',
 )
-def quarantine_command(
+def quarantine_command(  # noqa: PLR0917 - one parameter per option
     partition: Partition,
     offset: Annotated[int, typer.Argument(help="Offset of the record; must be the one that is due.", min=0)],
     reason: Reason,
@@ -90,9 +90,9 @@ def quarantine_command(
 
 @app.command(
     "accept-gap",
-    epilog='Example: meterproof sequencer accept-gap 3 --reason "retention was set to one day by mistake" --who "Ada L."',
+    epilog='Example: meterproof sequencer accept-gap 3 --reason "retention was one day by mistake" --who "Ada L."',
 )
-def accept_gap_command(
+def accept_gap_command(  # noqa: PLR0917 - one parameter per option
     partition: Partition,
     reason: Reason,
     who: Who,

@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
-from meterproof_local.broker import LocalBroker
 
+from meterproof_local.broker import LocalBroker
 from tests.integration.stream.workers import Pipeline
 
 pytestmark = pytest.mark.broker

@@ -1,0 +1,261 @@
+"""Source topics as they can be: transactions, nulls, noise, foreign headers; lost, replaced, moved under the sequencer."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from aiokafka.structs import OffsetAndMetadata
+
+from meterproof_local.broker import LocalBroker
+from meterproof_proofs.command import main as meterproof
+from meterproof_schemas.reasons import Reason
+from meterproof_schemas.rejection import decode_rejection
+from meterproof_schemas.topics import Topic
+from tests.integration.stream.workers import PATIENCE_S, Pipeline
+
+pytestmark = pytest.mark.broker
+
+
+async def command(*arguments: str) -> int:
+    """Run `meterproof` as a person would; it makes an event loop of its own."""
+    return await asyncio.to_thread(meterproof, arguments)
+
+
+class NotText:
+    """A header key that the library encodes to bytes that are not UTF-8."""
+
+    def encode(self, encoding: str) -> bytes:
+        assert encoding == "utf-8"
+        return b"\xff\xfe"
+
+
+async def send_in_transaction(pipeline: Pipeline, partition: int, values: list[bytes], *, commit: bool) -> None:
+    args = pipeline.kafka.client_args()
+    async with AIOKafkaProducer(**args, transactional_id=f"{pipeline.kafka.topic_prefix}tx") as producer:
+        await producer.begin_transaction()
+        for value in values:
+            await producer.send_and_wait(pipeline.kafka.topic(Topic.BATCHES), value, partition=partition)
+        await (producer.commit_transaction() if commit else producer.abort_transaction())
+
+
+async def send_with_foreign_header(pipeline: Pipeline, partition: int, value: bytes) -> None:
+    async with AIOKafkaProducer(**pipeline.kafka.client_args()) as producer:
+        batch = producer.create_batch()
+        batch._builder = _DefaultRecordBatchBuilderPy(2, 0, False, -1, -1, 0, 1024 * 1024)
+        batch.append(key=None, value=value, timestamp=None, headers=[(NotText(), b"value")])
+        await (await producer.send_batch(batch, pipeline.kafka.topic(Topic.BATCHES), partition=partition))
+
+
+async def admin(pipeline: Pipeline) -> Any:
+    client = AIOKafkaAdminClient(**pipeline.kafka.client_args())
+    await client.start()
+    return client
+
+
+async def delete_records(pipeline: Pipeline, topic: Topic, partition: int, before: int) -> None:
+    client = await admin(pipeline)
+    try:
+        at = TopicPartition(pipeline.kafka.topic(topic), partition)
+        await client.delete_records({at: RecordsToDelete(before_offset=before)})
+    finally:
+        await client.close()
+
+
+async def delete_topic(pipeline: Pipeline, topic: Topic) -> None:
+    client = await admin(pipeline)
+    try:
+        await client.delete_topics([pipeline.kafka.topic(topic)])
+        while pipeline.kafka.topic(topic) in await client.list_topics():
+            pass
+    finally:
+        await client.close()
+
+
+async def test_anything_that_kafka_takes_gets_its_verdict(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Transaction markers, aborted records, nulls, noise and header keys that are not text; nothing stops a partition."""
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    with pipeline.worker() as worker:
+        for round_ in range(3):
+            await send_in_transaction(
+                pipeline, 0, [pipeline.batch(0, pipeline.new_events(0, 5)) for _ in range(2)], commit=round_ != 1
+            )
+        await pipeline.send(0, [None, b"noise", b"x" * (700 * 1024)])
+        await send_with_foreign_header(pipeline, 0, pipeline.batch(0, pipeline.new_events(0, 5)))
+        await pipeline.send(0, [pipeline.batch(0, [*pipeline.new_events(0, 3), b"{}"])])
+        await pipeline.wait_until_sequenced(worker)
+        assert worker.stop() == 0, worker.log()
+    await pipeline.check()
+    state = await pipeline.log(0)
+    assert state.counts == {
+        "accepted": 38,
+        "malformed_event": 1,
+        "record:unreadable_record": 1,
+        "record:malformed_batch": 1,
+        "record:too_large": 1,
+    }
+    refused = [decode_rejection(record.value) for record in await pipeline.records(Topic.REJECTED, 0)]
+    assert {(rejection.header.reason, rejection.header.line) for rejection in refused} == {
+        (Reason.UNREADABLE_RECORD, None),
+        (Reason.MALFORMED_BATCH, None),
+        (Reason.TOO_LARGE, None),
+        (Reason.MALFORMED_EVENT, 3),
+    }
+    listing = ["rejected", "list", f"--bootstrap={broker.bootstrap}", f"--prefix={topic_prefix}", "--json"]
+    assert await command(*listing, "--reason=malformed_event") == 0
+    [shown] = map(orjson.loads, capsys.readouterr().out.splitlines())
+    assert (shown["reason"], shown["line"], shown["producer"]) == ("malformed_event", 3, "gateway")
+
+
+async def committed(pipeline: Pipeline, offsets: dict[int, int] | None) -> None:
+    """Move the group's committed offsets, or delete the group (None); waits until the group has no members."""
+    group = f"{pipeline.kafka.topic_prefix}sequencer"
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            if offsets is None:
+                client = await admin(pipeline)
+                try:
+                    answer = (
+                        await client.delete_consumer_groups([group])
+                        if hasattr(client, "delete_consumer_groups")
+                        else []
+                    )
+                    del answer
+                finally:
+                    await client.close()
+                return
+            async with AIOKafkaConsumer(
+                **pipeline.kafka.client_args(), group_id=group, enable_auto_commit=False
+            ) as consumer:
+                topic = pipeline.kafka.topic(Topic.BATCHES)
+                consumer.assign([TopicPartition(topic, partition) for partition in offsets])
+                await consumer.commit(
+                    {TopicPartition(topic, partition): OffsetAndMetadata(at, "") for partition, at in offsets.items()}
+                )
+            return
+        except Exception:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.2)
+
+
+@pytest.mark.slow
+async def test_committed_offsets_and_groups_mean_nothing(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data")
+    moves: list[dict[int, int] | None] = [{0: 0, 1: 0}, {0: 30, 1: 30}, None]
+    for number in range(4):
+        for partition in range(2):
+            await pipeline.send(partition, [pipeline.batch(partition, pipeline.new_events(partition, 5))] * 10)
+        with pipeline.worker(METERPROOF_WORKER_SESSION_TIMEOUT_S="6") as worker:
+            await pipeline.wait_until_sequenced(worker)
+            assert worker.stop() == 0, worker.log()
+        if number < 3:
+            await committed(pipeline, moves[number])
+    await pipeline.check()
+    for partition in range(2):
+        state = await pipeline.log(partition)
+        assert state.next_source_offset == 40
+        assert state.foreign == 0
+
+
+async def test_lost_records_stop_until_a_person_accepts_the_loss(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    where = [f"--bootstrap={broker.bootstrap}", f"--prefix={topic_prefix}"]
+    accept = ["sequencer", "accept-gap", "0", "--reason=deleted by mistake", "--who=Ada", *where]
+    await pipeline.send(0, [pipeline.batch(0, [line]) for line in pipeline.new_events(0, 5)])
+    assert await command(*accept) == 1
+    assert "nothing is lost" in capsys.readouterr().err
+    await delete_records(pipeline, Topic.BATCHES, 0, 3)
+    del pipeline.events[0][:3]
+    with pipeline.worker() as worker:
+        assert worker.wait() == 78
+        last = worker.events()[-1]
+        assert last["stop_reason"] == "source_lost"
+        assert "meterproof sequencer accept-gap 0" in last["event"]
+        status = worker.status()
+        assert status is not None
+        assert status["state"] == "failed"
+    assert await command(*accept, "--json") == 0
+    assert orjson.loads(capsys.readouterr().out) == {
+        "kind": "hole",
+        "partition": 0,
+        "source_offset": 0,
+        "source_count": 3,
+        "log_offset": 1,
+    }
+    with pipeline.worker() as worker:
+        await pipeline.wait_until_sequenced(worker)
+        assert worker.stop() == 0, worker.log()
+    await pipeline.check()
+    assert (await pipeline.log(0)).counts["record:source_lost"] == 1
+
+
+async def test_a_record_set_aside_by_a_person(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also under a running sequencer, which notices the other writer, ends, and goes on behind it."""
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    where = [f"--bootstrap={broker.bootstrap}", f"--prefix={topic_prefix}", "--reason=crashes", "--who=Ada"]
+    await pipeline.send(0, [b"strange", pipeline.batch(0, pipeline.new_events(0, 2))])
+    assert await command("sequencer", "quarantine", "0", "1", *where) == 1
+    assert "offset 0, which is due" in capsys.readouterr().err
+    assert await command("sequencer", "quarantine", "0", "0", *where) == 0
+    capsys.readouterr()
+    with pipeline.worker() as worker:
+        await pipeline.wait_until_sequenced(worker)
+        worker.process.send_signal(19)  # SIGSTOP: the person is faster
+        await pipeline.send(0, [b"strange too"])
+        assert await command("sequencer", "quarantine", "0", "2", *where) == 0
+        worker.process.send_signal(18)  # SIGCONT
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2))])
+        assert worker.wait() == 75
+        assert worker.events()[-1]["stop_reason"] == "fenced"
+    with pipeline.worker() as worker:
+        await pipeline.wait_until_sequenced(worker)
+        assert worker.stop() == 0, worker.log()
+    await pipeline.check()
+    state = await pipeline.log(0)
+    assert state.counts["record:quarantined"] == 2
+    assert state.foreign >= 1
+
+
+async def test_a_log_that_was_created_again_is_noticed(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2))])
+    with pipeline.worker() as worker:
+        await pipeline.wait_until_sequenced(worker)
+        assert worker.stop() == 0, worker.log()
+    await delete_topic(pipeline, Topic.LOG)
+    await pipeline.create_topics()
+    with pipeline.worker() as worker:
+        assert worker.wait() in {1, 78}
+        assert "log_diverged" in worker.log()
+
+
+async def test_a_source_that_was_created_again_is_noticed(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(3)])
+    with pipeline.worker() as worker:
+        await pipeline.wait_until_sequenced(worker)
+        assert worker.stop() == 0, worker.log()
+    await delete_topic(pipeline, Topic.BATCHES)
+    await pipeline.create_topics()
+    for count in (1, 3):
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(count)])
+        with pipeline.worker() as worker:
+            assert worker.wait() == 78
+            assert worker.events()[-1]["stop_reason"] == "source_diverged"
