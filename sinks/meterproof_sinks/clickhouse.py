@@ -1,11 +1,13 @@
-"""One ClickHouse, reached the same way whether it is a folder opened in this process (chDB) or a server behind a URL."""
+"""One ClickHouse, reached the same way whether it is a folder opened in this process (chDB) or a server at a URL."""
 
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from types import MappingProxyType
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import clickhouse_connect
@@ -21,6 +23,8 @@ _INSERT_SETTINGS: Final = {
     # Rows of one insert are never repeats of one another, so looking for them before writing is lost time.
     "optimize_on_insert": 0,
 }
+_NO_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType({})
+_PORTS: Final = {"http": 8123, "https": 8443}
 
 
 class ClickHouseError(Exception):
@@ -35,25 +39,25 @@ class FolderInUse(ClickHouseError):
     """Another process has the folder open: chDB allows one."""
 
 
-class Queries(Protocol):
-    """What can be asked of a ClickHouse."""
+class Escaped(str):
+    """A bound parameter that is already spelled as ClickHouse's HTTP interface takes it; others are spelled for it."""
 
-    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """The result of a query, in Python's types."""
-
-    def raw(self, sql: str, parameters: Mapping[str, Any] | None = None, format_name: str | None = None) -> bytes:
-        """The result of a query in one of ClickHouse's formats."""
+    __slots__ = ()
 
 
 class ClickHouse:
-    """A connection to one database of a ClickHouse. Usable from several threads, one call at a time; lives until `close`.
+    """A connection to one database of a ClickHouse; usable from several threads, lives until `close`.
 
     Of a folder, one process at a time can hold connections, and never one that was forked after the first was opened.
+    Calls on a connection to a folder wait for one another, and a call that fails replaces it: chDB keeps what a failed
+    query had put out so far, and would hand it out in front of the next result.
     """
 
-    def __init__(self, client: Client, folder: Path | None) -> None:
-        self._client = client
+    def __init__(self, connect: Callable[[], Client], folder: Path | None) -> None:
+        self._connect = connect
         self._folder = folder
+        self._lock = threading.Lock()
+        self._client = connect()
 
     @classmethod
     def open_folder(cls, folder: Path, *, database: str = DATABASE) -> Self:
@@ -68,75 +72,92 @@ class ClickHouse:
         """
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        client = _open_engine(folder, {})
+        with _engine(folder, {}) as client, _translated():
+            client.command("CREATE DATABASE IF NOT EXISTS {database:Identifier}", {"database": database})
+            opened = cls(lambda: _engine(folder, {}, database), folder)
         inserts = folder / _INSERT_FOLDER
         shutil.rmtree(inserts, ignore_errors=True)
         inserts.mkdir()
         # The driver writes its files where the process keeps its temporary ones; it has no setting of its own.
         tempfile.tempdir = str(inserts)
-        opened = cls(client, folder)
-        opened._use(database)
         return opened
 
     @classmethod
-    def connect(cls, url: str, *, username: str = "default", password: str = "", database: str = DATABASE) -> Self:
-        """Connect to a server: `http://host:8123` or `https://host:8443`. The database is created if missing.
+    def read_folder(cls, folder: Path, *, database: str = DATABASE, settings: Mapping[str, Any] = _NO_SETTINGS) -> Self:
+        """Open a folder in this process, for reading only; beside the connections that this process may have to it.
+
+        Raises:
+            FolderInUse: another process has it.
+            ClickHouseError: there is no such folder or database, or it cannot be opened.
+        """
+        folder = folder.resolve()
+        if not (folder / "store").is_dir():
+            raise ClickHouseError(f"there is no ClickHouse in {folder}: start the sink, or name another folder")
+        return cls(lambda: _reader(folder, settings, database), folder)
+
+    @classmethod
+    def connect(
+        cls, url: str, *, username: str = "default", password: str = "", database: str = DATABASE, create: bool = False
+    ) -> Self:
+        """Connect to a server: `http://host:8123` or `https://host:8443`; create the database if asked to.
 
         Raises:
             ClickHouseUnavailable: nothing answers there.
             ClickHouseError: it refuses.
         """
         parts = urlsplit(url)
-        with _translated():
-            client = clickhouse_connect.get_client(
+        if parts.scheme not in _PORTS:
+            raise ClickHouseError(f"{url!r} is not the address of a ClickHouse: http://host:port or https://host:port")
+
+        def connect(database: str | None) -> Client:
+            return clickhouse_connect.get_client(
                 interface=parts.scheme,
                 host=parts.hostname or "localhost",
-                port=parts.port or (8443 if parts.scheme == "https" else 8123),
+                port=parts.port or _PORTS[parts.scheme],
                 username=username,
                 password=password,
+                database=database,
+                # Without a session, queries of several threads do not exclude one another.
                 autogenerate_session_id=False,
             )
-        opened = cls(client, None)
-        opened._use(database)
-        return opened
 
-    def reader(self, *, settings: Mapping[str, Any] | None = None) -> "ClickHouse":
-        """A second connection to the same folder that can only read, beside this one in the same process."""
-        if self._folder is None:
-            message = "a read-only connection to a server is a matter of its users and grants"
-            raise ValueError(message)
-        client = _open_engine(self._folder, {**(settings or {})}, self._client.database)
         with _translated():
-            # Last: from here on this connection can change no setting, not even this one.
-            client.set_client_setting("readonly", 1)
-        return ClickHouse(client, self._folder)
+            if create:
+                with connect(None) as client:
+                    client.command("CREATE DATABASE IF NOT EXISTS {database:Identifier}", {"database": database})
+            return cls(lambda: connect(database), None)
 
-    def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+    @property
+    def embedded(self) -> bool:
+        """Whether it is a folder in this process, and not a server."""
+        return self._folder is not None
+
+    def command(self, sql: str, parameters: Mapping[str, Any] = _NO_SETTINGS) -> None:
         """Run a statement that returns nothing.
 
         Raises:
             ClickHouseError: with the engine's text.
         """
-        with _translated():
-            self._client.command(sql, parameters=dict(parameters or {}))
+        with self._calling() as client:
+            client.command(sql, parameters=_bound(parameters))
 
-    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, parameters: Mapping[str, Any] = _NO_SETTINGS) -> list[tuple[Any, ...]]:
         """The result of a query, in Python's types.
 
         Raises:
             ClickHouseError: with the engine's text.
         """
-        with _translated():
-            return [tuple(row) for row in self._client.query(sql, parameters=dict(parameters or {})).result_rows]
+        with self._calling() as client:
+            return [tuple(row) for row in client.query(sql, parameters=_bound(parameters)).result_rows]
 
-    def raw(self, sql: str, parameters: Mapping[str, Any] | None = None, format_name: str | None = None) -> bytes:
-        """The result of a query as bytes in one of ClickHouse's formats (None: the query's own FORMAT clause).
+    def raw(self, sql: str, format_name: str, parameters: Mapping[str, Any] = _NO_SETTINGS) -> bytes:
+        """The result of a query without FORMAT clause, as bytes in one of ClickHouse's formats.
 
         Raises:
             ClickHouseError: with the engine's text.
         """
-        with _translated():
-            return self._client.raw_query(sql, parameters=dict(parameters or {}), fmt=format_name)
+        with self._calling() as client:
+            return client.raw_query(sql, parameters=_bound(parameters), fmt=format_name)
 
     def insert(self, table: str, columns: Sequence[str], body: bytes, format_name: str, rows: int) -> None:
         """Insert this many rows that are spelled in one of ClickHouse's formats; return when the tables have them.
@@ -145,13 +166,12 @@ class ClickHouse:
             ClickHouseUnavailable: it is not known whether the rows arrived; insert them again.
             ClickHouseError: refused, or another number of rows was taken than was sent.
         """
-        with _translated():
-            summary = self._client.raw_insert(table, list(columns), body, settings=_INSERT_SETTINGS, fmt=format_name)
+        with self._calling() as client:
+            summary = client.raw_insert(table, list(columns), body, settings=_INSERT_SETTINGS, fmt=format_name)
         written = summary.written_rows
-        # A server counts what went on into a table behind a view as well.
-        if written < rows or (self._folder is not None and written != rows):
-            message = f"{rows} rows were sent to {table} and {written} were taken"
-            raise ClickHouseError(message)
+        # A server also counts what a view made of the rows.
+        if written < rows or (self.embedded and written != rows):
+            raise ClickHouseError(f"{rows} rows were sent to {table} and {written} were taken")
 
     def close(self) -> None:
         """Let go of the database; harmless when repeated."""
@@ -159,12 +179,19 @@ class ClickHouse:
         if self._folder is not None and tempfile.tempdir == str(self._folder / _INSERT_FOLDER):
             tempfile.tempdir = None
 
-    def _use(self, database: str) -> None:
-        self.command("CREATE DATABASE IF NOT EXISTS {database:Identifier}", {"database": database})
-        self._client.database = database
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[Client]:
+        with self._lock if self.embedded else contextlib.nullcontext(), _translated():
+            try:
+                yield self._client
+            except DriverError:
+                if self.embedded:
+                    failed, self._client = self._client, self._connect()
+                    failed.close()
+                raise
 
 
-def _open_engine(folder: Path, settings: Mapping[str, Any], database: str | None = None) -> Client:
+def _engine(folder: Path, settings: Mapping[str, Any], database: str | None = None) -> Client:
     try:
         with _translated():
             return clickhouse_connect.get_client(
@@ -179,6 +206,27 @@ def _open_engine(folder: Path, settings: Mapping[str, Any], database: str | None
         raise
 
 
+def _reader(folder: Path, settings: Mapping[str, Any], database: str) -> Client:
+    client = _engine(folder, settings, database)
+    with _translated():
+        # Last: from here on this connection can change no setting, not even this one.
+        client.set_client_setting("readonly", 1)
+    return client
+
+
+def _bound(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as the driver wants them: what it does not know it spells by `str`, so it leaves that as it is."""
+    return {name: _Verbatim(value) if isinstance(value, Escaped) else value for name, value in parameters.items()}
+
+
+class _Verbatim:
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return str.__str__(self._text)
+
+
 def _owner(folder: Path) -> str:
     """Who holds the folder, as the engine notes it there."""
     with contextlib.suppress(OSError):
@@ -189,7 +237,7 @@ def _owner(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _translated() -> Any:  # noqa: ANN401 - a context manager
+def _translated() -> Iterator[None]:
     """The driver's errors as ours."""
     try:
         yield

@@ -61,7 +61,7 @@ class ClickHouseSink:
         found = await asyncio.to_thread(self._clickhouse.rows, _PROGRESS, {"partition": log})
         if len(found) > 1:
             raise TwoLogs(
-                f"the database holds rows of {len(found)} logs for partition {log}: {', '.join(sorted(row[0] for row in found))}; "
+                f"the database holds several logs of partition {log}: {', '.join(sorted(row[0] for row in found))}; "
                 "let each deployment and each epoch have its own database"
             )
         cursor = None
@@ -124,7 +124,7 @@ class ClickHouseSink:
             )
 
     def _find_present(self, partition: int, origin: str) -> tuple[frozenset[int], frozenset[int]]:
-        """Positions and log offsets that the tables have above the progress row: what is left of an unfinished write."""
+        """Positions and log offsets that are there above the progress row: what is left of an unfinished write."""
         cursor = self._cursors.get(partition)
         above, after = (0, -1) if cursor is None else (cursor.position, cursor.log_offset)
         positions = self._clickhouse.rows(_PRESENT_EVENTS, {"log": origin, "next": above})
@@ -139,6 +139,6 @@ class ClickHouseSink:
         if missing := sorted(wanted - self._books.keys()):
             raise UnknownPriceBook(
                 f"the log names price book {missing[0]}, which is not published; published are "
-                f"{sorted(self._books) or 'none'}: publish it again, from the file that it came from, and start this sink"
+                f"{sorted(self._books) or 'none'}: publish it again, from the file that it came from"
             )
         return self._books.get

@@ -66,9 +66,7 @@ def migrate(clickhouse: ClickHouse, migrations: list[Migration] | None = None) -
         ClickHouseError: a statement was refused.
     """
     clickhouse.command(_LEDGER)
-    applied = {  # 1
-        number: digest for number, digest in clickhouse.rows("SELECT number, digest FROM migrations FINAL")
-    }
+    applied: dict[int, str] = dict(clickhouse.rows("SELECT number, digest FROM migrations FINAL"))  # 1
     done = []
     for migration in all_migrations() if migrations is None else migrations:
         digest = applied.get(migration.number)
@@ -76,9 +74,9 @@ def migrate(clickhouse: ClickHouse, migrations: list[Migration] | None = None) -
             continue
         if digest is not None:
             raise MigrationChanged(
-                f"migration {migration.number:04} ({migration.name}) was applied with another text (SHA-256 {digest[:16]}…) "
-                "than this version of meterproof-sinks has; use the version that made the database, or a new database: "
-                "the sink fills it from the log"
+                f"migration {migration.number:04} ({migration.name}) was applied with another text "
+                f"(SHA-256 {digest[:16]}…) than this version of meterproof-sinks has; use the version that made "
+                "the database, or a new database: the sink fills it from the log"
             )
         for statement in migration.statements():  # 2
             clickhouse.command(statement)

@@ -10,8 +10,8 @@ class Sink(Protocol):
     """A destination that holds accepted log records durably and can say how far it got.
 
     Made before its worker and closed after it. Its own output is its only memory: no committed offset, no local note.
-    The worker calls `cursor` once per log, then `write` for that log's records in order, each record once per run; never
-    two calls for one log at a time, but calls for different logs may overlap.
+    The worker calls `cursor` once per log, then `write` for that log's records in order, each record once per run;
+    never two calls for one log at a time, but calls for different logs may overlap.
     """
 
     name: str

@@ -1,25 +1,32 @@
 """The one loop that carries `usage.log` into a destination, the same for every sink."""
 
 import asyncio
+import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Final
 
 import structlog
 
-from meterproof.kafka.follower import LogFollower
+from meterproof.kafka.errors import BrokerUnreachable
+from meterproof.kafka.follower import Accepted, LogFollower
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import partitions_of
 from meterproof.status import StatusFile
-from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.batch_bounds import Batch, BatchBounds
 from meterproof_sinks.sink import Sink
 
-_log = structlog.get_logger(__name__)
-_STATUS_INTERVAL_S = 1.0
-_DEFAULT_BOUNDS = BatchBounds()
+STATUS_INTERVAL_S: Final = 0.2
+"""How often the status file is written."""
+_IDLE_POLL_S: Final = 0.5
+"""How long a poll waits for records while nothing is gathered: bounds how long a stop takes."""
+_LAG_INTERVAL_S: Final = 2.0
+_DEFAULT_BOUNDS: Final = BatchBounds()
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.sink")
 
 
 @dataclass(slots=True)
@@ -30,15 +37,16 @@ class Progress:
     """Of the last record that is durable in the destination."""
     position: int = 0
     """Events that are durable in the destination."""
+    lag: int | None = None
+    """Log offsets that are not durable here yet, echoes included; None until the log's end was asked for."""
+    foreign: int = 0
+    """Echoes of other writers that were skipped since the worker started."""
     records: int = 0
     """Written since the worker started."""
     rows: int = 0
     """Events written since the worker started."""
     batches: int = 0
-    foreign: int = 0
-    """Echoes of other writers that were skipped."""
-    append_ms: int = 0
-    """Broker's append time of the last durable record's source."""
+    """Writes since the worker started."""
     write_s: float = 0.0
     """Spent in writing since the worker started."""
 
@@ -53,10 +61,10 @@ async def run_sink(
     bounds: BatchBounds = _DEFAULT_BOUNDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Carry these partitions of `usage.log` (None: all) into the sink until `stop` is set. Closes nothing it was given.
+    """Carry these partitions of `usage.log` (None: all) into the sink until `stop` is set.
 
-    Partitions are assigned by the caller, for as long as it runs: no consumer group, no rebalance, and offsets committed
-    by anyone are never looked at. Per partition, one task:
+    The caller assigns partitions, for as long as the worker runs: no consumer group, no rebalance, and committed
+    offsets are never looked at. Closes nothing that it was given. Per partition, one task:
 
     1. ask the sink for its cursor
     2. start a follower there: it re-reads the record that the cursor names, and refuses if it is another one
@@ -64,110 +72,107 @@ async def run_sink(
     4. batch: until a bound on rows, bytes, records or age is reached
     5. write; an error ends the worker before anything is counted
     6. advance: the write's return is the new cursor, which the status file shows
-    7. back to 3, or end if asked to stop; what is gathered and unwritten is read again next time
+    7. back to 3, or end if asked to stop; what is gathered and not written is read again by the next run
 
     Raises:
         StageStopped: `log_diverged`; the log is not the one that the destination was made from.
-        Exception: whatever the sink or Kafka raised; the process should end and be started again.
+        Exception: whatever the sink or Kafka raised. The process should end and be started again.
     """
     if partitions is None:
         partitions = range(await partitions_of(settings, settings.topic(Topic.LOG)))
-    progress = {partition: Progress() for partition in partitions}
+    carriers = [_Carrier(sink, settings, partition, bounds, clock) for partition in partitions]
 
-    def show(state: str) -> None:
+    def show(state: str, error: BaseException | None = None) -> None:
         status.write(
-            {"sink": sink.name, "state": state, "partitions": {str(p): asdict(own) for p, own in progress.items()}}
+            {
+                "worker": sink.name,
+                "pid": os.getpid(),
+                "state": state,
+                "written_ms": time.time_ns() // 1_000_000,
+                "error": None if error is None else str(error),
+                "topic": settings.topic(Topic.LOG),
+                "partitions": {str(carrier.partition): asdict(carrier.progress) for carrier in carriers},
+            }
         )
 
     show("starting")
-    tasks = [
-        asyncio.create_task(
-            _carry(sink, settings, partition, own, bounds, stop, clock), name=f"{sink.name}-{partition}"
-        )
-        for partition, own in progress.items()
-    ]
+    tasks = [asyncio.create_task(carrier.run(stop), name=f"{sink.name}-{carrier.partition}") for carrier in carriers]
     ended: set[asyncio.Task[None]] = set()
     try:
         while not ended and not stop.is_set():
-            ended, _ = await asyncio.wait(tasks, timeout=_STATUS_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(tasks, timeout=STATUS_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
             show("running")
+        # The others finish the write that they are in, so that a failure of one leaves nothing torn of another.
         stop.set()
-        # A failed partition ends the worker; the others finish the write they are in, so nothing is torn by our own hand.
+        show("stopping")
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         for task in tasks:
             task.cancel()
-    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    show("failed" if failures else "stopped")
-    if failures:
-        raise failures[0]
+    failure = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
+    show("stopped" if failure is None else "failed", failure)
+    if failure is not None:
+        raise failure
 
 
-async def _carry(
-    sink: Sink,
-    settings: KafkaSettings,
-    partition: int,
-    progress: Progress,
-    bounds: BatchBounds,
-    stop: asyncio.Event,
-    clock: Callable[[], float],
-) -> None:
-    """Steps 1 to 7 for one partition."""
-    cursor = await sink.cursor(partition)  # 1
-    if cursor is not None:
-        progress.log_offset, progress.position = cursor.log_offset, cursor.position
-    follower = LogFollower(settings, partition, cursor)
-    await follower.start()  # 2
-    _log.info("sink_partition_started", sink=sink.name, partition=partition, position=progress.position)
-    chunks = aiter(follower.read())
-    stopping = asyncio.create_task(stop.wait())
-    polling: asyncio.Task[list[tuple[int, LogRecord]]] | None = None
-    polled: deque[tuple[int, LogRecord]] = deque()
-    batch = Batch(bounds)
-    try:
-        while not stop.is_set():
-            if polling is None and not polled:  # 3; the next chunk is fetched while this one is written
-                polling = asyncio.create_task(_next(chunks))
-            if polling is not None and not polled and not batch.full:
-                await asyncio.wait(
-                    {polling, stopping}, timeout=batch.left_s(clock()), return_when=asyncio.FIRST_COMPLETED
-                )
-                if polling.done():
-                    polled.extend(polling.result())
-                    polling = None
-                    progress.foreign = follower.chain.foreign
-            while polled and not batch.full:  # 4
-                batch.add(*polled.popleft(), clock())
-            if stop.is_set() or not (batch.full or batch.left_s(clock()) == 0):
-                continue
-            if polling is None and not polled:
-                polling = asyncio.create_task(_next(chunks))
-            genesis = follower.chain.genesis
-            if genesis is None:
-                message = f"the follower of partition {partition} handed out records before it knew their genesis"
-                raise RuntimeError(message)
-            records = batch.take()
-            began_s = clock()
-            await sink.write(partition, genesis, records)  # 5
-            _advance(progress, records, clock() - began_s)  # 6
-    finally:
-        stopping.cancel()
-        if polling is not None:
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
-        await follower.stop()
+class _Carrier:
+    """Carries one log. Lives as long as the worker."""
 
+    def __init__(
+        self, sink: Sink, settings: KafkaSettings, partition: int, bounds: BatchBounds, clock: Callable[[], float]
+    ) -> None:
+        self.partition = partition
+        self.progress = Progress()
+        self._sink = sink
+        self._settings = settings
+        self._bounds = bounds
+        self._clock = clock
+        self._lag_asked_s: float | None = None
 
-async def _next(chunks: AsyncIterator[list[tuple[int, LogRecord]]]) -> list[tuple[int, LogRecord]]:
-    """The next chunk, as a task can await it."""
-    return await anext(chunks)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Steps 1 to 7 of `run_sink`."""
+        cursor = await self._sink.cursor(self.partition)  # 1
+        if cursor is not None:
+            self.progress.log_offset, self.progress.position = cursor.log_offset, cursor.position
+        async with LogFollower(self._settings, self.partition, cursor) as follower:  # 2
+            _log.info("following", sink=self._sink.name, partition=self.partition, position=self.progress.position)
+            polled: deque[Accepted] = deque()
+            batch = Batch(self._bounds)
+            while not stop.is_set():
+                if not polled:  # 3
+                    waiting_s = batch.left_s(self._clock())
+                    polled.extend(await follower.poll(_IDLE_POLL_S if waiting_s is None else waiting_s))
+                    self.progress.foreign = follower.chain.foreign
+                while polled and not batch.full:  # 4
+                    batch.add(*polled.popleft(), self._clock())
+                if batch.full or batch.left_s(self._clock()) == 0:
+                    records = batch.take()
+                    began_s = self._clock()
+                    await self._sink.write(self.partition, follower.genesis, records)  # 5
+                    self._advance(records, self._clock() - began_s)  # 6
+                await self._measure_lag(follower)
 
+    def _advance(self, records: list[Accepted], write_s: float) -> None:
+        """Count a write that returned."""
+        log_offset, last = records[-1]
+        own = self.progress
+        if own.lag is not None:
+            own.lag = max(0, own.lag - (log_offset - own.log_offset))
+        own.log_offset, own.position = log_offset, last.header.size
+        own.records += len(records)
+        own.rows += sum(record.header.accepted for _, record in records)
+        own.batches += 1
+        own.write_s += write_s
 
-def _advance(progress: Progress, records: list[tuple[int, LogRecord]], write_s: float) -> None:
-    """Count a write that returned."""
-    log_offset, last = records[-1]
-    progress.log_offset, progress.position, progress.append_ms = log_offset, last.header.size, last.header.append_ms
-    progress.records += len(records)
-    progress.rows += sum(record.header.accepted for _, record in records)
-    progress.batches += 1
-    progress.write_s += write_s
+    async def _measure_lag(self, follower: LogFollower) -> None:
+        """Ask now and then where the log ends. For display only, so a broker that does not answer changes nothing."""
+        now_s = self._clock()
+        if self._lag_asked_s is not None and now_s - self._lag_asked_s < _LAG_INTERVAL_S:
+            return
+        self._lag_asked_s = now_s
+        try:
+            _, end = await follower.bounds()
+        except BrokerUnreachable:
+            self.progress.lag = None
+        else:
+            self.progress.lag = max(0, end - self.progress.log_offset - 1)
