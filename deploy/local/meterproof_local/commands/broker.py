@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from meterproof_local.broker import LocalBroker
+from meterproof_local.download_line import show_download
 from meterproof_local.errors import LocalKafkaError
-from meterproof_local.jars import Progress, kafka_version
+from meterproof_local.jars import kafka_version
 
 _POLL_INTERVAL_S = 0.2
 
@@ -48,7 +49,7 @@ def run(
     Exit code: 0 after Ctrl-C or SIGTERM, 1 if Kafka did not start or ended by itself.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    broker = LocalBroker(data, on_progress=_show_progress)
+    broker = LocalBroker(data, on_progress=show_download)
     try:
         with broker:
             if as_json:
@@ -65,14 +66,3 @@ def run(
     except KeyboardInterrupt:
         return
     raise typer.Exit(1)
-
-
-def _show_progress(progress: Progress) -> None:
-    if progress.fetched == 0:
-        return
-    done = progress.jars == progress.jars_total
-    if sys.stderr.isatty():
-        text = f"\r\x1b[K  jars of Kafka: {progress.bytes / 1e6:.1f} of {progress.bytes_total / 1e6:.1f} MB"
-        print(text, end="\n" if done else "", file=sys.stderr, flush=True)
-    elif progress.jars == 1 or done:
-        print(f"  jars of Kafka: {progress.bytes} of {progress.bytes_total} bytes", file=sys.stderr, flush=True)
