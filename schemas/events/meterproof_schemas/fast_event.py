@@ -125,7 +125,7 @@ def read_event(line: bytes) -> Event:
             return parse_event(line)
         # 4. The rest.
         _finish(event)
-    except ValueError:
+    except (ValueError, RecursionError):
         return parse_event(line)
     return event
 
@@ -146,7 +146,7 @@ def read_events(lines: Sequence[bytes]) -> list[Event | InvalidEvent]:
             return [_event_or_error(line) for line in lines]
         for event in events:
             _finish(event)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [_event_or_error(line) for line in lines]
     return events  # type: ignore[return-value]  # a list of its own, so that it may hold errors does no harm
 
