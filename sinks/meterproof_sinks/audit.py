@@ -104,7 +104,7 @@ class AuditLog:
     Opening reads the whole log once and checks every record's digest and its link to the one before.
 
     1. Take the lock. 2. Name the log, if it is new. 3. Read all records. 4. Compare them with the signed checkpoint.
-    5. Set a torn tail aside. 6. Open the last segment.
+    5. Set a torn tail aside. 6. Open the last segment and sync it: what a killed writer left may be in memory only.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class AuditLog:
         self._chain = LogChain()
         self._boundaries: OrderedDict[int, bytes] = OrderedDict()
         self._writing = False
-        """Set while a write is under way, and for good by one that failed or by `close`."""
+        """Set while a write is under way, and for good by a failed one or by `close`: nothing more is written then."""
         self._one_at_a_time = threading.Lock()
         self._open: _Open | None = None
         self._lock = self._take_lock()  # 1
@@ -214,6 +214,7 @@ class AuditLog:
             with self._one_at_a_time:
                 self._disk.replace(self.folder / CHECKPOINT_FILE, note)
         except OSError as error:
+            self._writing = True
             raise AuditDiskError(f"{self.folder / CHECKPOINT_FILE}: {error.strerror or error}") from error
         self.checkpoint = checkpoint
 
@@ -325,6 +326,9 @@ class AuditLog:
         if not segments:
             return
         opened = self._open_segment(segments[-1])
+        for descriptor in (opened.events, opened.records):
+            self._disk.sync(descriptor)
+        self._disk.sync_folder(self.folder)
         if opened.segment.first != self._chain.position and (whole is None or whole.segment != opened.segment):
             raise DamagedAudit(
                 opened.segment.records,
@@ -573,8 +577,14 @@ class AuditSink:
         return self._locks.setdefault(partition, asyncio.Lock())
 
     def _find(self, partition: int) -> tuple[Path, str] | None:
-        found = [(folder, read_log_name(folder)) for folder in log_folders(self._folder)]
-        mine = [(folder, name.origin) for folder, name in found if name.partition == partition]
+        mine: list[tuple[Path, str]] = []
+        for folder in log_folders(self._folder):
+            try:
+                name = read_log_name(folder)
+            except FileNotFoundError:
+                raise DamagedAudit(folder / LOG_FILE, None, None, "is missing, but segments are there") from None
+            if name.partition == partition:
+                mine.append((folder, name.origin))
         if len(mine) > 1:
             raise AuditError(
                 f"{self._folder}: two logs of partition {partition}: {mine[0][0].name} and {mine[1][0].name}. Move the "

@@ -56,6 +56,8 @@ from meterproof_sinks.disk import NEW_SUFFIX
 LOG_FILE: Final = "log.json"
 CHECKPOINT_FILE: Final = "checkpoint"
 LOCK_FILE: Final = "lock"
+VOLUME_FOLDER: Final = "lost+found"
+"""What the root of an ext4 volume holds, unreadable for all but root: none of our business."""
 _EVENTS_SUFFIX: Final = ".jsonl"
 _RECORDS_SUFFIX: Final = ".records.jsonl"
 _NAME_BYTES_MAX: Final = 255
@@ -229,8 +231,12 @@ def is_log_folder(folder: Path) -> bool:
 
 
 def log_folders(folder: Path) -> list[Path]:
-    """The folders of all logs in an audit folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and is_log_folder(path)) if folder.is_dir() else []
+    """The folders of all logs in an audit folder, by name; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path for path in folder.iterdir() if path.name != VOLUME_FOLDER and path.is_dir() and is_log_folder(path)
+    )
 
 
 def segments_of(folder: Path) -> list[Segment]:
@@ -256,10 +262,10 @@ def unexpected_files(folder: Path) -> list[Path]:
 
 
 def writer_is_running(folder: Path) -> bool:
-    """Whether a writer holds the folder's lock now; looks without disturbing one that starts."""
+    """Whether a writer is known to hold the folder's lock now; looks without disturbing one that starts."""
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

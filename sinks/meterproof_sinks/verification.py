@@ -28,6 +28,7 @@ from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, fron
 from meterproof_sinks.audit_folder import (
     CHECKPOINT_FILE,
     LOG_FILE,
+    VOLUME_FOLDER,
     AuditFault,
     ChangedRecord,
     DamagedAudit,
@@ -69,6 +70,8 @@ class LogReport:
 
     folder: Path
     origin: str = ""
+    genesis: Genesis | None = None
+    """What the log's first record fixes."""
     records: int = 0
     events: int = 0
     checkpoint: Checkpoint | None = None
@@ -141,6 +144,17 @@ class FolderReport:
     faults: list[AuditFault]
 
     @property
+    def logs_elsewhere(self) -> list[str]:
+        """Origins of logs of the same deployments that are not here: on another worker's volume, or withheld."""
+        geneses = [log.genesis for log in self.logs if log.genesis is not None]
+        all_of_them = {
+            f"{genesis.name}/{genesis.epoch}/p{partition}"
+            for genesis in geneses
+            for partition in range(genesis.partitions)
+        }
+        return sorted(all_of_them - {genesis.origin for genesis in geneses})
+
+    @property
     def all_faults(self) -> list[AuditFault]:
         """Everything that does not hold."""
         return [*self.faults, *(fault for log in self.logs for fault in log.faults)]
@@ -156,6 +170,7 @@ class FolderReport:
             "folder": str(self.folder),
             "holds": self.holds,
             "logs": [log.as_json() for log in self.logs],
+            "logs_elsewhere": self.logs_elsewhere,
             "faults": [fault_as_json(fault) for fault in self.faults],
         }
 
@@ -247,13 +262,13 @@ def verify_folder(
     if is_log_folder(top):
         return FolderReport(folder, [verify_log(top, verifiers, producers, on_progress)], [])
     found = log_folders(top)
+    if not found:
+        return FolderReport(folder, [], [DamagedAudit(top, None, None, "holds no log")])
     faults: list[AuditFault] = [
         DamagedAudit(path, None, None, "is no log's folder and does not belong here")
         for path in sorted(top.iterdir())
-        if path not in found and (path.is_file() or unexpected_files(path))
+        if path not in found and path.name != VOLUME_FOLDER and (not path.is_dir() or unexpected_files(path))
     ]
-    if not found:
-        faults.append(DamagedAudit(top, None, None, "holds no log"))
     return FolderReport(folder, [verify_log(log, verifiers, producers, on_progress) for log in found], faults)
 
 
@@ -388,7 +403,7 @@ class _LogVerification:
         if name is not None and (name.origin, name.partition) != (genesis.origin, genesis.partition):
             said = f"log {name.origin}, partition {name.partition}"
             raise _fault_in_header(stored, f"begins the log {genesis.origin}, but {LOG_FILE} says {said}")
-        self.report.origin = genesis.origin
+        self.report.origin, self.report.genesis = genesis.origin, genesis
 
     def _check_batch(self, stored: StoredRecord, record: LogRecord, leaves: list[bytes]) -> None:
         report, header, genesis = self.report, record.header, self._chain.genesis

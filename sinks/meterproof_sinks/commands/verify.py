@@ -115,6 +115,8 @@ def _show(report: FolderReport, producers: Producers | None) -> None:
             console.print(f"{log.origin}: {log.torn_files} torn tail(s) set aside by the writer, no part of the log")
         if log.unfinished:
             console.print(f"{log.origin}: the writer is at work; its unfinished last record was left out")
+    if report.logs_elsewhere:
+        console.print(f"Not in this folder, so not verified: {', '.join(report.logs_elsewhere)}", style="yellow")
     if producers is None:
         console.print("Producers' signatures were not checked: give their registry with --producers.", style="yellow")
     for fault in report.all_faults:
@@ -151,7 +153,7 @@ def _verdict(log: LogReport) -> str:
 def main(argv: list[str]) -> int:
     """Re-derive an audit folder and check it against signed checkpoints, offline."""
     try:
-        return run_app(app, "meterproof verify", argv, ())
+        return run_app(app, "meterproof verify", argv, (OSError,))
     except _Unusable as error:
         sys.stderr.write(f"meterproof verify: {error}\n")
         return USAGE

@@ -13,10 +13,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
+from meterproof_proofs.note import Signer
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.log_record import LogRecord
-from meterproof_sinks.audit import AuditDiskError, AuditLog, LockedAudit, SegmentLimits
-from meterproof_sinks.audit_folder import DamagedAudit, TornAudit, records, segments_of, torn_files
+from meterproof_sinks.audit import AuditDiskError, AuditLog, AuditSink, LockedAudit, SegmentLimits
+from meterproof_sinks.audit_folder import (
+    AuditError,
+    DamagedAudit,
+    TornAudit,
+    log_folder_name,
+    records,
+    segments_of,
+    torn_files,
+)
 from meterproof_sinks.disk import Disk
 from tests.log_builder import LogBuilder, make_log
 
@@ -242,6 +251,38 @@ def test_whatever_the_disk_refuses_nothing_is_claimed_and_nothing_is_lost(
     assert 10 < failed < 60
 
 
+class WatchedDisk(Disk):
+    """A disk that tells which files were synced."""
+
+    def __init__(self) -> None:
+        self.synced: list[str] = []
+
+    def sync(self, descriptor: int) -> None:
+        self.synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        super().sync(descriptor)
+
+
+def test_what_a_killed_writer_left_is_synced_before_it_counts(folder: Path) -> None:
+    disk = WatchedDisk()
+    last = segments_of(folder)[-1]
+    AuditLog(folder, LOG.origin, 0, limits=SMALL, disk=disk).close()
+    assert disk.synced == [last.events.name, last.records.name, "log"]
+    failing = FailingDisk(0, errno.EIO)
+    failing.armed = True
+    with pytest.raises(AuditDiskError):
+        AuditLog(folder, LOG.origin, 0, limits=SMALL, disk=failing)
+    AuditLog(folder, LOG.origin, 0, limits=SMALL).close()
+
+
+def test_every_write_is_synced_before_it_is_claimed(tmp_path: Path) -> None:
+    disk = WatchedDisk()
+    writer = AuditLog(tmp_path / "log", LOG.origin, 0, disk=disk)
+    disk.synced.clear()
+    writer.append(LOG.records[:2])
+    assert disk.synced == ["log", f"{0:020}.jsonl", f"{0:020}.records.jsonl"]
+    writer.close()
+
+
 CHILD = """
 import sys
 from pathlib import Path
@@ -333,3 +374,59 @@ def test_less_on_disk_than_was_signed_for_refuses_to_start_and_sets_nothing_asid
     assert content(folder) == before
     with pytest.raises(TornAudit):
         list(records(folder))
+
+
+# --- the sink of a worker ---
+
+
+async def test_each_partition_has_its_folder_and_its_cursor(tmp_path: Path) -> None:
+    logs = [make_log(partition=number, partitions=2) for number in range(2)]
+    sink = AuditSink(tmp_path)
+    assert await sink.cursor(0) is None
+    for log in logs:
+        await sink.write(log.partition, log.genesis, log.records)
+    await sink.close()
+    again = AuditSink(tmp_path)
+    for log in logs:
+        assert list(records(tmp_path / log_folder_name(log.origin))) == log.records
+        cursor = await again.cursor(log.partition)
+        assert cursor is not None
+        assert (cursor.log_offset, cursor.digest) == (log.records[-1][0], log.state.digest)
+    await again.close()
+
+
+async def test_checkpoints_wait_until_their_entries_are_on_disk(tmp_path: Path) -> None:
+    sink = AuditSink(tmp_path, verifiers=[LOG.signer.verifier])
+    folder = tmp_path / log_folder_name(LOG.origin)
+    (_, early), (_, late) = checkpoint_at(LOG, 2), checkpoint_at(LOG, -1)
+    await sink.offer_checkpoint(late)
+    await sink.offer_checkpoint(early)
+    await sink.offer_checkpoint(sign_checkpoint(Checkpoint(LOG.origin, 3, b"\1" * 32), [Signer("x", bytes(32))]))
+    assert sink.refused_checkpoints == 1
+    await sink.write(0, LOG.genesis, LOG.records[:2])
+    assert not (folder / "checkpoint").exists()
+    await sink.write(0, LOG.genesis, LOG.records[2:5])
+    assert (folder / "checkpoint").read_bytes() == early
+    await sink.write(0, LOG.genesis, LOG.records[5:])
+    assert (folder / "checkpoint").read_bytes() == late
+    await sink.close()
+
+
+async def test_two_signed_roots_of_one_size_stop_even_before_the_disk_has_them(tmp_path: Path) -> None:
+    sink = AuditSink(tmp_path, verifiers=[LOG.signer.verifier])
+    await sink.offer_checkpoint(checkpoint_at(LOG, -1)[1])
+    size = LOG.state.position
+    with pytest.raises(StageStopped, match="two histories"):
+        await sink.offer_checkpoint(sign_checkpoint(Checkpoint(LOG.origin, size, b"\1" * 32), [LOG.signer]))
+
+
+async def test_two_logs_of_one_partition_are_not_mixed(tmp_path: Path) -> None:
+    sink = AuditSink(tmp_path)
+    old = make_log(epoch="0e" * 16)
+    await sink.write(0, old.genesis, old.records)
+    with pytest.raises(StageStopped, match="Move that folder"):
+        await sink.write(0, LOG.genesis, LOG.records)
+    await sink.close()
+    write(tmp_path / log_folder_name(LOG.origin), LOG)
+    with pytest.raises(AuditError, match="two logs of partition 0"):
+        await AuditSink(tmp_path).cursor(0)

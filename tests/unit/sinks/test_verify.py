@@ -92,6 +92,13 @@ def test_the_table_tells_what_is_not_covered_and_not_checked(data: Path, capsys:
     assert "Everything holds." in shown
 
 
+def test_logs_that_are_not_in_the_folder_are_named(data: Path, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(log)
+    (data / "audit" / "lost+found").mkdir()
+    assert main([str(data), "--vkey", str(data / "keys")]) == 0
+    assert f"not verified: {LOGS[0].origin}" in capsys.readouterr().out
+
+
 def test_without_any_checkpoint_it_is_not_true(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for log in (data / "audit").iterdir():
         (log / "checkpoint").unlink()
