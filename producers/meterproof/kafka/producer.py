@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from functools import partial
+from typing import Any, Final, NamedTuple, Self
 
 import aiokafka.errors
 from aiokafka import AIOKafkaProducer
@@ -21,8 +21,7 @@ _REQUEST_BYTES_MAX: Final = RECORD_BYTES_MAX + 512 * 1024
 _UNKNOWN_PARTITION: Final = "Unrecognized partition"
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """Where a record stands, acknowledged by all in-sync replicas."""
 
     topic: str
@@ -69,11 +68,28 @@ class RecordProducer:
             raise
         self._producer = producer
 
-    async def stop(self) -> None:
-        """Wait for what was sent and disconnect; harmless when repeated."""
+    async def stop(self, timeout_s: float = 10.0) -> None:
+        """Wait for what was sent and disconnect; harmless when repeated.
+
+        What is not acknowledged within the time is given up: its deliveries raise `DeliveryRefused`, and whether it is
+        on the topic is unknown.
+        """
         producer, self._producer = self._producer, None
-        if producer is not None:
-            await producer.stop()
+        if producer is None:
+            return
+        stopping = asyncio.ensure_future(producer.stop())
+        await asyncio.wait([stopping], timeout=timeout_s)
+        if stopping.done():
+            await stopping
+            return
+        # The library tries for ever while no broker answers, and offers no way to stop it. In this order, since its
+        # sender puts back the batches that are under way, and fails on those that have an outcome.
+        stopping.cancel()
+        await asyncio.wait([stopping])
+        await producer._sender.close()  # noqa: SLF001
+        given_up = aiokafka.errors.KafkaTimeoutError("the producer was stopped before Kafka acknowledged it")
+        producer._message_accumulator.fail_all(given_up)  # noqa: SLF001
+        await producer.client.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -96,29 +112,33 @@ class RecordProducer:
         """
         if self._producer is None:
             raise DeliveryRefused(topic, partition, "the producer is not started, or stopped")
-        order = self._orders[topic, partition]
-        async with order:  # fair: waiting calls go on in their order
-            try:
-                sent = await self._producer.send(topic, value, key=key, partition=partition)
-            except aiokafka.errors.UnknownTopicOrPartitionError:
-                raise TopicMissing(topic) from None
-            except AssertionError as error:
-                if str(error) != _UNKNOWN_PARTITION:
-                    raise
-                raise TopicMissing(topic, partition) from None
-            except aiokafka.errors.KafkaError as error:
-                raise DeliveryRefused(topic, partition, str(translated(self._settings, error))) from error
+        place = (topic, partition)
+        order = self._orders[place]
+        await order.acquire()  # fair: waiting calls go on in their order
+        try:
+            sent = await self._producer.send(topic, value, key=key, partition=partition)
+        except aiokafka.errors.UnknownTopicOrPartitionError:
+            raise TopicMissing(topic) from None
+        except AssertionError as error:
+            if str(error) != _UNKNOWN_PARTITION:
+                raise
+            raise TopicMissing(topic, partition) from None
+        except aiokafka.errors.KafkaError as error:
+            raise DeliveryRefused(topic, partition, str(translated(self._settings, error))) from error
+        finally:
+            order.release()
         delivery: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
-
-        def resolve(acknowledged: asyncio.Future[Any]) -> None:
-            if delivery.done():
-                return
-            error = asyncio.CancelledError() if acknowledged.cancelled() else acknowledged.exception()
-            if error is not None:
-                delivery.set_exception(DeliveryRefused(topic, partition, str(error) or type(error).__name__))
-                return
-            record = acknowledged.result()
-            delivery.set_result(Delivery(topic, partition, record.offset, record.timestamp))
-
-        sent.add_done_callback(resolve)
+        sent.add_done_callback(partial(_resolve, delivery, place))
         return delivery
+
+
+def _resolve(delivery: asyncio.Future[Delivery], place: tuple[str, int], acknowledged: asyncio.Future[Any]) -> None:
+    """Hand on what the library says of a record."""
+    if delivery.done():  # whoever waited has given up
+        return
+    error = asyncio.CancelledError() if acknowledged.cancelled() else acknowledged.exception()
+    if error is not None:
+        delivery.set_exception(DeliveryRefused(*place, str(error) or type(error).__name__))
+    else:
+        record = acknowledged.result()
+        delivery.set_result(Delivery(record.topic, record.partition, record.offset, record.timestamp))

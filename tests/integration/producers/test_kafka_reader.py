@@ -8,7 +8,14 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import TopicPartition
 
-from meterproof.kafka.errors import BrokerUnreachable, DeliveryRefused, OffsetBeyondEnd, OffsetTrimmed, TopicMissing
+from meterproof.kafka.errors import (
+    AccessDenied,
+    BrokerUnreachable,
+    DeliveryRefused,
+    OffsetBeyondEnd,
+    OffsetTrimmed,
+    TopicMissing,
+)
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader, Record
 from meterproof.kafka.settings import KafkaSettings
@@ -200,6 +207,42 @@ async def test_a_record_that_the_broker_refuses_says_why(settings: KafkaSettings
             await (await producer.send(topic, 0, bytes(2000)))
     with pytest.raises(DeliveryRefused, match="not started, or stopped"):
         await producer.send(topic, 0, b"late")
+
+
+async def test_a_topic_that_does_not_exist_is_named_by_send_as_well(broker: LocalBroker, topic_prefix: str) -> None:
+    async with RecordProducer(KafkaSettings(bootstrap=broker.bootstrap, request_timeout_s=1)) as producer:
+        with pytest.raises(TopicMissing, match="topics create"):
+            await producer.send(f"{topic_prefix}nothing", 0, b"value")
+
+
+async def test_records_wait_for_a_broker_that_restarts_and_stop_gives_up_on_one_that_does_not(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with LocalBroker(tmp_path_factory.mktemp("outage")) as broker:
+        settings = KafkaSettings(bootstrap=broker.bootstrap)
+        await create_topic(settings, "outage")
+        producer = RecordProducer(settings)
+        await producer.start()
+        assert (await (await producer.send("outage", 0, b"before"))).offset == 0
+        broker.kill()
+        waiting = [await producer.send("outage", 0, b"%d" % number) for number in range(3)]
+        await asyncio.sleep(0.5)
+        broker.restart()
+        assert [(await delivery).offset for delivery in waiting] == [1, 2, 3]
+        broker.kill()
+        lost = await producer.send("outage", 0, b"lost")
+        async with asyncio.timeout(20):
+            await producer.stop(timeout_s=0.5)
+        with pytest.raises(DeliveryRefused, match="stopped before Kafka acknowledged"):
+            await lost
+
+
+async def test_credentials_that_the_broker_does_not_take_are_named(broker: LocalBroker) -> None:
+    settings = KafkaSettings(
+        bootstrap=broker.bootstrap, security_protocol="SASL_PLAINTEXT", sasl_username="meter", sasl_password="no"
+    )
+    with pytest.raises(AccessDenied, match="METERPROOF_KAFKA_SASL_USERNAME"):
+        await RecordProducer(settings).start()
 
 
 async def test_a_broker_that_is_not_there_is_named_with_the_cause() -> None:
