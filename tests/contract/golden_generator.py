@@ -909,10 +909,10 @@ def golden_log() -> tuple[dict[str, bytes], dict[str, Any]]:
         padded(LINE_BYTES_MAX + 1): "too_large",
     }
     mixed = batch(list(mixed_lines), sequence=1, previous=header_digest(first_header))
-    log.write("partly-refused", mixed, append_ms=NOW_MS + 1_000, verdicts=tuple(mixed_lines.values()))
+    written = log.write("partly-refused", mixed, append_ms=NOW_MS + 1_000, verdicts=tuple(mixed_lines.values()))
 
     late = orjson.loads(log.last_header_line) | {"prev": before_echo, "writer": LATE_WRITER}
-    log.echo("echo-of-a-late-writer", encode_record(orjson.dumps(late), None, ()))
+    log.echo("echo-of-a-late-writer", orjson.dumps(late) + written[len(log.last_header_line) :])
 
     log.write("wholly-duplicate", first, append_ms=NOW_MS + 2_000, verdicts=(DUPLICATE,) * 3)
     header_line, signatures_line, *_ = batch([line("e-10")], sequence=2, previous="0" * 64).split(b"\n")

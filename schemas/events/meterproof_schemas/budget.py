@@ -24,8 +24,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from meterproof_schemas.batch import Digest, Token
 from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
 from meterproof_schemas.event import Count, Name
-from meterproof_schemas.instant import TIME_PATTERN, format_instant_us
+from meterproof_schemas.instant import Instant, format_instant_us
 from meterproof_schemas.price_book import Amount, Currency
+from meterproof_schemas.quantity import EXACT
 from meterproof_schemas.strict_json import NotStrictJson, parse_object
 from meterproof_schemas.window import WindowKind
 
@@ -44,7 +45,6 @@ def _known_zone(name: str) -> str:
 Zone = Annotated[str, AfterValidator(_known_zone)]
 Scope = Literal["agent"]
 """Whose spend: an agent's events lie in one log. A scope over several logs will be the sum of its partial sums."""
-Instant = Annotated[str, StringConstraints(strict=True, pattern=TIME_PATTERN)]
 SignedAmount = Annotated[str, StringConstraints(strict=True, pattern=r"^-?[0-9]{1,26}(\.[0-9]{1,12})?$")]
 
 
@@ -65,7 +65,7 @@ class Budget(BaseModel):
 
     def reached_at(self, threshold: str) -> Decimal:
         """The spend at which a threshold alerts."""
-        return Decimal(self.limit) * Decimal(threshold) / 100
+        return EXACT.multiply(Decimal(self.limit), Decimal(threshold)).scaleb(-2, EXACT)
 
 
 class BudgetFile(BaseModel):

@@ -88,7 +88,9 @@ def matches(patterns: tuple[str, ...], name: str) -> bool:
     return any(name == pattern or (pattern[-1] == "*" and name.startswith(pattern[:-1])) for pattern in patterns)
 
 
-class _RegistryFile(BaseModel):
+class RegistryFile(BaseModel):
+    """The file as it is written; `parse_registry` makes a registry of it."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     version: Literal[1]
     keys: Annotated[tuple[KeyEntry, ...], Field(strict=False)]
@@ -161,7 +163,7 @@ def parse_registry(content: bytes, *, folder: Path | None = None) -> KeyRegistry
     """
     try:
         document = parse_object(content, one_line=False)
-        keys = _RegistryFile.model_validate(document).keys
+        keys = RegistryFile.model_validate(document).keys
     except NotStrictJson as error:
         message = f"key registry: {error}"
         raise InvalidRegistry(message) from None
