@@ -226,6 +226,23 @@ class Supervisor:
                 raise NotInTime(f"{what}: not within {patience_s:g} s; {self.folder.logs} says more")
             await asyncio.sleep(_DRAIN_INTERVAL_S)
 
+    async def wait_until_ready(self, *, patience_s: float = 90.0) -> None:
+        """Wait until every partition is in the hands of a worker of each kind.
+
+        Raises:
+            NotInTime: not within `patience_s`.
+            PipelineStopped: a worker needs a person.
+        """
+
+        def ready() -> bool:
+            held: dict[str, set[str]] = {}
+            for name in self.workers:
+                kind = "sequencer" if name.startswith("sequencer") else name
+                held.setdefault(kind, set()).update((self.status(name) or {}).get("partitions", {}))
+            return all(len(partitions) == self.partitions for partitions in held.values())
+
+        await self.wait_until(ready, "every worker at work", patience_s=patience_s)
+
     async def wait_until_drained(
         self, *, patience_s: float = 120.0, on_look: Callable[[Drainage], None] = lambda _: None
     ) -> Drainage:
