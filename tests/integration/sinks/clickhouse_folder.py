@@ -1,0 +1,65 @@
+"""A ClickHouse folder for one test, and what the log says that it must hold."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from meterproof_schemas.price_book import PriceBook
+from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.clickhouse_sink import ClickHouseSink
+from meterproof_sinks.migrate import migrate
+from tests.rated_log import BOOKS, RatedLog, costs
+
+
+async def read_books() -> Mapping[int, PriceBook]:
+    """The price books of `RatedLog`."""
+    return BOOKS
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[ClickHouse]:
+    """Open a folder with all tables; a process can have one folder open at a time."""
+    clickhouse = ClickHouse.open_folder(folder)
+    try:
+        migrate(clickhouse)
+        yield clickhouse
+    finally:
+        clickhouse.close()
+
+
+def new_sink(clickhouse: ClickHouse) -> ClickHouseSink:
+    """A sink as a worker makes it when it starts."""
+    return ClickHouseSink(clickhouse, read_books)
+
+
+def one(clickhouse: ClickHouse, sql: str, parameters: Mapping[str, Any] | None = None) -> Any:
+    """The only value of a query's only row."""
+    ((value,),) = clickhouse.rows(sql, parameters or {})
+    return value
+
+
+def assert_holds_exactly(clickhouse: ClickHouse, log: RatedLog) -> int:
+    """Assert that the views hold the log up to the progress row, each event once, and return how many events."""
+    rows = clickhouse.rows(
+        "SELECT argMax(next, log_offset) FROM sink_progress WHERE log = {l:String}", {"l": log.origin}
+    )
+    size = rows[0][0]
+    found = clickhouse.rows(
+        "SELECT count(), uniqExact(position), sum(position), sum(cost) FROM usage WHERE log = {l:String}",
+        {"l": log.origin},
+    )
+    spend = sum(costs(log.records)[:size], Decimal(0))
+    assert found == [(size, size, size * (size - 1) // 2, spend)]
+    return int(size)
+
+
+def assert_adds_up(clickhouse: ClickHouse, log: RatedLog) -> None:
+    """Assert that events, quantities and spend by agent and by customer equal the contract's own fold of the log."""
+    assert assert_holds_exactly(clickhouse, log) == log.state.position
+    for column, accounts in (("agent", log.accounts.agents), ("customer", log.accounts.customers)):
+        rows = clickhouse.rows(f"SELECT {column}, count(), sumMap(usage), sum(cost) FROM usage GROUP BY {column}")
+        assert {name: (events, usage, spend) for name, events, usage, spend in rows} == {
+            name: (account.events, dict(account.usage), account.spend) for name, account in accounts.items()
+        }
