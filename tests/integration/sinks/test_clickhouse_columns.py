@@ -14,7 +14,7 @@ from meterproof_schemas.event import UsageData
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, UnknownPriceBook
-from meterproof_sinks.usage_rows import CostTooLarge
+from meterproof_sinks.usage_rows import EVENT_COLUMNS, CostTooLarge
 from tests.builders import make_event, make_genesis_record, make_key, make_limits
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
 from tests.rated_log import HOSTILE, RatedLog
@@ -129,7 +129,7 @@ async def test_every_optional_field_round_trips(clickhouse: ClickHouse) -> None:
     assert exact == [
         (
             {name: Decimal(quantity) for name, quantity in data["usage"].items()},
-            Decimal("170.000000000028"),
+            Decimal("180.000000000019"),  # 18 whole output tokens and a request
             Decimal("0.000000000001"),
             datetime(2026, 1, 1, 0, 0, 0, 123456, tzinfo=UTC).replace(tzinfo=None),
         )
@@ -167,8 +167,8 @@ async def test_hostile_names_survive(clickhouse: ClickHouse) -> None:
     ]
     # The same text in another spelling of JSON, as other libraries than ours may send it.
     escaped = (
-        '{"specversion":"1.0", "id":"esc","\\u0073ource":"gateway/chat","type":"meterproof.usage.v1","subject":"agent-0",'
-        '"time":"2026-01-01T00:00:00.000Z","data" : {"customer":"\\u65e5\\ud83d\\ude00\\/","usage":{"requests":1},'
+        '{"specversion":"1.0", "id":"esc","\\u0073ource":"gateway/chat","type":"meterproof.usage.v1",'
+        '"subject":"agent-0","time":"2026-01-01T00:00:00.000Z","data" : {"customer":"\\u65e5\\ud83d\\ude00\\/","usage":{"requests":1},'
         '"receipt":"a\\u0009b\\u0000c\\r\\n","x":[1e300,123456789012345678901234567890,{"id":"no"}]}}'
     )
     log.batch([*lines, escaped.encode()])
@@ -188,21 +188,20 @@ async def test_hostile_names_survive(clickhouse: ClickHouse) -> None:
 
 async def test_quantities_are_exact_at_their_limits(clickhouse: ClickHouse) -> None:
     log = RatedLog(price_book=0)
-    quantities = [2**63 - 1, "999999999999999999.999999999999", "0.000000000001", "007.50", "0", 0]
+    quantities: list[int | str] = [2**63 - 1, "999999999999999999.999999999999", "0.000000000001", "007.50", "0", 0]
     log.batch([make_event(f"q{n}", usage={"seconds": quantity}) for n, quantity in enumerate(quantities)])
     await _carry(clickhouse, log)
     found = clickhouse.rows("SELECT usage['seconds'] FROM usage ORDER BY position")
     assert [value for (value,) in found] == [Decimal(quantity) for quantity in quantities]
-    assert one(clickhouse, "SELECT sum(usage['seconds']) FROM usage") == sum(map(Decimal, quantities))
+    total = one(clickhouse, "SELECT sum(usage['seconds']) FROM usage")
+    assert total == sum((Decimal(quantity) for quantity in quantities), Decimal(0))
 
 
 async def test_a_line_that_the_engine_cannot_take_apart_is_refused_loudly(clickhouse: ClickHouse) -> None:
     row = "log\t0\t0\t0\t\tp\ti\t0\tk\t0\t0\t\t"
-    columns = ("log", "position", "append_ms", "price_book", "currency", "producer", "instance", "sequence")
-    columns += ("key_ids", "event_us", "cost", "unpriced", "line")
     for line in ('{"id":', "{}", '{"id":"a","data":{"usage":{}}}', '{"id":"a","data":{"usage":{"m":"1e400"}}}'):
         with pytest.raises(ClickHouseError):
-            clickhouse.insert("usage_in", columns, f"{row}{line}\n".encode(), "TSVRaw", 1)
+            clickhouse.insert("usage_in", EVENT_COLUMNS, f"{row}{line}\n".encode(), "TSVRaw", 1)
     assert one(clickhouse, "SELECT count() FROM usage_events") == 0
 
 
