@@ -459,6 +459,15 @@ class AuditLog:
         return None
 
 
+def _stopped(damage: DamagedAudit) -> StageStopped:
+    """How a worker stops for a person because of damage."""
+    return StageStopped(
+        StopReason.LOG_DIVERGED,
+        f"the audit folder is not as it was written: {damage}. Nothing was changed. Keep it for evidence and put a "
+        "copy that verifies in its place, or move it away and let the worker write it anew from the topic",
+    )
+
+
 class AuditSink:
     """The sink of a worker: one `AuditLog` per partition, opened when it is first asked for.
 
@@ -499,6 +508,7 @@ class AuditSink:
         """Where to go on with a partition's log: the last whole record on disk; None if the folder has none of it.
 
         Raises:
+            StageStopped: `log_diverged` when the folder is damaged.
             AuditError: see `AuditLog`, or the folder has two logs of this partition.
         """
         async with self._lock(log):
@@ -581,8 +591,11 @@ class AuditSink:
         for folder in log_folders(self._folder):
             try:
                 name = read_log_name(folder)
+            except DamagedAudit as damage:
+                raise _stopped(damage) from damage
             except FileNotFoundError:
-                raise DamagedAudit(folder / LOG_FILE, None, None, "is missing, but segments are there") from None
+                missing = DamagedAudit(folder / LOG_FILE, None, None, "is missing, but segments are there")
+                raise _stopped(missing) from None
             if name.partition == partition:
                 mine.append((folder, name.origin))
         if len(mine) > 1:
@@ -596,7 +609,10 @@ class AuditSink:
         def opened() -> AuditLog:
             return AuditLog(folder, origin, partition, limits=self._limits, disk=self._disk)
 
-        log = self._logs[partition] = await asyncio.to_thread(opened)
+        try:
+            log = self._logs[partition] = await asyncio.to_thread(opened)
+        except DamagedAudit as damage:
+            raise _stopped(damage) from damage
         return log
 
     async def _take_checkpoints(self, log: AuditLog) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+_NOT_STARTED = 1
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write the log into an audit folder.")
 
 
@@ -35,23 +37,28 @@ def run(  # noqa: PLR0917 - one parameter per option
 ) -> int:
     """Write every accepted record of the log, byte for byte and durably, and its signed checkpoints, until SIGTERM.
 
-    Ends with 0 when stopped, 1 if it cannot start, 70 for an unexpected error or a refusing disk, 78 if a person must
-    look: the log, a checkpoint and the disk contradict each other, or the disk was changed.
+    Exit code: 0 stopped as asked, 1 could not start, 70 unexpected error or a disk that refuses, 78 log_diverged: log,
+    signed checkpoint and disk contradict each other, or the disk was changed.
     """
     # Loaded when it runs, so that --help of all commands stays quick.
-    from meterproof_sinks.audit_process import run_process  # noqa: PLC0415
+    from meterproof_sinks.audit import SegmentLimits  # noqa: PLC0415
+    from meterproof_sinks.audit_process import run_audit_process  # noqa: PLC0415
+    from meterproof_sinks.commands.sink import partition_numbers  # noqa: PLC0415
+    from meterproof_sinks.sink_process import TopicsUnfit  # noqa: PLC0415
+    from meterproof_sinks.verification import NoVerifierKey  # noqa: PLC0415
 
     try:
-        only = None if partitions is None else [int(number) for number in partitions.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter("numbers with commas between", param_hint="--partitions") from error
-    return run_process(
-        data,
-        bootstrap=bootstrap,
-        topic_prefix=topic_prefix,
-        folder=folder,
-        vkey=vkey,
-        partitions=only,
-        segment_bytes=segment_mib * 1024 * 1024,
-        segment_age_ms=segment_age_h * 3_600_000,
-    )
+        return run_audit_process(
+            data,
+            bootstrap=bootstrap,
+            topic_prefix=topic_prefix,
+            folder=folder,
+            vkey=vkey,
+            partitions=partition_numbers(partitions),
+            limits=SegmentLimits(segment_mib * 1024 * 1024, segment_age_h * 3_600_000),
+        )
+    except NoVerifierKey as error:
+        raise typer.BadParameter(str(error), param_hint="--vkey") from error
+    except TopicsUnfit as error:
+        typer.echo(f"meterproof sink audit: {error}", err=True)
+        return _NOT_STARTED

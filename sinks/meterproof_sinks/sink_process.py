@@ -13,7 +13,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
@@ -36,6 +36,10 @@ STOPPED: Final = 78
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.sink")
 
 
+Beside = Callable[[KafkaSettings, asyncio.Event], Coroutine[None, None, None]]
+"""What a worker does beside carrying records, until the event is set."""
+
+
 class TopicsUnfit(Exception):
     """The topics are not as the contract says; the text names each fault and its remedy."""
 
@@ -49,6 +53,7 @@ def run_sink_process(
     topic_prefix: str | None,
     partitions: Sequence[int] | None,
     bounds: BatchBounds,
+    beside: Beside | None = None,
 ) -> int:
     """Run a sink until SIGTERM or SIGINT; the exit code.
 
@@ -60,6 +65,7 @@ def run_sink_process(
         topic_prefix: of the deployment's topics, instead of the settings'.
         partitions: to carry; None is all.
         bounds: of a batch.
+        beside: what else the worker does as long as it runs; if it or the sink fails, both stop.
 
     Raises:
         TopicsUnfit: the topics are not as the contract says.
@@ -68,7 +74,8 @@ def run_sink_process(
     """
     _set_up_logging(name)
     settings = kafka_settings(data, bootstrap, topic_prefix)
-    return asyncio.run(_run(open_sink, settings, StatusFile(DataFolder(data).status, name), partitions, bounds))
+    status = StatusFile(DataFolder(data).status, name)
+    return asyncio.run(_run(open_sink, settings, status, partitions=partitions, bounds=bounds, beside=beside))
 
 
 def kafka_settings(data: Path, bootstrap: str | None, topic_prefix: str | None) -> KafkaSettings:
@@ -88,12 +95,29 @@ def kafka_settings(data: Path, bootstrap: str | None, topic_prefix: str | None) 
     return settings.model_copy(update={field: value for field, value in stated.items() if value is not None})
 
 
+async def run_together(stop: asyncio.Event, *parts: Coroutine[None, None, None]) -> None:
+    """Run the parts of a worker until one ends; then set `stop`, let the others finish, and raise the first error."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        for task in tasks:
+            task.cancel()
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
 async def _run(
     open_sink: Callable[[KafkaSettings], AbstractAsyncContextManager[Sink]],
     settings: KafkaSettings,
     status: StatusFile,
+    *,
     partitions: Sequence[int] | None,
     bounds: BatchBounds,
+    beside: Beside | None,
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -104,7 +128,8 @@ async def _run(
         raise TopicsUnfit(f"the topics are not as the contract says:\n{lines}")
     async with open_sink(settings) as sink:
         try:
-            await run_sink(sink, settings, partitions, status=status, stop=stop, bounds=bounds)
+            carrying = run_sink(sink, settings, partitions, status=status, stop=stop, bounds=bounds)
+            await run_together(stop, carrying, *([] if beside is None else [beside(settings, stop)]))
         except StageStopped as stopped:
             _log.critical(str(stopped), stop_reason=stopped.stop_reason.value, exit_code=STOPPED)
             return STOPPED

@@ -23,9 +23,11 @@ from meterproof_schemas.checkpoint_record import (
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.audit import AuditSink, SegmentLimits
+from meterproof_sinks.audit_checkpoints import follow_checkpoints
 from meterproof_sinks.audit_folder import log_folder_name, records
-from meterproof_sinks.audit_worker import run_audit
+from meterproof_sinks.sink_process import run_together
 from meterproof_sinks.verification import Producers, verify_folder
+from meterproof_sinks.worker import run_sink
 from tests.builders import DEPLOYMENT, NOW_MS
 from tests.log_builder import LogBuilder
 
@@ -100,7 +102,8 @@ async def run_until_covered(deployed: Deployed, folder: Path, size: int) -> Audi
     waiting = asyncio.create_task(wait())
     try:
         async with asyncio.timeout(60):
-            await run_audit(sink, deployed.settings, status=status, stop=stop)
+            carrying = run_sink(sink, deployed.settings, status=status, stop=stop)
+            await run_together(stop, carrying, follow_checkpoints(sink, deployed.settings, stop=stop))
     finally:
         waiting.cancel()
         await sink.close()

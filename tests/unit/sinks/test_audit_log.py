@@ -420,6 +420,17 @@ async def test_two_signed_roots_of_one_size_stop_even_before_the_disk_has_them(t
         await sink.offer_checkpoint(sign_checkpoint(Checkpoint(LOG.origin, size, b"\1" * 32), [LOG.signer]))
 
 
+async def test_a_damaged_folder_stops_the_worker_for_a_person(tmp_path: Path) -> None:
+    mine = tmp_path / log_folder_name(LOG.origin)
+    write(mine, LOG)
+    path = segments_of(mine)[0].events
+    path.write_bytes(path.read_bytes()[1:])
+    with pytest.raises(StageStopped, match="line"):
+        await AuditSink(tmp_path).cursor(0)
+    with pytest.raises(StageStopped, match="log_diverged"):
+        await AuditSink(tmp_path).write(0, LOG.genesis, LOG.records[-1:])
+
+
 async def test_two_logs_of_one_partition_are_not_mixed(tmp_path: Path) -> None:
     sink = AuditSink(tmp_path)
     old = make_log(epoch="0e" * 16)
