@@ -23,6 +23,8 @@ _INSERT_SETTINGS: Final = {
     # Rows of one insert are never repeats of one another, so looking for them before writing is lost time.
     "optimize_on_insert": 0,
 }
+EXACT_JSON: Final[Mapping[str, Any]] = MappingProxyType({"output_format_json_quote_decimals": 1})
+"""Money and quantities as JSON strings, on every connection: a JSON number would be read as a float."""
 _NO_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType({})
 _PORTS: Final = {"http": 8123, "https": 8443}
 
@@ -117,6 +119,7 @@ class ClickHouse:
                 username=username,
                 password=password,
                 database=database,
+                settings=dict(EXACT_JSON),
                 # Without a session, queries of several threads do not exclude one another.
                 autogenerate_session_id=False,
             )
@@ -195,7 +198,7 @@ def _engine(folder: Path, settings: Mapping[str, Any], database: str | None = No
     try:
         with _translated():
             return clickhouse_connect.get_client(
-                interface="chdb", path=str(folder), database=database, settings=dict(settings)
+                interface="chdb", path=str(folder), database=database, settings={**EXACT_JSON, **settings}
             )
     except ClickHouseError as error:
         if "EmbeddedServer" in str(error):

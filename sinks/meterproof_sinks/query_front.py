@@ -19,7 +19,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from meterproof_sinks.clickhouse import DATABASE, ClickHouse, ClickHouseError, Escaped
+from meterproof_sinks.clickhouse import DATABASE, EXACT_JSON, ClickHouse, ClickHouseError, Escaped
 
 ENDPOINT_FILE: Final = "endpoint.json"
 _READERS: Final = 2
@@ -29,8 +29,7 @@ _DEFAULT_FORMAT: Final = "TabSeparated"
 READER_SETTINGS: Final[dict[str, Any]] = {
     "max_execution_time": 120,
     "max_memory_usage": 2 * 1024**3,
-    # Money and quantities as JSON strings: a JSON number would be read as a float.
-    "output_format_json_quote_decimals": 1,
+    **EXACT_JSON,
 }
 """Of every connection that answers other people's queries; the queries cannot change them."""
 _READS: Final = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS"})
@@ -140,8 +139,8 @@ class QueryFront:
                 for name, value in request.query.items()
                 if name.startswith(_PARAMETER_PREFIX)
             }
-            for name in request.query:
-                if not name.startswith(_PARAMETER_PREFIX) and name not in _TRANSPORT:
+            for name, value in request.query.items():
+                if not (name.startswith(_PARAMETER_PREFIX) or name in _TRANSPORT or _is_fixed(name, value)):
                     raise _refused(
                         f"Cannot modify '{name}' setting in readonly mode: this endpoint has its settings fixed"
                     )
@@ -211,6 +210,11 @@ def one_read(sql: str, default_format: str) -> tuple[str, str]:
     if not re.fullmatch(r"\w+", default_format):
         raise _refused("default_format is not the name of a format")
     return sql, default_format
+
+
+def _is_fixed(name: str, value: str) -> bool:
+    """Whether a setting is asked for that holds here anyway."""
+    return str(READER_SETTINGS.get(name)) == value
 
 
 def _refused(text: str) -> ClickHouseError:

@@ -1,0 +1,9 @@
+-- What each agent cost, dearest first. Money of different currencies is never added up.
+SELECT
+  agent,
+  currency,
+  count() AS events,
+  sum(cost) AS spend
+FROM usage
+GROUP BY agent, currency
+ORDER BY spend DESC, agent, currency
