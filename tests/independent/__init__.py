@@ -1,0 +1,1 @@
+"""Recounts that share no code with the pipeline."""
