@@ -421,6 +421,7 @@ class _LogVerification:
             raise _fault_at(
                 stored, 2, "the batch was signed for another deployment, topic or partition than this log's"
             )
+        self._check_signatures(stored, batch, header_line, signatures_line, header.append_ms)
         if header.reason is not None:
             report.batch_roots_unchecked += 1
         else:
@@ -432,7 +433,6 @@ class _LogVerification:
                 header.source is None or hashlib.sha256(source).hexdigest() != header.source.digest
             ):
                 raise _fault_in_header(stored, "its source digest is not that of the batch")
-        self._check_signatures(stored, batch, header_line, signatures_line, header.append_ms)
 
     def _check_signatures(
         self, stored: StoredRecord, batch: BatchHeader, header_line: bytes, signatures_line: bytes, append_ms: int

@@ -8,12 +8,15 @@ import orjson
 import pytest
 
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
+from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.note import Signer
+from meterproof_schemas.event import entry_of
 from meterproof_sinks.audit import AuditLog, SegmentLimits
 from meterproof_sinks.audit_folder import log_folder_name, segments_of
 from meterproof_sinks.commands.verify import main
-from meterproof_sinks.verification import load_producers, load_verifiers, verify_folder
-from tests.builders import make_key, make_registry_file
+from meterproof_sinks.verification import Producers, load_producers, load_verifiers, verify_folder
+from meterproof_stream.judge import Judgement, judge
+from tests.builders import make_batch, make_event, make_key, make_registry_file
 from tests.log_builder import LogBuilder, make_log
 
 LOGS = [make_log(partition=number, partitions=2) for number in range(2)]
@@ -346,3 +349,105 @@ def test_what_cannot_be_begun_is_a_usage_error(
 def test_an_empty_folder_is_false(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "data" / "keys"), "--vkey", str(data / "keys")]) == 1
     assert "holds no log" in capsys.readouterr().err
+
+
+# --- a log that is consistent in itself and signed, but says what no producer said ---
+
+
+def forged(change: Callable[[Judgement], None]) -> LogBuilder:
+    """A log whose owner changed the verdict on a batch before it was chained and signed."""
+    log = LogBuilder()
+    log.batch(2)
+    lines = log.events(3)
+    value = make_batch(lines, log.key, sequence=1)
+    offset = log.state.next_source_offset
+    judgement = judge(
+        value,
+        partition=0,
+        offset=offset,
+        append_ms=log.clock_ms,
+        state=log.state,
+        registry=log.registry,
+        meters=frozenset({"requests"}),
+    )
+    change(judgement)
+    log._append(judgement)
+    log.batch(1)
+    return log
+
+
+def as_it_was(judgement: Judgement) -> None:
+    """Leave the verdict alone."""
+
+
+def invent_an_event(judgement: Judgement) -> None:
+    line = make_event("invented")
+    judgement.lines = [*judgement.lines, line]
+    judgement.entries = [*judgement.entries, entry_of(line)]
+    judgement.leaves = leaf_hashes(judgement.entries)
+    judgement.identities = [*judgement.identities, b"i" * 16]
+
+
+def replace_an_event(judgement: Judgement) -> None:
+    judgement.lines = [make_event("replaced"), *judgement.lines[1:]]
+    judgement.entries = [entry_of(line) for line in judgement.lines]
+    judgement.leaves = leaf_hashes(judgement.entries)
+
+
+def leave_an_event_out(judgement: Judgement) -> None:
+    judgement.lines, judgement.entries = judgement.lines[:-1], judgement.entries[:-1]
+    judgement.leaves, judgement.identities = judgement.leaves[:-1], judgement.identities[:-1]
+
+
+def claim_another_refusal(judgement: Judgement) -> None:
+    leave_an_event_out(judgement)
+    judgement.not_accepted = [(2, "malformed_event", "00" * 32)]
+
+
+def sign_by_nobody(judgement: Judgement) -> None:
+    header, signatures = judgement.carried or (b"", b"")
+    judgement.carried = header, signatures.replace(b'"signature":"', b'"signature":"AAAA')
+
+
+def another_source(judgement: Judgement) -> None:
+    judgement.source_digest = "1" * 64
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (invent_an_event, "the signed root of the batch does not follow"),
+        (replace_an_event, "the signed root of the batch does not follow"),
+        (leave_an_event_out, "the signed root of the batch does not follow"),
+        (claim_another_refusal, "the signed root of the batch does not follow"),
+        (sign_by_nobody, "bad_signature"),
+        (another_source, "source digest"),
+    ],
+)
+def test_what_the_logs_owner_made_up_is_false_although_it_is_signed(
+    tmp_path: Path, change: Callable[[Judgement], None], says: str
+) -> None:
+    log = forged(change)
+    folder = write_log(tmp_path, log)
+    verifier = Signer(log.origin, b"\7" * 32).verifier
+    report = verify_folder(folder, [verifier], Producers(log.registry, frozenset()))
+    assert not report.holds
+    assert says in str(report.all_faults[0])
+    assert report.all_faults[0].position == 2
+    honest = write_log(tmp_path / "honest", forged(as_it_was))
+    assert verify_folder(honest, [verifier], Producers(log.registry, frozenset())).holds
+
+
+def test_signatures_by_a_secret_that_is_not_here_are_unchecked_not_ok(data: Path, log: Path, tmp_path: Path) -> None:
+    registry = orjson.loads((data / "keys" / "registry.json").read_bytes())
+    shared = {"key_id": "shared", "algorithm": "hmac-sha256", "secret_file": "not-here", "producer": "gateway"}
+    everything = {"sources": ["*"], "agents": ["*"], "customers": ["*"]}
+    path = tmp_path / "registry.json"
+    path.write_bytes(orjson.dumps({"version": 1, "keys": [*registry["keys"], shared | everything]}))
+    producers = load_producers(path)
+    assert producers.without_secret == {"shared"}
+    verifiers = load_verifiers(data / "keys")
+    assert verify_folder(log, verifiers, producers).logs[0].signatures_verified == 5
+    absent = Producers(producers.registry, frozenset({LOGS[0].key.key_id}))
+    (report,) = verify_folder(log, verifiers, absent).logs
+    assert (report.holds, report.signatures_verified, report.signatures_unchecked) == (True, 0, 5)
