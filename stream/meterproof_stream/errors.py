@@ -15,6 +15,14 @@ class TopicUnfit(StreamError):
         )
 
 
+class LaneClosed(StreamError):
+    """The partition was given up while one of its records was being taken; whoever holds it next takes it again."""
+
+
+class DeliveryLost(StreamError):
+    """A record was handed to the producer and nobody will say what became of it."""
+
+
 class FaustChanged(StreamError):
     """The installed Faust is not the one that its driver was proved with."""
 

@@ -107,6 +107,7 @@ class FaustDriver:
         self._state = "starting"
         self._generation: int | None = None
         self._watchdog = _Watchdog(settings.stop_deadline_s, settings.stall_timeout_s, self.die)
+        self._tasks: list[asyncio.Task[None]] = []
         self._queue: Any = None
         self._drained: asyncio.Event | None = None
 
@@ -123,8 +124,7 @@ class FaustDriver:
         self._write_status()
         loop.run_until_complete(self._engine.start())
         self._watchdog.start()
-        tending = loop.create_task(self._tend(app))
-        watching = loop.create_task(self._watch_progress())
+        self._tasks = [loop.create_task(self._tend(app)), loop.create_task(self._watch_progress())]
         worker = _Worker(app, loop=loop, on_signal=self._stopping)
         code = UNEXPECTED
         try:
@@ -133,7 +133,6 @@ class FaustDriver:
             code = CLEAN if end.code in {None, 0} else UNEXPECTED
         except BaseException as error:  # noqa: BLE001 - Faust's own crash
             self.die(error)
-        del tending, watching
         self._watchdog.finish()
         self._state = "stopped" if code == CLEAN else "failed"
         self._write_status(final=True)
@@ -276,6 +275,8 @@ class FaustDriver:
         try:
             self._generation = None
             await self._engine.stop()
+            for task in self._tasks:
+                task.cancel()
         except BaseException as error:  # noqa: BLE001
             self.die(error)
 

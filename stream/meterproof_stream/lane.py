@@ -14,6 +14,7 @@ from meterproof_schemas.log_record import Operator, RecordHeader, decode_record,
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.rejection import encode_rejection, rejection_key
 from meterproof_schemas.topics import Topic
+from meterproof_stream.errors import DeliveryLost, LaneClosed
 from meterproof_stream.judge import Judgement
 from meterproof_stream.record_builder import BuiltRecord, InForce, append_record
 from meterproof_stream.room import Room
@@ -39,9 +40,10 @@ class Lane:
         - `state` is the fold of the log with everything submitted; the log follows it, in order, or the lane fails;
         - a log record is sent only after the refusals that it states are acknowledged;
         - a source record is acknowledged, in order, only after its log record stands where every reader accepts it;
-        - after a failure nothing more is sent or acknowledged.
+        - after a failure nothing more is sent or acknowledged;
+        - after `close` nothing more is submitted, so that after `quiesce` nothing more changes.
 
-    Lives from one take-over of its partition to the next take-over or the end of the process; one caller at a time.
+    Lives from one take-over of its partition to the next, or to the end of the process; `submit` is called by one task.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Lane:
         self.delivered = 0
         """Log records delivered and accepted."""
         self.failure: BaseException | None = None
+        self.closed = False
         self._kafka = kafka
         self._log_topic = kafka.topic(Topic.LOG)
         self._rejected_topic = kafka.topic(Topic.REJECTED)
@@ -114,15 +117,19 @@ class Lane:
         2. State and outbox advance together, without a pause between them: a cancellation before this point leaves
            nothing but refusals, which will be made again under the same keys; after it the record is on its way.
         3. The log record is sent: at once if nothing waits before it, else by the lane's own task.
+
+        Raises:
+            LaneClosed: nothing was recorded.
+            Exception: the lane's failure.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._check_open()
         refusals = [  # 1
             await self._producer.send(
                 self._rejected_topic, self.partition, encode_rejection(rejection), rejection_key(rejection.header)
             )
             for rejection in judgement.rejections
         ]
+        self._check_open()
         built = append_record(  # 2
             self.state,
             judgement,
@@ -144,6 +151,16 @@ class Lane:
             return
         self._outbox.append(pending)
         await self._send_first()
+
+    def close(self) -> None:
+        """Take nothing more; what is on its way goes on."""
+        self.closed = True
+
+    def _check_open(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self.closed:
+            raise LaneClosed(f"partition {self.partition} was given up")
 
     async def quiesce(self) -> None:
         """Return when everything submitted is accepted.
@@ -190,6 +207,8 @@ class Lane:
         sent = self._sent
         try:
             while sent and (delivery := sent[0].delivery) is not None and delivery.done():
+                if delivery.cancelled():
+                    raise DeliveryLost(f"{self._log_topic}[{self.partition}]: the producer gave a log record up")
                 if delivery.result().offset != self._expected:
                     self._resolver = asyncio.create_task(self._resolve(delivery.result().offset))
                     return
@@ -259,11 +278,13 @@ class Lane:
         )
 
     def _fail(self, error: BaseException) -> None:
-        if self.failure is None:
-            self.failure = error
-            self._idle.set()
-            if not isinstance(error, asyncio.CancelledError):
-                self._on_failure(error)
+        if self.failure is not None:
+            return
+        cancelled = isinstance(error, asyncio.CancelledError)
+        self.failure = DeliveryLost(f"partition {self.partition}: sending was cancelled") if cancelled else error
+        self._idle.set()
+        if not cancelled:  # whoever cancelled knows; any further use of this lane raises
+            self._on_failure(error)
 
 
 def continues(record: Record, prev: str) -> bool:

@@ -19,7 +19,7 @@ from meterproof.kafka.topics import partitions_of
 from meterproof_schemas.log_record import Genesis, Operator, RecordHeader
 from meterproof_schemas.price_book import DEFAULT_METERS
 from meterproof_schemas.topics import Topic
-from meterproof_stream.errors import TopicUnfit
+from meterproof_stream.errors import LaneClosed, TopicUnfit
 from meterproof_stream.judge import Judgement, judge, judge_hole
 from meterproof_stream.lane import Acknowledge, Lane
 from meterproof_stream.registry_file import RegistryFile
@@ -68,7 +68,6 @@ class Sequencer:
         self._price_book = 0
         self._meters = frozenset(meter.name for meter in DEFAULT_METERS)
         self._watchers: list[asyncio.Task[None]] = []
-        self._stopping = False
         self.lanes: dict[int, Lane] = {}
         """The partitions held, by number."""
 
@@ -89,9 +88,10 @@ class Sequencer:
 
     async def stop(self) -> None:
         """Take nothing more, wait for what is on its way, disconnect. Harmless when repeated."""
-        self._stopping = True
         for watcher in self._watchers:
             watcher.cancel()
+        for lane in self.lanes.values():
+            lane.close()
         for lane in self.lanes.values():
             if lane.failure is None:
                 await lane.quiesce()
@@ -102,7 +102,7 @@ class Sequencer:
 
         Step 1 of the sequencer's design, for each partition:
 
-        1. Wait for own deliveries, so that nothing of ours can land behind what is read next.
+        1. Close the lanes and wait for own deliveries, so that nothing of ours can land behind what is read next.
         2. Fold the log: from the genesis, or from where our own lane expects its next record.
         3. Compare genesis and source with what the log says.
         4. A new lane with a new random writer.
@@ -112,7 +112,9 @@ class Sequencer:
             KafkaProblem: a topic cannot be read.
         """
         wanted = sorted(set(partitions))
-        for partition, lane in self.lanes.items():  # 1
+        for lane in self.lanes.values():  # 1
+            lane.close()
+        for partition, lane in self.lanes.items():
             await lane.quiesce()
             if partition not in wanted:
                 _log.info("partition_left", partition=partition, next=lane.next)
@@ -163,6 +165,7 @@ class Sequencer:
         for partition in partitions:
             lane = self.lanes.get(partition)
             if lane is not None:
+                lane.close()
                 await lane.quiesce()
 
     def next_offsets(self) -> dict[int, int]:
@@ -181,15 +184,18 @@ class Sequencer:
             StageStopped: `source_lost`, or the lane's failure.
         """
         lane = self.lanes.get(partition)
-        if lane is None or self._stopping:
+        if lane is None or lane.closed:
             return
         due = lane.next
         if offset < due:
             acknowledge()
             return
-        if offset > due:
-            await self._fill(lane, offset)
-        await self._record(lane, offset, value, append_ms, acknowledge)
+        try:
+            if offset > due:
+                await self._fill(lane, offset)
+            await self._record(lane, offset, value, append_ms, acknowledge)
+        except LaneClosed:
+            _log.info("record_left", partition=partition, offset=offset)
 
     async def _record(
         self, lane: Lane, offset: int, value: bytes | None, append_ms: int, acknowledge: Acknowledge | None

@@ -1,6 +1,8 @@
 """Every event that Kafka acknowledged is in the log exactly once, whatever happens to the sequencer in between."""
 
+import asyncio
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -30,4 +32,52 @@ async def test_duplicates_count_once_over_a_crash(broker: LocalBroker, topic_pre
         await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 10))])
         await pipeline.wait_until_sequenced(worker)
         assert worker.stop() == 0, worker.log()
+    await pipeline.check()
+
+
+async def test_partitions_move_between_workers(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
+    """A second worker joins, one is killed, one stops; records keep coming all the while."""
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=4)
+    session = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "6"}
+
+    async def load() -> None:
+        while True:
+            for partition in range(4):
+                values: list[bytes | None] = [
+                    pipeline.batch(partition, pipeline.new_events(partition, 5)) for _ in range(3)
+                ]
+                await pipeline.send(partition, [*values, values[0]])
+            await asyncio.sleep(0.1)
+
+    with pipeline.worker(instance="one", **session) as one:
+        await asyncio.to_thread(one.wait_until_running)
+        loading = asyncio.create_task(load())
+        with pipeline.worker(instance="two", **session) as two:
+            await asyncio.to_thread(two.wait_until_holding)
+            one.kill()
+        with pipeline.worker(instance="one", **session) as one_again:
+            await asyncio.to_thread(one_again.wait_until_holding)
+            await asyncio.sleep(1)
+            loading.cancel()
+            await pipeline.wait_until_sequenced(one_again)
+            assert await asyncio.to_thread(one_again.stop) == 0, one_again.log()
+    await pipeline.check()
+
+
+async def test_a_stopped_clock_writes_nothing_that_counts(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    """A worker that stood still for longer than its session wakes up and writes; readers ignore it, and it ends."""
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    session = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "6"}
+    with pipeline.worker(instance="one", **session) as one:
+        await asyncio.to_thread(one.wait_until_holding)
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 5)) for _ in range(500)])
+        one.process.send_signal(signal.SIGSTOP)
+        with pipeline.worker(instance="two", **session) as two:
+            await pipeline.wait_until_sequenced(two)
+            await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 5)) for _ in range(20)])
+            one.process.send_signal(signal.SIGCONT)
+            await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 5)) for _ in range(20)])
+            await pipeline.wait_until_sequenced()
     await pipeline.check()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -191,10 +192,18 @@ class Worker:
         return read_status(self.data / "status", self._instance)
 
     def wait_until_running(self) -> None:
+        """Return when it has taken its partitions over, which may be none."""
+        self._wait_until(lambda status: status["state"] == "running")
+
+    def wait_until_holding(self) -> None:
+        """Return when it holds partitions."""
+        self._wait_until(lambda status: status["state"] == "running" and bool(status["partitions"]))
+
+    def _wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
             status = self.status()
-            if status is not None and status["pid"] == self.process.pid and status["state"] == "running":
+            if status is not None and status["pid"] == self.process.pid and holds(status):
                 return
             if self.process.poll() is not None or time.monotonic() > deadline_s:
                 raise AssertionError(f"the worker does not run (exit code {self.process.poll()}):\n{self.log()}")
