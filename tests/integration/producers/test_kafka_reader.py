@@ -87,15 +87,17 @@ async def test_records_come_back_in_order_with_their_offsets(settings: KafkaSett
 async def test_calls_of_send_that_wait_keep_their_order(settings: KafkaSettings, topic_prefix: str) -> None:
     topic = f"{topic_prefix}concurrent"
     await create_topic(settings, topic)
-    values = [bytes([number]) + bytes(300_000) for number in range(40)]
-
     async with RecordProducer(settings) as producer:
 
         async def send(value: bytes) -> int:
             return (await (await producer.send(topic, 0, value))).offset
 
-        offsets = await asyncio.gather(*(send(value) for value in values))
-    assert offsets == list(range(40))
+        sends = []
+        for number in range(120):
+            sends.append(asyncio.create_task(send(bytes([number]) + bytes(300_000))))
+            # Calls come at every moment, also at those when the buffer has just been emptied for others that wait.
+            await asyncio.sleep(0.002 * (number % 3))
+        assert await asyncio.gather(*sends) == list(range(120))
 
 
 async def test_other_methods_between_two_chunks_do_not_disturb_a_read(
