@@ -33,7 +33,7 @@ READER_SETTINGS: Final[dict[str, Any]] = {
 }
 """Of every connection that answers other people's queries; the queries cannot change them."""
 _READS: Final = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS"})
-_LEADING: Final = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*", re.DOTALL)
+_FIRST_WORD: Final = re.compile(r"[\s(]*(\w+)")
 _FORMAT_CLAUSE: Final = re.compile(r"\bFORMAT\s+(\w+)\s*\Z", re.IGNORECASE)
 # The engine lets even a read-only connection write a file with this clause: the word is refused wherever it stands.
 _OUTFILE: Final = re.compile(r"OUTFILE", re.IGNORECASE)
@@ -197,19 +197,20 @@ def one_read(sql: str, default_format: str) -> tuple[str, str]:
     """
     if _OUTFILE.search(sql):
         raise _refused("INTO OUTFILE is refused, and so is the word anywhere in a query")
-    match = _LEADING.match(sql)
-    first = re.match(r"\w+", sql[match.end() if match else 0 :])
-    if first is None or first[0].upper() not in _READS:
+    # The same text, character by character, with nothing in it that only looks like syntax.
+    bare = _OPAQUE.sub(lambda found: (" " if found[0][0] in "-#/" else "x") * len(found[0]), sql)
+    bare = bare.rstrip().rstrip(";").rstrip()
+    first = _FIRST_WORD.match(bare)
+    if first is None or first[1].upper() not in _READS:
         raise _refused(f"only reads are answered here: {', '.join(sorted(_READS))}")
-    sql = sql.rstrip().rstrip(";").rstrip()
-    if ";" in _OPAQUE.sub(" ", sql):
+    if ";" in bare:
         raise _refused("one statement at a time is answered here")
-    clause = _FORMAT_CLAUSE.search(sql)
+    clause = _FORMAT_CLAUSE.search(bare)
     if clause is not None:
         return sql[: clause.start()], clause[1]
     if not re.fullmatch(r"\w+", default_format):
         raise _refused("default_format is not the name of a format")
-    return sql, default_format
+    return sql[: len(bare)], default_format
 
 
 def _is_fixed(name: str, value: str) -> bool:
