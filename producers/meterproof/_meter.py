@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, Unpack
 
 from meterproof._document import UsageFields, event_line, time_us_of
 from meterproof._series import Series
 from meterproof._transport import Transport
+from meterproof.deployment import DataFolder
 from meterproof.errors import BufferFull, DeliveryFailed, MeterClosed, WrongPartitionCount
 from meterproof.keys import ProducerKey
 from meterproof.settings import MeterSettings
@@ -89,15 +91,26 @@ class Meter:
     def from_env(cls) -> "Meter":
         """A meter set up by `METERPROOF_…` and `METERPROOF_KAFKA_…` variables.
 
+        On the machine of a `meterproof up`, `METERPROOF_DATA_DIR` stands for the variables that say where Kafka is and
+        what the deployment is called.
+
         Raises:
             InvalidKey: the key file is missing or faulty.
+            NoDeployment: the data folder holds no deployment.
             pydantic.ValidationError: a variable is missing or faulty.
         """
         # Kafka's client is loaded when a meter is made, not when `meterproof` is imported.
         from meterproof._kafka_transport import KafkaTransport  # noqa: PLC0415
         from meterproof.kafka.settings import KafkaSettings  # noqa: PLC0415
 
-        return cls(MeterSettings(), KafkaTransport(KafkaSettings()))
+        data_dir = os.environ.get("METERPROOF_DATA_DIR")
+        if data_dir is None:
+            return cls(MeterSettings(), KafkaTransport(KafkaSettings()))
+        there = DataFolder(Path(data_dir)).deployment()
+        return cls(
+            MeterSettings(deployment=there.deployment, partitions=there.partitions),
+            KafkaTransport(KafkaSettings(bootstrap=there.bootstrap, topic_prefix=there.topic_prefix)),
+        )
 
     async def open(self) -> Self:
         """Connect.

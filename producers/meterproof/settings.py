@@ -13,7 +13,7 @@ class MeterSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="METERPROOF_", frozen=True, extra="ignore")
 
-    deployment: str = "default"
+    deployment: str
     """The audience that batches are signed for; must be the deployment's own name."""
     producer: str
     """Who signs, as the key registry knows it."""
