@@ -673,6 +673,8 @@ def hostile_batches() -> dict[str, list[Step]]:
         "header-unknown-field": (malformed, header_with(b'{"v":1', b'{"v":1,"x":1')),
         "header-name-twice": (malformed, header_with(b'{"v":1', b'{"v":1,"v":1')),
         "header-version-2": (malformed, header_with(b'{"v":1', b'{"v":2')),
+        "header-version-true": (malformed, header_with(b'{"v":1', b'{"v":true')),
+        "header-version-float": (malformed, header_with(b'{"v":1', b'{"v":1.0')),
         "header-above-4-kib": (malformed, header_with(b'{"v":1', b'{"v":1' + b" " * 4096)),
         "header-float": (malformed, header_with(b'"count":1', b'"count":1.0')),
         "header-missing-root": (malformed, header_with(b'"root":"' + root_of_lines(one).hex().encode() + b'",', b"")),

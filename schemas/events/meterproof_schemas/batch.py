@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from meterproof_proofs.frontier import batch_root, leaf_hashes
 from meterproof_schemas.errors import InvalidBatch
-from meterproof_schemas.event import Name, entry_of
+from meterproof_schemas.event import Name, VersionOne, entry_of
 from meterproof_schemas.instant import Instant
 from meterproof_schemas.limits import (
     BATCH_BYTES_MAX,
@@ -47,7 +47,7 @@ class BatchHeader(BaseModel):
     """Line 0. Binds the events to a deployment, topic, partition and to the producer's own series."""
 
     model_config = _CLOSED
-    v: Literal[1]
+    v: VersionOne
     audience: Name
     """The deployment that may count this batch."""
     topic: Name

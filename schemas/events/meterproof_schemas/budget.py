@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from meterproof_schemas.batch import Digest, Token
 from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
-from meterproof_schemas.event import Count, Name
+from meterproof_schemas.event import Count, Name, VersionOne
 from meterproof_schemas.instant import Instant, format_instant_us
 from meterproof_schemas.price_book import Amount, Currency
 from meterproof_schemas.quantity import EXACT
@@ -72,7 +72,7 @@ class BudgetFile(BaseModel):
     """The budgets of a deployment."""
 
     model_config = _CLOSED
-    version: Literal[1]
+    version: VersionOne
     budgets: Annotated[tuple[Budget, ...], Field(strict=False)]
 
 
@@ -106,7 +106,7 @@ class PartialSum(BaseModel):
     """Absolute spend of one scope in one window, as far as one log tells."""
 
     model_config = _CLOSED
-    v: Literal[1]
+    v: VersionOne
     log: str
     scope: Scope
     subject: Name
@@ -127,7 +127,7 @@ class Marker(BaseModel):
     """Up to where the partial sums of one log are complete on the topic."""
 
     model_config = _CLOSED
-    v: Literal[1]
+    v: VersionOne
     marker: Literal[True]
     log: str
     epoch: Token
@@ -142,7 +142,7 @@ class Alert(BaseModel):
     """A threshold of a budget that spend reached."""
 
     model_config = _CLOSED
-    v: Literal[1]
+    v: VersionOne
     budget: Name
     scope: Scope
     subject: Name

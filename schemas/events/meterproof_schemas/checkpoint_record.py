@@ -6,13 +6,12 @@ Value of a genesis: the log's first record, verbatim.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from meterproof_schemas.batch import Digest
 from meterproof_schemas.errors import InvalidRecord
-from meterproof_schemas.event import Count
+from meterproof_schemas.event import Count, VersionOne
 
 _HOUR_MS = 3_600_000
 
@@ -21,7 +20,7 @@ class CheckpointHeader(BaseModel):
     """Line 0: where in `usage.log` the signed size is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    v: Annotated[int, Field(ge=1, le=1)]
+    v: VersionOne
     origin: str
     size: Count
     log_offset: Count

@@ -26,6 +26,8 @@ Name = Annotated[
 """1 to 256 UTF-8 bytes without control characters."""
 Text = Annotated[str, StringConstraints(strict=True, max_length=4096)]
 MeterName = Annotated[str, StringConstraints(strict=True, max_length=64, pattern=r"^[a-z][a-z0-9_.]*$")]
+VersionOne = Annotated[int, Field(strict=True, ge=1, le=1)]
+"""Version of a format. A `Literal[1]` would take `true` and `1.0` for it."""
 Count = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Surface = Literal["rest", "mcp", "llm", "tool", "agent"]
 Status = Literal["ok", "error", "denied", "rate_limited", "payment_required"]

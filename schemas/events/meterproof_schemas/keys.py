@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meterproof_schemas.batch import Algorithm, Signature, signed_bytes
 from meterproof_schemas.errors import InvalidBatch, InvalidRegistry
-from meterproof_schemas.event import Name
+from meterproof_schemas.event import Name, VersionOne
 from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.reasons import Reason
 from meterproof_schemas.strict_json import NotStrictJson, parse_object
@@ -92,7 +92,7 @@ class RegistryFile(BaseModel):
     """The file as it is written; `parse_registry` makes a registry of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    version: Literal[1]
+    version: VersionOne
     keys: Annotated[tuple[KeyEntry, ...], Field(strict=False)]
 
 

@@ -21,7 +21,7 @@ from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.tree import EMPTY_ROOT
 from meterproof_schemas.batch import Digest, Token
 from meterproof_schemas.errors import InvalidRecord
-from meterproof_schemas.event import Count, Name
+from meterproof_schemas.event import Count, Name, VersionOne
 from meterproof_schemas.limits import BATCH_LINES_MAX
 from meterproof_schemas.reasons import DUPLICATE, Reason
 
@@ -98,7 +98,7 @@ class RecordHeader(BaseModel):
     """Line 0 of a log record. The verdict is stored here and never computed twice."""
 
     model_config = _CLOSED
-    v: Literal[1]
+    v: VersionOne
     kind: Kind
     prev: Digest
     source: Source | None

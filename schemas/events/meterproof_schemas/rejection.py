@@ -6,14 +6,14 @@ payload bytes as they came. A payload that no known key vouches for keeps its fi
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from meterproof_schemas.batch import Digest
 from meterproof_schemas.errors import InvalidRecord
-from meterproof_schemas.event import Count
+from meterproof_schemas.event import Count, VersionOne
 from meterproof_schemas.limits import REJECTED_PAYLOAD_BYTES_MAX
 from meterproof_schemas.reasons import Reason
 
@@ -22,7 +22,7 @@ class RejectionHeader(BaseModel):
     """Line 0 of a rejection."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    v: Annotated[int, Field(ge=1, le=1)]
+    v: VersionOne
     reason: Reason
     detail: str
     """What is wrong and where; quotes no value of the payload."""
