@@ -35,7 +35,7 @@ from meterproof.kafka.settings import KafkaSettings
 from meterproof.status import StatusFile
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.topics import Topic
-from meterproof_stream.errors import FaustChanged, TopicUnfit, WorkerStalled
+from meterproof_stream.errors import FaustChanged, StreamError, TopicUnfit, WorkerStalled
 from meterproof_stream.exit_codes import CLEAN, UNEXPECTED, exit_code_of
 from meterproof_stream.settings import WorkerSettings
 
@@ -122,7 +122,14 @@ class FaustDriver:
         self._drained = asyncio.Event()
         app = self._make_app()
         self._write_status()
-        loop.run_until_complete(self._engine.start())
+        try:
+            loop.run_until_complete(self._engine.start())
+        except StageStopped as error:
+            self.die(error)
+        except BaseException as error:
+            self._state = "failed"
+            self._write_status(error=str(error), final=True)
+            raise
         self._watchdog.start()
         self._tasks = [loop.create_task(self._tend(app)), loop.create_task(self._watch_progress())]
         worker = _Worker(app, loop=loop, on_signal=self._stopping)
@@ -143,6 +150,8 @@ class FaustDriver:
         code = exit_code_of(error)
         if isinstance(error, StageStopped):
             _log.critical(str(error), stop_reason=error.stop_reason.value, exit_code=code)
+        elif isinstance(error, (KafkaProblem, StreamError)):
+            _log.critical(f"{type(error).__name__}: {error}", exit_code=code)
         else:
             _log.critical(f"{type(error).__name__}: {error}", exit_code=code, exc_info=error)
         self._state = "failed"

@@ -79,8 +79,8 @@ class Sequencer:
         """
         self._partitions = await partitions_of(self._kafka, self._source_topic)
         self._geneses = await first_geneses(self._kafka)
-        await self._producer.start()
         await self._refresh_price_book()
+        await self._producer.start()
         self._watchers = [
             asyncio.create_task(self._watch_registry()),
             asyncio.create_task(self._watch_price_books()),

@@ -9,9 +9,8 @@ import orjson
 import typer
 
 from meterproof_stream.commands.running import run_command
-from meterproof_stream.errors import StreamError
 from meterproof_stream.operator import Decision, accept_gap, quarantine
-from meterproof_stream.settings import WorkerSettings, kafka_settings
+from meterproof_stream.settings import kafka_settings
 
 WORKER = "sequencer"
 """Name of the worker: of its consumer group, status file and cache folder."""
@@ -30,42 +29,36 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 @app.command(
     epilog="Example: meterproof sequencer run --data data --instance sequencer-0   ·   exit codes: 0 stopped as asked, "
-    "1 could not start, 70 unexpected error, 75 another writer appended, 78 log_diverged, source_diverged, source_lost"
+    "1 could not start, 70 unexpected error, 75 try again, 78 log_diverged, source_diverged, source_lost"
 )
-def run(  # noqa: PLR0917 - one parameter per option
+def run(
     data: Data = Path("data"),
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
     registry: Registry = None,
-    instance: Annotated[str | None, typer.Option(help="Stable unique name of this worker; default: host name.")] = None,
-    skip_topic_check: Annotated[bool, typer.Option(help="Do not compare the topics' settings at start.")] = False,
+    instance: Annotated[str | None, typer.Option(help="Stable unique name of this worker, like sequencer-0.")] = None,
 ) -> None:
     """Run the sequencer until SIGTERM; logs are JSON lines on stderr."""
-    from meterproof.kafka.topics import check_topics
+    from meterproof.kafka.settings import KafkaSettings
     from meterproof_schemas.topics import Topic
-    from meterproof_stream.faust_driver import FaustDriver
-    from meterproof_stream.json_log import set_up_logging
     from meterproof_stream.sequencer import Sequencer
+    from meterproof_stream.settings import WorkerSettings
+    from meterproof_stream.worker_process import OnFailure, run_worker
 
-    stated = {"data_dir": data, "registry": registry, "instance": instance}
-    settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
-    kafka = kafka_settings(data, bootstrap, topic_prefix)
-    set_up_logging(WORKER, settings.instance)
-    if not skip_topic_check:
-        faults = asyncio.run(check_topics(kafka))
-        if faults:
-            lines = "\n".join(f"  {fault.topic}: {fault.fault}; {fault.remedy}" for fault in faults)
-            raise StreamError(f"the topics are not as the contract says:\n{lines}")
-    driver: FaustDriver | None = None
+    def make_engine(kafka: KafkaSettings, settings: WorkerSettings, on_failure: OnFailure) -> Sequencer:
+        return Sequencer(kafka, settings.registry_path, random_bytes=secrets.token_bytes, on_failure=on_failure)
 
-    def on_failure(error: BaseException) -> None:
-        if driver is not None:
-            driver.die(error)
-        raise error
-
-    sequencer = Sequencer(kafka, settings.registry_path, random_bytes=secrets.token_bytes, on_failure=on_failure)
-    driver = FaustDriver(sequencer, worker=WORKER, topic=Topic.BATCHES, kafka=kafka, settings=settings)
-    raise typer.Exit(driver.run())
+    code = run_worker(
+        WORKER,
+        Topic.BATCHES,
+        make_engine,
+        data=data,
+        bootstrap=bootstrap,
+        topic_prefix=topic_prefix,
+        instance=instance,
+        registry=registry,
+    )
+    raise typer.Exit(code)
 
 
 @app.command(

@@ -15,11 +15,16 @@ from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import OffsetAndMetadata
 
+from meterproof.kafka.price_books import publish_price_book
+from meterproof.kafka.producer import RecordProducer
 from meterproof_local.broker import LocalBroker
 from meterproof_proofs.command import main as meterproof
+from meterproof_schemas.log_record import decode_record
+from meterproof_schemas.price_book import parse_price_book
 from meterproof_schemas.reasons import Reason
 from meterproof_schemas.rejection import decode_rejection
 from meterproof_schemas.topics import Topic
+from tests.builders import SigningPair, make_event, make_key, make_registry, make_registry_file
 from tests.integration.stream.workers import PATIENCE_S, Pipeline
 
 pytestmark = pytest.mark.broker
@@ -270,3 +275,97 @@ async def test_a_source_that_was_created_again_is_noticed(
         with pipeline.worker() as worker:
             assert worker.wait() == 78
             assert worker.events()[-1]["stop_reason"] == "source_diverged"
+
+
+async def test_echoes_in_the_log_are_counted_and_passed(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
+    """What others write to the log neither stops the writer nor counts."""
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    with pipeline.worker() as worker:
+        for _ in range(3):
+            await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(3)])
+            await pipeline.wait_until_sequenced(worker)
+            records = await pipeline.records(Topic.LOG, 0)
+            async with RecordProducer(pipeline.kafka) as producer:
+                for value in (records[-2].value, b"junk"):
+                    await (await producer.send(pipeline.kafka.topic(Topic.LOG), 0, value))
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2))])
+        await pipeline.wait_until_sequenced(worker)
+        assert worker.stop() == 0, worker.log()
+        status = worker.status()
+        assert status is not None
+        assert status["partitions"]["0"]["foreign"] == 6
+    await pipeline.check()
+    assert (await pipeline.log(0)).foreign == 6
+
+
+async def test_keys_and_meters_change_while_it_runs(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    registry = tmp_path / "data" / "keys" / "registry.json"
+    late = make_key("late")
+
+    async def verdict(usage: dict[str, int], *, signer: SigningPair) -> set[str]:
+        """What a fresh event with this usage is met with."""
+        before = (await pipeline.log(0)).counts
+        number = pipeline.sequences.get(0, 0)
+        line = make_event(f"probe{number}", time_ms=time.time_ns() // 1_000_000, usage=usage)
+        await pipeline.send(0, [pipeline.batch(0, [line], key=signer)])
+        await pipeline.wait_until_sequenced(worker)
+        return set((await pipeline.log(0)).counts - before)
+
+    async def until(expected: str, usage: dict[str, int], *, signer: SigningPair) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while (found := await verdict(usage, signer=signer)) != {expected}:
+            assert time.monotonic() < deadline_s, found
+            await asyncio.sleep(0.2)
+
+    with pipeline.worker() as worker:
+        await asyncio.to_thread(worker.wait_until_holding)
+        assert await verdict({"requests": 1}, signer=late) == {"record:unknown_key"}
+        registry.write_bytes(make_registry_file(pipeline.key, late))
+        await until("accepted", {"requests": 1}, signer=late)
+        registry.write_bytes(b"{")
+        await asyncio.sleep(2)
+        assert await verdict({"requests": 1}, signer=late) == {"accepted"}, "a faulty file changes nothing"
+        assert any("registry_faulty" in event["event"] for event in worker.events())
+
+        assert await verdict({"smiles": 1}, signer=late) == {"unknown_meter"}
+        book = {"version": 1, "currency": "USD", "meters": [{"name": "smiles", "unit": "smile"}], "prices": []}
+        await publish_price_book(pipeline.kafka, parse_price_book(orjson.dumps(book)))
+        await until("accepted", {"smiles": 1}, signer=late)
+        assert await verdict({"requests": 1}, signer=late) == {"unknown_meter"}
+        assert await asyncio.to_thread(worker.stop) == 0, worker.log()
+    last = decode_record((await pipeline.records(Topic.LOG, 0))[-1].value).header
+    assert last.price_book == 1
+    assert last.registry == make_registry(pipeline.key, late).digest
+
+
+async def test_what_is_missing_is_said_in_one_line(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    (tmp_path / "data" / "keys" / "registry.json").unlink()
+    with pipeline.worker() as worker:
+        assert await asyncio.to_thread(worker.wait) == 1
+        [line] = worker.log().splitlines()
+        assert "registry.json" in line
+        assert "keygen" in line
+    with pipeline.worker(f"--prefix={topic_prefix}absent.") as worker:
+        assert await asyncio.to_thread(worker.wait) == 1
+        assert "does not exist" in worker.log()
+        assert "Traceback" not in worker.log()
+
+
+@pytest.mark.slow
+async def test_a_broker_that_crashes_and_comes_back(topic_prefix: str, tmp_path: Path) -> None:
+    with LocalBroker(tmp_path / "kafka") as broker:
+        pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=2)
+        with pipeline.worker() as worker:
+            await asyncio.to_thread(worker.wait_until_holding)
+            for _ in range(2):
+                for partition in range(2):
+                    values = [pipeline.batch(partition, pipeline.new_events(partition, 5)) for _ in range(100)]
+                    await pipeline.send(partition, [*values])
+                broker.kill()
+                await asyncio.sleep(1)
+                broker.start()
+            await pipeline.wait_until_sequenced(worker)
+            assert await asyncio.to_thread(worker.stop) == 0, worker.log()
+        await pipeline.check()

@@ -48,7 +48,8 @@ class Pipeline:
         return pipeline
 
     async def create_topics(self, **settings: Any) -> None:
-        deployment = Deployment("meter.example.com/test", DEPLOYMENT, self.partitions, **settings)
+        named = settings.pop("deployment", DEPLOYMENT)
+        deployment = Deployment("meter.example.com/test", named, self.partitions, **settings)
         await create_topics(self.kafka, deployment, now_ms=time.time_ns() // 1_000_000, random_bytes=os.urandom)
 
     def worker(self, *arguments: str, stage: str = "sequencer", instance: str = "one", **environment: str) -> "Worker":
@@ -80,12 +81,12 @@ class Pipeline:
         made.extend(lines)
         return lines
 
-    def batch(self, partition: int, lines: list[bytes], **header: Any) -> bytes:
+    def batch(self, partition: int, lines: list[bytes], *, key: SigningPair | None = None, **header: Any) -> bytes:
         sequence = self.sequences.get(partition, 0)
         self.sequences[partition] = sequence + 1
         return make_batch(
             lines,
-            self.key,
+            key or self.key,
             partition=partition,
             sequence=sequence,
             topic=self.kafka.topic(Topic.BATCHES),
