@@ -1,0 +1,127 @@
+"""Migrations bring any database to the same tables, however often they run and wherever they were cut off."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, FolderInUse
+from meterproof_sinks.migrate import Migration, MigrationChanged, all_migrations, migrate, pending
+from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, opened
+from tests.rated_log import RatedLog
+
+pytestmark = pytest.mark.clickhouse
+
+_TABLES = "SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY name"
+_EXTRA = Migration(
+    9001, "extra", "-- a comment; with a semicolon\nCREATE TABLE IF NOT EXISTS extra (a Int8) ENGINE = Null;\n"
+)
+
+
+def test_they_run_once_and_keep_what_is_there(tmp_path: Path) -> None:
+    clickhouse = ClickHouse.open_folder(tmp_path / "clickhouse")
+    try:
+        assert pending(clickhouse) == all_migrations() != []
+        assert migrate(clickhouse) == all_migrations()
+        tables = clickhouse.rows(_TABLES)
+        assert pending(clickhouse) == []
+        assert migrate(clickhouse) == []
+        assert clickhouse.rows(_TABLES) == tables
+        assert migrate(clickhouse, [*all_migrations(), _EXTRA]) == [_EXTRA]
+        assert clickhouse.rows("EXISTS TABLE extra") == [(1,)]
+    finally:
+        clickhouse.close()
+
+
+async def test_one_that_was_cut_off_is_run_again_to_its_end(tmp_path: Path) -> None:
+    clickhouse = ClickHouse.open_folder(tmp_path / "clickhouse")
+    try:
+        (first, *_) = all_migrations()
+        statements = first.statements()
+        for cut in range(1, len(statements)):
+            half = Migration(first.number, first.name, ";\n".join(statements[:cut]) + ";\nCREATE NO SUCH THING;\n")
+            with pytest.raises(ClickHouseError, match="SYNTAX_ERROR"):
+                migrate(clickhouse, [half])
+            assert pending(clickhouse) == all_migrations()
+        migrate(clickhouse)
+        log = RatedLog()
+        log.grow(3)
+        await new_sink(clickhouse).write(0, log.genesis, log.records)
+        assert assert_holds_exactly(clickhouse, log) == log.state.position
+    finally:
+        clickhouse.close()
+
+
+def test_a_released_migration_cannot_change(tmp_path: Path) -> None:
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        edited = [replace(migration, text=f"{migration.text}\n") for migration in all_migrations()]
+        with pytest.raises(MigrationChanged, match="applied with another text"):
+            migrate(clickhouse, edited)
+
+
+def test_they_are_numbered_without_a_gap_and_need_nothing_that_only_a_server_has() -> None:
+    assert [migration.number for migration in all_migrations()] == list(range(1, len(all_migrations()) + 1))
+    for migration in all_migrations():
+        for word in ("Replicated", "ON CLUSTER", "KeeperMap", "CREATE USER", "GRANT", "ENGINE = Kafka"):
+            assert word not in migration.text
+
+
+def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        tables = clickhouse.rows(
+            "SELECT name, create_table_query FROM system.tables "
+            "WHERE database = currentDatabase() AND engine LIKE '%Tree'"
+        )
+    assert {name for name, _ in tables} == {"usage_events", "usage_records", "sink_progress", "migrations"}
+    for name, definition in tables:
+        assert "fsync_after_insert = 1, fsync_part_directory = 1" in definition, name
+
+
+def test_the_command_says_what_it_did(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        main = "import sys; from meterproof_proofs.command import main; sys.exit(main())"
+        return subprocess.run(
+            [sys.executable, "-c", main, "migrate", "--data", str(tmp_path), *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+    names = [f"{migration.number:04}_{migration.name}" for migration in all_migrations()]
+    missing = run("--check", "--json")
+    assert (missing.returncode, json.loads(missing.stdout)["missing"]) == (1, names)
+    applied = run("--json")
+    assert (applied.returncode, json.loads(applied.stdout)["applied"]) == (0, names)
+    assert (run("--check").returncode, run().stdout) == (0, "nothing was missing\n")
+    with opened(tmp_path / "clickhouse"):
+        refused = run()
+    assert refused.returncode == 1
+    assert "is open in another process" in refused.stderr
+
+
+def test_a_folder_has_one_owner_and_the_error_names_it(tmp_path: Path) -> None:
+    probe = (
+        "import sys; from pathlib import Path; from meterproof_sinks.clickhouse import *\n"
+        "try: ClickHouse.open_folder(Path(sys.argv[1]))\n"
+        "except FolderInUse as error: print(error)"
+    )
+    with opened(tmp_path / "clickhouse"):
+        told = subprocess.run(
+            [sys.executable, "-c", probe, str(tmp_path / "clickhouse")], check=True, capture_output=True, text=True
+        )
+    assert "is open in another process (process " in told.stdout
+    assert issubclass(FolderInUse, ClickHouseError)
+
+
+def test_a_failed_query_leaves_nothing_for_the_next(tmp_path: Path) -> None:
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        for _ in range(3):
+            with pytest.raises(ClickHouseError, match="Code: 395"):
+                clickhouse.rows("SELECT number, throwIf(number = 1000000) FROM numbers(2000000)")
+            assert clickhouse.rows("SELECT 'clean'") == [("clean",)]
+            with pytest.raises(ClickHouseError, match="Code: 395"):
+                clickhouse.raw("SELECT number, throwIf(number = 1000000) FROM numbers(2000000)", "TSV")
+            assert clickhouse.raw("SELECT 'clean'", "TSV") == b"clean\n"

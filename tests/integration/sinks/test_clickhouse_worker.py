@@ -1,0 +1,268 @@
+"""`meterproof sink clickhouse` and `meterproof query` as processes, on a real broker and a real folder."""
+
+import asyncio
+import csv
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meterproof.kafka.price_books import publish_price_book
+from meterproof.kafka.producer import RecordProducer
+from meterproof.kafka.reader import PartitionReader
+from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topics import Deployment, create_topics
+from meterproof.status import read_status
+from meterproof_local.broker import LocalBroker
+from meterproof_schemas.topics import Topic
+from tests.builders import DEPLOYMENT
+from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, opened
+from tests.rated_log import BOOKS, RatedLog, costs
+
+pytestmark = [pytest.mark.broker, pytest.mark.clickhouse]
+
+_PATIENCE_S = 60.0
+_MAIN = "import sys; from meterproof_proofs.command import main; sys.exit(main())"
+
+
+class Deployed:
+    """A deployment's topics on the shared broker, the logs that stand on them, and commands over its data folder."""
+
+    def __init__(self, settings: KafkaSettings, logs: list[RatedLog], data: Path) -> None:
+        self.settings, self.logs, self.data = settings, logs, data
+        self._sent = [1] * len(logs)
+
+    @classmethod
+    async def create(cls, bootstrap: str, prefix: str, data: Path, partitions: int = 2) -> "Deployed":
+        settings = KafkaSettings(bootstrap=bootstrap, topic_prefix=prefix)
+        await create_topics(
+            settings,
+            Deployment("meter.example.com/test", DEPLOYMENT, partitions),
+            now_ms=1_767_225_600_000,
+            random_bytes=os.urandom,
+        )
+        for book in BOOKS.values():
+            await publish_price_book(settings, book)
+        logs = []
+        for partition in range(partitions):
+            async with PartitionReader(settings, settings.topic(Topic.LOG), partition) as reader:
+                genesis = await reader.at(0)
+            assert genesis is not None
+            logs.append(
+                RatedLog(partition=partition, partitions=partitions, genesis_value=genesis.value, seed=30 + partition)
+            )
+        return cls(settings, logs, data)
+
+    async def send(self) -> None:
+        """Send what the logs grew by, and an echo behind it."""
+        topic = self.settings.topic(Topic.LOG)
+        async with RecordProducer(self.settings) as producer:
+            for log in self.logs:
+                for offset, record in log.records[self._sent[log.partition] :]:
+                    delivery = await (await producer.send(topic, log.partition, record.value))
+                    assert delivery.offset == offset
+                self._sent[log.partition] = len(log.records)
+                await (await producer.send(topic, log.partition, log.records[0][1].value))
+                log.log_offset += 1
+
+    @contextmanager
+    def sink(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`meterproof sink clickhouse run` as long as the block; killed at its end if it still runs."""
+        command = [*_meterproof("sink", "clickhouse", "run"), "--data", str(self.data), "--prefix"]
+        command += [self.settings.topic_prefix, "--bootstrap", self.settings.bootstrap, *arguments]
+        self.data.mkdir(exist_ok=True)
+        with (self.data / "stderr.log").open("ab") as stderr, subprocess.Popen(command, stderr=stderr) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def query(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*_meterproof("query"), *arguments, "--data", str(self.data)], check=False, capture_output=True, text=True
+        )
+
+    def status(self) -> dict[str, Any]:
+        return read_status(self.data / "status", "clickhouse") or {"partitions": {}}
+
+    def is_carried(self) -> bool:
+        parts = self.status()["partitions"]
+        return all(parts.get(str(log.partition), {}).get("log_offset") == log.records[-1][0] for log in self.logs)
+
+    def words(self) -> str:
+        return (self.data / "stderr.log").read_text("utf-8")
+
+
+def _meterproof(*arguments: str) -> list[str]:
+    return [
+        sys.executable,
+        "-c",
+        "import sys; from meterproof_proofs.command import main; sys.exit(main())",
+        *arguments,
+    ]
+
+
+def _wait(condition: Callable[[], bool], deployed: Deployed) -> None:
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"{deployed.status()}\n{deployed.words()}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+async def deployed(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> Deployed:
+    return await Deployed.create(broker.bootstrap, topic_prefix, tmp_path / "data")
+
+
+async def test_a_worker_carries_the_log_and_answers_queries_about_it(deployed: Deployed) -> None:
+    for log in deployed.logs:
+        log.grow(10)
+    await deployed.send()
+    spend = sum((sum(costs(log.records), Decimal(0)) for log in deployed.logs), Decimal(0))
+    size = sum(log.state.position for log in deployed.logs)
+    sql = "SELECT count() AS events, sum(cost) AS spend, any(currency = 'x') AS \"a, b\" FROM usage"
+    with deployed.sink() as process:
+        _wait(deployed.is_carried, deployed)
+        assert (deployed.data / "clickhouse" / "endpoint.json").exists()
+        answers = {form: deployed.query(sql, "--format", form) for form in ("json", "csv", "table")}
+        for log in deployed.logs:  # live: what is sent while it runs arrives
+            log.grow(3)
+        await deployed.send()
+        _wait(deployed.is_carried, deployed)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_PATIENCE_S) == 0, deployed.words()
+    assert {form: answer.returncode for form, answer in answers.items()} == {"json": 0, "csv": 0, "table": 0}
+    assert json.loads(answers["json"].stdout) == {"events": size, "spend": format(spend.normalize(), "f"), "a, b": 0}
+    head, row = csv.reader(io.StringIO(answers["csv"].stdout))
+    assert head == ["events", "spend", "a, b"]
+    assert (int(row[0]), Decimal(row[1])) == (size, spend)
+    assert format(spend.normalize(), "f") in answers["table"].stdout
+    status = deployed.status()
+    assert status["state"] == "stopped"
+    assert all(part["foreign"] >= 1 for part in status["partitions"].values()), "echoes are skipped and counted"
+    # Nobody runs now: the folder is opened for the time of the query.
+    assert not (deployed.data / "clickhouse" / "endpoint.json").exists()
+    alone = deployed.query("SELECT count() AS events FROM usage", "--format", "json")
+    assert json.loads(alone.stdout) == {"events": sum(log.state.position for log in deployed.logs)}
+    with opened(deployed.data / "clickhouse") as clickhouse:
+        for log in deployed.logs:
+            assert assert_holds_exactly(clickhouse, log) == log.state.position
+
+
+@pytest.mark.slow
+async def test_kills_at_any_moment_lose_and_double_nothing(deployed: Deployed) -> None:
+    draw = random.Random(6)
+    for _ in range(4):
+        for log in deployed.logs:
+            log.grow(25)
+        await deployed.send()
+        with deployed.sink("--batch-rows", "50", "--batch-age-s", "0.05") as process:
+            before = {part: own["log_offset"] for part, own in deployed.status()["partitions"].items()}
+
+            def has_moved(before: dict[str, int] = before) -> bool:
+                parts = deployed.status()["partitions"]
+                return any(own["log_offset"] > before.get(part, -1) for part, own in parts.items() if own["batches"])
+
+            _wait(has_moved, deployed)
+            await asyncio.sleep(draw.random() / 5)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+        with opened(deployed.data / "clickhouse") as clickhouse:
+            for log in deployed.logs:
+                if clickhouse.rows("SELECT 1 FROM sink_progress WHERE log = {l:String}", {"l": log.origin}):
+                    assert_holds_exactly(clickhouse, log)
+    with deployed.sink() as process:
+        _wait(deployed.is_carried, deployed)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_PATIENCE_S) == 0, deployed.words()
+    with opened(deployed.data / "clickhouse") as clickhouse:
+        for log in deployed.logs:
+            assert assert_holds_exactly(clickhouse, log) == log.state.position
+        assert clickhouse.rows("SELECT count(), min(dense) FROM density") == [(2, 1)]
+
+
+async def test_another_log_under_the_same_rows_stops_the_worker(
+    deployed: Deployed, broker: LocalBroker, topic_prefix: str
+) -> None:
+    for log in deployed.logs:
+        log.grow(2)
+    await deployed.send()
+    with deployed.sink() as process:
+        _wait(deployed.is_carried, deployed)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_PATIENCE_S) == 0
+    recreated = await Deployed.create(broker.bootstrap, f"{topic_prefix}again.", deployed.data)
+    for log in recreated.logs:
+        log.grow(4)
+    await recreated.send()
+    with recreated.sink() as process:
+        assert process.wait(_PATIENCE_S) == 78, deployed.words()
+    assert "log_diverged" in deployed.words()
+    assert deployed.status()["state"] == "failed"
+    with opened(deployed.data / "clickhouse") as clickhouse:
+        for log in deployed.logs:
+            assert assert_holds_exactly(clickhouse, log) == log.state.position
+
+
+async def test_one_partition_alone_can_be_carried(deployed: Deployed) -> None:
+    for log in deployed.logs:
+        log.grow(2)
+    await deployed.send()
+    with deployed.sink("--partitions", "1") as process:
+        size = deployed.logs[1].state.position
+        _wait(lambda: deployed.status()["partitions"].get("1", {}).get("position") == size, deployed)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_PATIENCE_S) == 0
+    assert set(deployed.status()["partitions"]) == {"1"}
+
+
+async def test_a_worker_that_cannot_start_says_why(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
+    absent = Deployed(KafkaSettings(bootstrap=broker.bootstrap, topic_prefix=topic_prefix), [], tmp_path / "data")
+    with absent.sink() as process:
+        assert process.wait(_PATIENCE_S) == 1
+    assert "meterproof topics create" in absent.words()
+    with absent.sink("--partitions", "one") as process:
+        assert process.wait(_PATIENCE_S) == 2
+
+
+def test_what_a_query_cannot_do_is_told_in_one_line(tmp_path: Path) -> None:
+    nobody = Deployed(KafkaSettings(), [], tmp_path / "data")
+    answer = nobody.query("SELECT 1")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "there is no ClickHouse in" in answer.stderr
+    with opened(nobody.data / "clickhouse"):
+        answer = nobody.query("SELECT 1")
+        assert answer.returncode == 1
+        assert f"is open in another process (process {os.getpid()})" in answer.stderr
+    assert nobody.query("SELECT 1").returncode == 0
+    for wrong in ("DROP TABLE usage", "SELECT nonsense", "SELECT 1 INTO OUTFILE '/x'"):
+        answer = nobody.query(wrong)
+        assert (answer.returncode, answer.stdout) == (1, ""), wrong
+        assert answer.stderr.startswith("meterproof query: ")
+        assert "Traceback" not in answer.stderr
+    assert nobody.query().returncode == 2
+    assert nobody.query("SELECT 1", "--url", "ftp://x").returncode == 1
+    assert nobody.query("SELECT 1", "--url", "http://127.0.0.1:9").returncode == 1
+
+
+def test_a_table_shows_names_without_obeying_them(tmp_path: Path) -> None:
+    nobody = Deployed(KafkaSettings(), [], tmp_path / "data")
+    with opened(nobody.data / "clickhouse"):
+        pass
+    answer = nobody.query("SELECT '\\x1b[31mred\\x07' AS `[bold]name`, toDecimal128('0.000000000001', 12) AS money")
+    assert answer.returncode == 0
+    assert "\x1b[31m" not in answer.stdout
+    assert "\\x1b[31mred\\x07" in answer.stdout
+    assert "[bold]name" in answer.stdout
+    assert "0.000000000001" in answer.stdout
