@@ -48,8 +48,9 @@ class LogState(LogChain):
         entries = [entry_of(line) for line in record.lines]
         frontier = self.frontier.copy()
         frontier.extend(leaf_hashes(entries))
-        if frontier.size != record.header.size or frontier.root().hex() != record.header.root:
-            raise self.diverged(offset, "states a size or root that does not follow from its accepted lines")
+        stated = (record.header.size, record.header.root, record.header.frontier)
+        if stated != (frontier.size, frontier.root().hex(), b"".join(frontier.hashes).hex()):
+            raise self.diverged(offset, "states a size, root or frontier that does not follow from its accepted lines")
         batch = self._batch_of(offset, record, entries)
         identities = identities_of(record.lines)
         self.index.evict(record.header.clock_ms)

@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.tree import EMPTY_ROOT
 from meterproof_schemas.batch import Digest, Token
@@ -204,7 +205,7 @@ def frontier_of(header: RecordHeader) -> Frontier:
     raw = bytes.fromhex(header.frontier)
     try:
         return Frontier.of(header.size, [raw[i : i + 32] for i in range(0, len(raw), 32)])
-    except ValueError as error:
+    except ProofError as error:
         message = f"log record: frontier: {error}"
         raise InvalidRecord(message) from None
 

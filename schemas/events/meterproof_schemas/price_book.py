@@ -7,9 +7,10 @@
 ```
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
@@ -84,6 +85,12 @@ class PriceBook(BaseModel):
     prices: Annotated[tuple[UnitPrice, ...], Field(strict=False)]
 
     _rates: dict[tuple[str, str, str], dict[str, tuple[Rate, ...]]] = PrivateAttr(default_factory=dict)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "PriceBook":
+        """A copy with other fields, which remembers nothing of this book's rates."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._rates = {}  # noqa: SLF001 - its own
+        return copied
 
     def rates(self, provider: str, model: str, operation: str) -> dict[str, tuple[Rate, ...]]:
         """By meter, the rates that match, in the book's order; the first one effective at event time applies."""
