@@ -1,0 +1,171 @@
+"""`./dev bench`: measure the parts and the whole on one real Kafka, print a table, write JSON."""
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import orjson
+import typer
+from rich.console import Console
+from rich.status import Status
+
+from tests.bench.drain import measure_sink, measure_stage
+from tests.bench.meter import measure_meter
+from tests.bench.naive import measure_naive
+from tests.bench.rate import TooShort
+from tests.bench.report import as_json, print_results
+from tests.bench.result import Result, Run
+from tests.bench.rig import BenchFailed, Rig
+from tests.bench.sequencer import measure_sequencer
+from tests.bench.steps import StepTable, measure_steps
+
+BATCHES: Final = (1, 10, 100, 500)
+BENCHES: Final = ("profile", "meter", "sequencer", "naive", "clickhouse", "audit", "checkpointer", "budgets")
+_SHARE_OF_EVENTS: Final = {1: 1 / 12, 10: 1 / 2, 100: 1.0, 500: 1.0}
+"""Small batches cost more per event: fewer events take as long."""
+_METER_SHARE: Final = 1 / 8
+_NAIVE_SHARE: Final = 1 / 20
+_PROFILE_EVENTS: Final = 20_000
+_PROFILE_PASSES: Final = 5
+_QUICK_EVENTS: Final = 12_000
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One line of the table."""
+
+    bench: str
+    variant: str
+    unit: str
+    batch: int | None
+    measure: Callable[[Rig], Awaitable[Run]]
+
+
+@app.command(epilog="Example: ./dev bench --only sequencer --only naive --runs 3 --json bench.json")
+def bench(
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Run this bench only; repeatable. One of: {', '.join(BENCHES)}.")
+    ] = None,
+    events: Annotated[
+        int, typer.Option(help="Events at batches of 100; the others take a fixed share of it.", min=1_000)
+    ] = 600_000,
+    runs: Annotated[int, typer.Option(help="Runs of each; the table shows medians.", min=1)] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything found to this file.")] = None,
+    quick: Annotated[
+        bool, typer.Option(help=f"One run of {_QUICK_EVENTS} events: shows that the bench works, measures nothing.")
+    ] = False,
+) -> None:
+    """Measure the parts and the whole, each as a real process on one real Kafka.
+
+    Exit code: 0 measured, 1 a process failed or gave a wrong result, 2 wrong usage.
+    """
+    chosen = list(dict.fromkeys(only or BENCHES))
+    if unknown := [name for name in chosen if name not in BENCHES]:
+        raise typer.BadParameter(f"no bench {unknown[0]!r}; there are {', '.join(BENCHES)}", param_hint="--only")
+    if quick:
+        events, runs = _QUICK_EVENTS, 1
+    console = Console(stderr=True)
+    try:
+        with _told(console) as say:
+            results, steps = _measure(chosen, events, runs, say, quick=quick)
+    except (BenchFailed, TooShort) as error:
+        console.print(f"bench: {error}", style="red", markup=False)
+        raise typer.Exit(1) from None
+    if json_file is not None:
+        options = {"only": chosen, "events": events, "runs": runs, "quick": quick}
+        json_file.write_bytes(orjson.dumps(as_json(results, steps, options), option=orjson.OPT_INDENT_2))
+    print_results(Console(), results, steps)
+    if quick:
+        console.print("a quick run: the figures mean nothing")
+
+
+def _measure(
+    chosen: list[str], events: int, runs: int, say: Callable[[str], None], *, quick: bool
+) -> tuple[list[Result], StepTable | None]:
+    steps = None
+    if "profile" in chosen:
+        say("profile: timing the steps")
+        steps = measure_steps({1: _PROFILE_EVENTS // 10, 100: _PROFILE_EVENTS}, passes=1 if quick else _PROFILE_PASSES)
+    tasks = _tasks(chosen, events)
+    found: dict[int, list[Run]] = {number: [] for number in range(len(tasks))}
+    if tasks:
+        doing = ""
+        with (
+            tempfile.TemporaryDirectory(prefix="meterproof-bench-") as folder,
+            Rig.opened(Path(folder), lambda text: say(f"{doing}{text}"), quick=quick) as rig,
+        ):
+            # Whole rounds, so that a disturbance of some seconds does not hit all runs of one bench.
+            for run in range(runs):
+                for number, task in enumerate(tasks):
+                    place = f"[{run * len(tasks) + number + 1}/{runs * len(tasks)}]"
+                    doing = f"{place} {task.bench} {task.variant}: "
+                    found[number].append(asyncio.run(task.measure(rig)))  # type: ignore[arg-type]
+    return [
+        Result(task.bench, task.variant, task.unit, task.batch, found[number]) for number, task in enumerate(tasks)
+    ], steps
+
+
+def _tasks(chosen: list[str], events: int) -> list[_Task]:
+    tasks: list[_Task] = []
+    for name in chosen:
+        if name in {"meter", "sequencer"}:
+            tasks += [_batched(name, batch, events) for batch in BATCHES]
+        elif name == "naive":
+            tasks.append(
+                _Task(
+                    name,
+                    "Faust, the usual way",
+                    "events",
+                    None,
+                    lambda rig: measure_naive(rig, events=int(events * _NAIVE_SHARE)),
+                )
+            )
+        elif name in {"clickhouse", "audit"}:
+            tasks.append(_sink(name, events))
+        elif name in {"checkpointer", "budgets"}:
+            tasks.append(_stage(name, events))
+    return tasks
+
+
+def _batched(name: str, batch: int, events: int) -> _Task:
+    measured = events * _SHARE_OF_EVENTS[batch] * (_METER_SHARE if name == "meter" and batch > 1 else 1)
+    measure = measure_meter if name == "meter" else measure_sequencer
+    return _Task(name, _label(batch), "events", batch, lambda rig: measure(rig, batch=batch, events=int(measured)))
+
+
+def _sink(name: str, events: int) -> _Task:
+    sink: Literal["clickhouse", "audit"] = "clickhouse" if name == "clickhouse" else "audit"
+    unit = "rows" if name == "clickhouse" else "lines"
+    return _Task(name, _label(100), unit, 100, lambda rig: measure_sink(rig, sink, batch=100, events=events))
+
+
+def _stage(name: str, events: int) -> _Task:
+    stage: Literal["checkpointer", "budgets"] = "checkpointer" if name == "checkpointer" else "budgets"
+    return _Task(name, _label(100), "events", 100, lambda rig: measure_stage(rig, stage, batch=100, events=events))
+
+
+def _label(batch: int) -> str:
+    return f"batches of {batch}"
+
+
+@contextmanager
+def _told(console: Console) -> Iterator[Callable[[str], None]]:
+    """Show what is being done: one living line on a terminal, a line per step elsewhere."""
+    began_s = time.monotonic()
+    if console.is_terminal:
+        with Status("", console=console) as status:
+            yield lambda text: status.update(f"{time.monotonic() - began_s:4.0f} s  {text}")
+    else:
+        yield lambda text: console.print(f"{time.monotonic() - began_s:4.0f} s  {text}", highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(app())
