@@ -1,7 +1,9 @@
 """One way to start a client of the library and to turn its errors into ours."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Protocol
 
@@ -11,6 +13,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from meterproof.kafka import connection_log
 from meterproof.kafka.errors import AccessDenied, BrokerUnreachable, KafkaProblem, KafkaRefused
 from meterproof.kafka.settings import KafkaSettings
+
+LAG_S: Final = 2.0
+"""How long one broker may lag behind the others in knowing the topics."""
+_LAG_POLL_S: Final = 0.1
+_UNKNOWN_TOPIC: Final = 3
 
 connection_log.install()
 _log: Final = logging.getLogger(__name__)
@@ -54,6 +61,26 @@ async def start_client(settings: KafkaSettings, client: _Client) -> None:
             raise BrokerUnreachable(settings.bootstrap, cause) from None
         except aiokafka.errors.KafkaError as error:
             raise translated(settings, error) from None
+
+
+async def describe_topics(
+    admin: Any,  # noqa: ANN401 - the library's admin client
+    names: Collection[str],
+    *,
+    patience_s: float = LAG_S,
+) -> dict[str, Any]:
+    """The topics of `names` that exist, as the brokers describe them.
+
+    A broker may learn of a topic later than the one that made it: what is missing is asked for again during
+    `patience_s`.
+    """
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        answers = await admin.describe_topics(list(names))
+        found = {answer["topic"]: answer for answer in answers if answer["error_code"] != _UNKNOWN_TOPIC}
+        if len(found) == len(set(names)) or time.monotonic() >= deadline_s:
+            return found
+        await asyncio.sleep(_LAG_POLL_S)
 
 
 def translated(settings: KafkaSettings, error: BaseException) -> KafkaProblem:

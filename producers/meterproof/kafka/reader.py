@@ -10,7 +10,7 @@ import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from meterproof.kafka import tolerant
-from meterproof.kafka.connection import admin_client, start_client, translated
+from meterproof.kafka.connection import admin_client, describe_topics, start_client, translated
 from meterproof.kafka.errors import BrokerUnreachable, OffsetBeyondEnd, OffsetTrimmed, TopicMissing
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.limits import RECORD_BYTES_MAX
@@ -27,7 +27,6 @@ _BOUNDED_POLL_S: Final = 0.05
 _IDLE_POLL_S: Final = 1.0
 _LOOKUP_S: Final = 5.0
 _LOG_APPEND_TIME: Final = 1
-_UNKNOWN_TOPIC: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +201,8 @@ class PartitionReader:
 
     async def _must_exist(self) -> None:
         async with admin_client(self._settings) as admin:
-            (topic,) = await admin.describe_topics([self._topic])
-        if topic["error_code"] == _UNKNOWN_TOPIC:
+            topics = await describe_topics(admin, [self._topic])
+        if not topics:
             raise TopicMissing(self._topic)
-        if self._partition.partition not in {part["partition"] for part in topic["partitions"]}:
+        if self._partition.partition not in {part["partition"] for part in topics[self._topic]["partitions"]}:
             raise TopicMissing(self._topic, self._partition.partition)

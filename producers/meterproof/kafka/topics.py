@@ -12,7 +12,7 @@ from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from pydantic import ValidationError
 
-from meterproof.kafka.connection import admin_client
+from meterproof.kafka.connection import LAG_S, admin_client, describe_topics
 from meterproof.kafka.errors import GenesisMissing, KafkaRefused, TopicMissing, TopicsRefused
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
@@ -31,7 +31,6 @@ from meterproof_schemas.log_record import Genesis, Limits, LogRecord, decode_rec
 from meterproof_schemas.topics import TOPICS, Topic, TopicSpec
 
 _OK: Final = 0
-_UNKNOWN_TOPIC: Final = 3
 _EXISTS: Final = 36
 _READY_TIMEOUT_S: Final = 30.0
 _READY_POLL_S: Final = 0.1
@@ -155,7 +154,7 @@ async def create_topics(
     names = {spec.topic: settings.topic(spec.topic) for spec in TOPICS}
     _refuse_impossible(settings, deployment)
     async with admin_client(settings) as admin:
-        found = await _describe(admin, list(names.values()))
+        found = await _describe(admin, list(names.values()), patience_s=0)
         _refuse_other_counts(settings, deployment, found)
         missing = [spec for spec in TOPICS if names[spec.topic] not in found]
         created = await _create(settings, admin, deployment, missing)
@@ -290,19 +289,17 @@ async def read_geneses(settings: KafkaSettings) -> dict[str, bytes]:
     return geneses
 
 
-async def _describe(admin: Any, names: list[str]) -> dict[str, _Found]:  # noqa: ANN401 - the library's admin client
+async def _describe(admin: Any, names: list[str], *, patience_s: float = LAG_S) -> dict[str, _Found]:  # noqa: ANN401
     """The topics of `names` that exist."""
-    found = {}
-    for topic in await admin.describe_topics(names):
-        if topic["error_code"] == _UNKNOWN_TOPIC:
-            continue
-        partitions = topic["partitions"]
-        found[topic["topic"]] = _Found(
-            partitions=len(partitions),
-            replicas=min((len(partition["replicas"]) for partition in partitions), default=0),
-            ready=topic["error_code"] == _OK and all(partition["leader"] >= 0 for partition in partitions),
+    described = await describe_topics(admin, names, patience_s=patience_s)
+    return {
+        name: _Found(
+            partitions=len(topic["partitions"]),
+            replicas=min((len(partition["replicas"]) for partition in topic["partitions"]), default=0),
+            ready=topic["error_code"] == _OK and all(partition["leader"] >= 0 for partition in topic["partitions"]),
         )
-    return found
+        for name, topic in described.items()
+    }
 
 
 async def _configs(settings: KafkaSettings, admin: Any, names: list[str]) -> dict[str, dict[str, str]]:  # noqa: ANN401
@@ -360,7 +357,7 @@ async def _wait_until_ready(settings: KafkaSettings, admin: Any, deployment: Dep
     names = [settings.topic(spec.topic) for spec in TOPICS]
     deadline_s = time.monotonic() + _READY_TIMEOUT_S
     while True:
-        found = await _describe(admin, names)
+        found = await _describe(admin, names, patience_s=0)
         _refuse_other_counts(settings, deployment, {name: topic for name, topic in found.items() if topic.ready})
         waiting = [name for name in names if name not in found or not found[name].ready]
         if not waiting:

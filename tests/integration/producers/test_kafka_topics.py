@@ -249,6 +249,11 @@ async def test_check_finds_partitions_that_were_added(settings: KafkaSettings) -
         }
     )
     await admin.close()
+    async with asyncio.timeout(20):  # the broker answers before it knows of its new partitions itself
+        while await partitions_of(settings, settings.topic(Topic.CHECKPOINTS)) != 2:
+            await asyncio.sleep(0.05)
+        while await partitions_of(settings, settings.topic(Topic.LOG)) != 4:
+            await asyncio.sleep(0.05)
     faults = await check_topics(settings)
     log = [fault.fault for fault in of(faults, settings, Topic.LOG)]
     assert "partition 3 has no genesis" in log
