@@ -249,10 +249,10 @@ async def test_check_finds_partitions_that_were_added(settings: KafkaSettings) -
         }
     )
     await admin.close()
-    async with asyncio.timeout(20):  # the broker answers before it knows of its new partitions itself
-        while await partitions_of(settings, settings.topic(Topic.CHECKPOINTS)) != 2:
-            await asyncio.sleep(0.05)
-        while await partitions_of(settings, settings.topic(Topic.LOG)) != 4:
+    for topic, count_wanted in ((Topic.CHECKPOINTS, 2), (Topic.LOG, 4)):
+        for _ in range(200):  # the broker answers before it knows of its new partitions itself
+            if await partitions_of(settings, settings.topic(topic)) == count_wanted:
+                break
             await asyncio.sleep(0.05)
     faults = await check_topics(settings)
     log = [fault.fault for fault in of(faults, settings, Topic.LOG)]
