@@ -172,15 +172,10 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
     accepted: list[int] = []
     accept = accepted.append
 
-    for number, line in enumerate(batch.lines):
-        reason: Reason | None = None
-        detail = ""
+    for number, event in enumerate(read_events(batch.lines)):
         first: bytes | None = None
-        identity = b""
-        try:
-            event = parse_event(line)
-        except InvalidEvent as error:
-            reason, detail = error.reason, error.detail
+        if isinstance(event, InvalidEvent):
+            reason, detail = event.reason, event.detail
         else:
             data = event.data
             subject = event.subject

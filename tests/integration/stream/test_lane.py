@@ -1,0 +1,237 @@
+"""The lane and the sequencer as plain classes on a real broker; where a test says so, the broker's answers are bent."""
+
+import asyncio
+import functools
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from meterproof.kafka.errors import DeliveryRefused
+from meterproof.kafka.producer import Delivery, RecordProducer
+from meterproof_local.broker import LocalBroker
+from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.keys import EMPTY_REGISTRY
+from meterproof_schemas.reasons import StopReason
+from meterproof_schemas.topics import Topic
+from meterproof_stream.errors import LaneClosed
+from meterproof_stream.judge import judge, judge_hole
+from meterproof_stream.lane import Lane
+from meterproof_stream.room import Room
+from meterproof_stream.sequencer import Sequencer
+from meterproof_stream.take_over import fold_log
+from tests.integration.stream.workers import Pipeline
+
+pytestmark = pytest.mark.broker
+
+
+class BentProducer(RecordProducer):
+    """Sends as ever, and tells of a delivery what `bend` makes of it."""
+
+    bend: Callable[[Delivery], Delivery] = staticmethod(lambda delivery: delivery)
+    hold: asyncio.Event | None = None
+    """Deliveries of refusals are told only when this is set."""
+
+    async def send(
+        self, topic: str, partition: int, value: bytes | None, key: bytes | None = None
+    ) -> asyncio.Future[Delivery]:
+        sent = await super().send(topic, partition, value, key)
+
+        async def told() -> Delivery:
+            delivery = await sent
+            if self.hold is not None and topic.endswith(Topic.REJECTED):
+                await self.hold.wait()
+            return self.bend(delivery)
+
+        return asyncio.ensure_future(told())
+
+
+@pytest.fixture
+async def pipeline(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> Pipeline:
+    return await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+
+
+@pytest.fixture
+async def producer(pipeline: Pipeline) -> AsyncIterator[BentProducer]:
+    async with BentProducer(pipeline.kafka) as started:
+        yield started
+
+
+async def open_lane(pipeline: Pipeline, producer: RecordProducer, failures: list[BaseException]) -> Lane:
+    folded = await fold_log(pipeline.kafka, 0)
+    return Lane(
+        partition=0,
+        state=folded.state,
+        last=folded.last,
+        log_end=folded.end,
+        writer=os.urandom(16).hex(),
+        generation=1,
+        kafka=pipeline.kafka,
+        producer=producer,
+        room=Room(),
+        on_failure=failures.append,
+    )
+
+
+async def submit(lane: Lane, acknowledged: list[int], *, noise: bool = False) -> None:
+    """Record a hole, or a record that is refused."""
+    offset = lane.next
+    judgement = judge_hole(lane.state)
+    if noise:
+        judgement = judge(
+            b"noise",
+            partition=0,
+            offset=offset,
+            append_ms=lane.state.clock_ms,
+            state=lane.state,
+            registry=EMPTY_REGISTRY,
+            meters=frozenset(),
+        )
+    await lane.submit(
+        judgement,
+        source_offset=offset,
+        registry="0" * 64,
+        price_book=0,
+        acknowledge=lambda: acknowledged.append(offset),
+    )
+
+
+async def test_an_offset_that_the_broker_does_not_know_is_looked_up(pipeline: Pipeline, producer: BentProducer) -> None:
+    acknowledged: list[int] = []
+    failures: list[BaseException] = []
+    lane = await open_lane(pipeline, producer, failures)
+    producer.bend = lambda delivery: Delivery(delivery.topic, 0, -1 if delivery.offset % 2 else delivery.offset, 0)
+    for _ in range(6):
+        await submit(lane, acknowledged)
+    await lane.quiesce()
+    assert acknowledged == [0, 1, 2, 3, 4, 5]
+    assert lane.log_end == 7
+    assert not failures
+
+
+async def test_an_offset_below_the_expected_one_means_another_log(pipeline: Pipeline, producer: BentProducer) -> None:
+    acknowledged: list[int] = []
+    failures: list[BaseException] = []
+    lane = await open_lane(pipeline, producer, failures)
+    producer.bend = lambda delivery: Delivery(delivery.topic, 0, min(delivery.offset, 1), 0)
+    for _ in range(3):
+        await submit(lane, acknowledged)
+    with pytest.raises(StageStopped) as stopped:
+        await lane.quiesce()
+    assert stopped.value.stop_reason is StopReason.LOG_DIVERGED
+    assert acknowledged == [0]
+    assert failures == [stopped.value]
+
+
+async def test_nothing_is_acknowledged_after_a_delivery_that_failed(pipeline: Pipeline, producer: BentProducer) -> None:
+    acknowledged: list[int] = []
+    failures: list[BaseException] = []
+    lane = await open_lane(pipeline, producer, failures)
+
+    def refuse_the_third(delivery: Delivery) -> Delivery:
+        if delivery.offset == 3:
+            raise DeliveryRefused(delivery.topic, 0, "made up")
+        return delivery
+
+    producer.bend = refuse_the_third
+    for _ in range(5):
+        await submit(lane, acknowledged)
+    with pytest.raises(DeliveryRefused):
+        await lane.quiesce()
+    with pytest.raises(DeliveryRefused):
+        await submit(lane, acknowledged)
+    await asyncio.sleep(0.1)
+    assert acknowledged == [0, 1]
+    assert len(failures) == 1
+
+
+async def test_a_record_waits_for_its_refusals_and_the_next_wait_for_it(
+    pipeline: Pipeline, producer: BentProducer
+) -> None:
+    acknowledged: list[int] = []
+    failures: list[BaseException] = []
+    lane = await open_lane(pipeline, producer, failures)
+    producer.hold = asyncio.Event()
+    await submit(lane, acknowledged)
+    await submit(lane, acknowledged, noise=True)
+    await submit(lane, acknowledged)
+    await asyncio.sleep(0.3)
+    assert acknowledged == [0]
+    assert len(await pipeline.records(Topic.LOG, 0)) == 2
+    assert len(await pipeline.records(Topic.REJECTED, 0)) == 1
+    producer.hold.set()
+    await lane.quiesce()
+    assert acknowledged == [0, 1, 2]
+    assert (await pipeline.log(0)).next_source_offset == 3
+    assert not failures
+
+
+async def test_of_two_writers_one_is_accepted_and_the_other_fenced(pipeline: Pipeline, producer: BentProducer) -> None:
+    acknowledged: list[int] = []
+    failures: list[BaseException] = []
+    first, second = [await open_lane(pipeline, producer, failures) for _ in range(2)]
+    await submit(first, acknowledged)
+    await first.quiesce()
+    await submit(second, acknowledged)
+    with pytest.raises(StageStopped) as stopped:
+        await second.quiesce()
+    assert stopped.value.stop_reason is StopReason.FENCED
+    assert acknowledged == [0]
+    await submit(first, acknowledged)
+    await first.quiesce()
+    assert acknowledged == [0, 1]
+    state = await pipeline.log(0)
+    assert (state.next_source_offset, state.foreign) == (2, 1)
+    assert state.foreign == first.state.foreign
+
+
+async def test_a_closed_lane_takes_nothing(pipeline: Pipeline, producer: BentProducer) -> None:
+    lane = await open_lane(pipeline, producer, [])
+    lane.close()
+    with pytest.raises(LaneClosed):
+        await submit(lane, [])
+    assert lane.next == 0
+    await lane.quiesce()
+    assert len(await pipeline.records(Topic.LOG, 0)) == 1
+
+
+async def test_any_order_repeat_or_omission_of_deliveries_makes_the_same_log(pipeline: Pipeline) -> None:
+    """Also over take-overs in the middle; and the end of a gap that nobody delivered is left for later."""
+    chance = random.Random(7)
+    for _ in range(30):
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)), b"noise"])
+    records = await pipeline.records(Topic.BATCHES, 0)
+    failures: list[BaseException] = []
+    acknowledged: set[int] = set()
+    sequencer = Sequencer(
+        pipeline.kafka, pipeline.data / "keys" / "registry.json", random_bytes=os.urandom, on_failure=failures.append
+    )
+    await sequencer.start()
+    try:
+        await sequencer.take_over([0], 1)
+        writers = {sequencer.lanes[0].writer}
+        for number in range(80):
+            if number % 20 == 19:
+                await sequencer.revoke([0])
+                await sequencer.take_over([0], 1)
+                writers.add(sequencer.lanes[0].writer)
+            due = sequencer.next_offsets()[0]
+            offset = min(max(0, due + chance.choice([-7, -1, 0, 0, 1, 4])), len(records) - 1)
+            record = records[offset]
+            await sequencer.feed(
+                0, offset, record.value, record.timestamp_ms, functools.partial(acknowledged.add, offset)
+            )
+            await sequencer.feed(1, 0, b"not held", 0, lambda: pytest.fail("acknowledged"))
+        await sequencer.feed(0, len(records) - 1, records[-1].value, records[-1].timestamp_ms, lambda: None)
+    finally:
+        await sequencer.stop()
+    assert not failures
+    assert len(writers) == 5
+    assert acknowledged
+    await pipeline.check()
+    state = await pipeline.log(0)
+    assert state.next_source_offset == len(records)
+    assert state.foreign == 0
+    assert sum(1 for _ in await pipeline.records(Topic.LOG, 0)) == len(records) + 1

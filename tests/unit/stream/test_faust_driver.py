@@ -1,0 +1,110 @@
+"""The parts of the Faust driver that need no broker."""
+
+import asyncio
+import importlib.metadata
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import faust.streams
+import pytest
+
+from meterproof.kafka.errors import BrokerUnreachable
+from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.reasons import StopReason
+from meterproof_stream.errors import FaustChanged
+from meterproof_stream.exit_codes import exit_code_of
+from meterproof_stream.faust_driver import _finish, _is_delivery, check_faust
+
+
+def test_the_installed_faust_is_the_one_that_the_driver_was_proved_with() -> None:
+    check_faust()
+
+
+@pytest.mark.parametrize("version", ["0.15.2", "0.15.4", "1.0"])
+def test_another_faust_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: version)
+    with pytest.raises(FaustChanged, match=version):
+        check_faust()
+
+
+def test_a_faust_without_its_compiled_iterator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faust.streams, "_CStreamIterator", None)
+    with pytest.raises(FaustChanged, match="compiled"):
+        check_faust()
+
+
+async def _step_then_finish(make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Step a coroutine by hand up to its first wait, as the driver does, and let the rest run as it would have."""
+    coroutine = make()
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    return await _finish(coroutine, awaited)
+
+
+async def test_a_coroutine_stepped_by_hand_ends_as_it_would_have() -> None:
+    async def ready() -> int:
+        return 1
+
+    async def waits() -> int:
+        await asyncio.sleep(0)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.01, future.set_result, 2)
+        return await future + await ready()
+
+    async def raises() -> None:
+        await asyncio.sleep(0.001)
+        raise ValueError("its own")
+
+    assert await _step_then_finish(ready) == 1
+    assert await _step_then_finish(waits) == 3
+    with pytest.raises(ValueError, match="its own"):
+        await _step_then_finish(raises)
+
+
+async def test_a_cancellation_reaches_a_coroutine_stepped_by_hand() -> None:
+    seen: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    task = asyncio.create_task(_step_then_finish(waits))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["cancelled"]
+
+
+async def test_only_deliveries_are_run_in_place() -> None:
+    async def on_message() -> None: ...
+
+    async def another() -> None: ...
+
+    delivery, other = on_message(), another()
+    assert _is_delivery(delivery)
+    assert not _is_delivery(other)
+    assert not _is_delivery(asyncio.Event())
+    delivery.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StageStopped(StopReason.FENCED, ""), 75),
+        (BrokerUnreachable("here", "gone"), 75),
+        (StageStopped(StopReason.LOG_DIVERGED, ""), 78),
+        (StageStopped(StopReason.SOURCE_DIVERGED, ""), 78),
+        (StageStopped(StopReason.SOURCE_LOST, ""), 78),
+        (ValueError(), 70),
+        (MemoryError(), 70),
+    ],
+)
+def test_exit_codes_say_whether_a_person_is_needed(error: BaseException, code: int) -> None:
+    assert exit_code_of(error) == code
