@@ -8,7 +8,8 @@ from typing import Final
 from meterproof_proofs.frontier import batch_root, leaf_hashes
 from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
 from meterproof_schemas.errors import InvalidBatch, InvalidEvent
-from meterproof_schemas.event import entry_of, identity_of, parse_event
+from meterproof_schemas.event import entry_of, identity_of
+from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import KeyEntry, KeyRegistry
 from meterproof_schemas.log_record import Genesis, Kind, NotAccepted
@@ -217,7 +218,7 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
             make_rejection(
                 reason,
                 detail,
-                line,
+                batch.lines[number],
                 partition=partition,
                 offset=place.offset,
                 line=number,
