@@ -13,7 +13,7 @@ from meterproof_local.ledger import AlertName, Ledger, Window
 from meterproof_proofs.checkpoint import open_checkpoint
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.note import Verifier
-from meterproof_schemas.budget import Alert, PartialSum, decode_budget_state
+from meterproof_schemas.budget import PartialSum, decode_alert, decode_budget_state
 from meterproof_schemas.checkpoint_record import decode_checkpoint_record, genesis_key
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.instant import parse_instant_us
@@ -87,7 +87,7 @@ async def measure_kafka(kafka: KafkaSettings, partitions: int, folder: DataFolde
             window = (total.subject, total.window, parse_instant_us(total.start))
             measured.budget_spend[window] = measured.budget_spend.get(window, Decimal(0)) + Decimal(total.spend)
         for _, _, value in await _records(kafka, Topic.ALERTS, partition):
-            alert = Alert.model_validate_json(value or b"")
+            alert = decode_alert(value)
             measured.alerts.add((alert.budget, alert.subject, parse_instant_us(alert.start), alert.threshold))
     verifiers = load_verifiers(folder.vkeys)
     for _, key, value in await _records(kafka, Topic.CHECKPOINTS, 0):
@@ -145,7 +145,9 @@ def checks(ledger: Ledger, measured: Measured) -> list[Check]:
     covered = sum(measured.checkpointed.values())
     refusals = Counter({verdict: count for verdict, count in measured.verdicts.items() if verdict not in _NO_REFUSALS})
     return [
-        Check("accepted", "accepted into the log", len(lines), measured.accepted.total(), _apart(lines, measured.accepted)),
+        Check(
+            "accepted", "accepted into the log", len(lines), measured.accepted.total(), _apart(lines, measured.accepted)
+        ),
         _count("duplicates", "duplicates in the log", ledger.duplicates, measured.verdicts[DUPLICATE]),
         *(
             _count(f"rejected_{reason}", f"rejected: {reason}", ledger.rejected[reason], measured.refused[reason])

@@ -1,4 +1,4 @@
-"""The demo: a real pipeline, honest and dishonest traffic, a crash in the middle, and a count of everything at the end."""
+"""The demo: a real pipeline, honest and dishonest traffic, a crash in the middle, and a count of everything."""
 
 import asyncio
 import shlex
@@ -141,7 +141,7 @@ class Demo:
         )
 
     async def run(self) -> DemoResult:
-        """Run it, in this order:
+        """Run it, in this order.
 
         1. Files, broker, topics, workers.
         2. Traffic; past half of it, one sequencer is killed with SIGKILL.
@@ -236,7 +236,9 @@ class Demo:
         if not self._killed:
             percent = 100 * self._ledger.sent // self._to_send
             if percent >= _HALF_PERCENT:
-                await self._supervisor.wait_until(self._has_begun, "the sequencer's first event", patience_s=_STARTS_IN_S)
+                await self._supervisor.wait_until(
+                    self._has_begun, "the sequencer's first event", patience_s=_STARTS_IN_S
+                )
             if percent >= _KILL_PERCENT and not self._killed:
                 self._killed = True
                 pid = self._supervisor.workers[_VICTIM].pid

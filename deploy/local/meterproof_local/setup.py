@@ -121,8 +121,8 @@ def _agreed(folder: DataFolder, wish: SetupWish) -> Deployment:
     ):
         if asked not in {None, there}:
             raise SetupRefused(
-                f"the deployment in {folder.root} has the {what} {there!r}, and that is fixed for ever; leave the option "
-                f"out, or start a new deployment with {asked!r} in another folder"
+                f"the deployment in {folder.root} has the {what} {there!r}, and that is fixed for ever; leave the "
+                f"option out, or start a new deployment with {asked!r} in another folder"
             )
     return Deployment(name=found.name, deployment=found.deployment, partitions=found.partitions)
 

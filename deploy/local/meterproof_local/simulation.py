@@ -112,9 +112,7 @@ class Traffic:
             for agent in AGENTS:
                 group.create_task(self._agent(agent, events * agent.share // 100, duplicates, turn))
 
-    async def _agent(
-        self, agent: Agent, events: int, duplicates: float, turn: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def _agent(self, agent: Agent, events: int, duplicates: float, turn: Callable[[], Awaitable[None]]) -> None:
         draw = random.Random(f"{self._seed}/{agent.name}")  # noqa: S311 - replayable simulation
         sent: list[bytes] = []
         async with self._meter(agent.service) as meter:
@@ -122,7 +120,7 @@ class Traffic:
                 line = self._event(agent, number, draw)
                 sent.append(line)
                 await self._record(meter, line)
-                if draw.random() < duplicates:  # a retry after an answer that was lost
+                if duplicates and (number == 0 or draw.random() < duplicates):  # a retry after an answer that was lost
                     await self._record(meter, draw.choice(sent))
                 if number % _CHUNK == _CHUNK - 1:
                     await turn()
@@ -207,7 +205,7 @@ class Traffic:
         fresh = [self._line(rogue, f"forged-{number}", {"input_tokens": 1}) for number in range(10)]
 
         def series(**other: Any) -> Series:  # noqa: ANN401 - what differs from an honest one
-            honest = {
+            honest: dict[str, Any] = {
                 "audience": self._deployment,
                 "topic": self._topic,
                 "partition": partition,
@@ -267,7 +265,10 @@ class Traffic:
             (self._line(rogue, "future", usage, time=now + timedelta(hours=1)), "in_future"),
             (self._line(rogue, "late", usage, time=now - timedelta(days=2)), "too_late"),
             (self._line(rogue, "rogue-000000", usage), "conflicting_id"),
-            (self._line(rogue, "fix", usage, corrects={"id": "rogue-000001", "kind": "void"}), "correction_not_allowed"),
+            (
+                self._line(rogue, "fix", usage, corrects={"id": "rogue-000001", "kind": "void"}),
+                "correction_not_allowed",
+            ),
         ]
         elsewhere = next(agent.name for agent in AGENTS if agent is not rogue)
         stranger = next(

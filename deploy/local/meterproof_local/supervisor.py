@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -64,10 +64,10 @@ class Drainage:
 class Supervisor:
     """Starts a deployment on this machine and keeps it running.
 
-    Promises: a worker that ends unexpectedly is started again, with back-off; one that stopped because going on could do
-    harm is not, and `needing_you` names it; `stop` ends workers first and the broker last; nothing survives the process
-    that holds it, however that ends. Lives from `start` (or `async with`) to `stop`, in the event loop of the main thread.
-    Starting or stopping the broker blocks that loop for some seconds.
+    Promises: a worker that ends unexpectedly is started again, with back-off; one that stopped because going on could
+    do harm is not, and `needing_you` names it; `stop` ends workers first and the broker last; nothing survives the
+    process that holds it, however that ends. Lives from `start` (or `async with`) to `stop`, in the event loop of the
+    main thread. Starting or stopping the broker blocks that loop for some seconds.
     """
 
     def __init__(
@@ -121,8 +121,8 @@ class Supervisor:
     async def start(self) -> Self:
         """Start everything; returns when all processes run (which is before all workers are ready).
 
-        1. Files: keys, registry, price book, budgets. 2. The broker. 3. Topics and geneses. 4. What clients need to know.
-        5. The price book, before any event is priced. 6. The workers. 7. Watch them.
+        1. Files: keys, registry, price book, budgets. 2. The broker. 3. Topics and geneses. 4. What clients need to
+        know. 5. The price book, before any event is priced. 6. The workers. 7. Watch them.
 
         Raises:
             LocalError: a file is faulty, or the broker does not start.
@@ -133,9 +133,7 @@ class Supervisor:
         deployment = set_up(self.folder, self._wish, self._random_bytes)  # 1
         try:
             self.broker.start()  # 2
-            self._kafka = KafkaSettings(
-                bootstrap=self.broker.bootstrap, topic_prefix="", security_protocol="PLAINTEXT"
-            )
+            self._kafka = KafkaSettings(bootstrap=self.broker.bootstrap, topic_prefix="", security_protocol="PLAINTEXT")
             self._say(f"Kafka is ready at {self.broker.bootstrap}")
             report = await create_topics(  # 3
                 self._kafka, deployment, now_ms=time.time_ns() // 1_000_000, random_bytes=self._random_bytes
@@ -173,8 +171,7 @@ class Supervisor:
             self._watching = None
         for worker in self.workers.values():
             worker.ask_to_stop(time.monotonic())
-        while not all([worker.has_ended(time.monotonic()) for worker in self.workers.values()]):
-            await asyncio.sleep(POLL_INTERVAL_S / 2)
+        await _until_ended(self.workers.values())
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -193,8 +190,7 @@ class Supervisor:
         """Stop a worker as asked to, and start it again; also one that needs a person."""
         worker = self.workers[name]
         worker.ask_to_stop(time.monotonic())
-        while not worker.has_ended(time.monotonic()):
-            await asyncio.sleep(POLL_INTERVAL_S)
+        await _until_ended([worker])
         worker.start(time.monotonic())
 
     def needing_you(self) -> list[Worker]:
@@ -341,6 +337,16 @@ class Supervisor:
                 pass
 
 
+async def _until_ended(workers: Iterable[Worker]) -> None:
+    """Return when all of them, asked to stop before, are gone."""
+    running = list(workers)
+    while running:
+        now_s = time.monotonic()
+        running = [worker for worker in running if not worker.has_ended(now_s)]
+        if running:
+            await asyncio.sleep(POLL_INTERVAL_S / 2)
+
+
 def _has_all(worker: str, part: dict[str, Any], log_offset: int, position: int) -> bool:
     """Whether a stage's own status says that it has made everything up to a record durable."""
     match worker:
@@ -350,5 +356,3 @@ def _has_all(worker: str, part: dict[str, Any], log_offset: int, position: int) 
             return bool(part["marked"] >= log_offset)
         case _:
             return bool(part["log_offset"] >= log_offset)
-
-

@@ -92,7 +92,7 @@ class Worker:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("METERPROOF_KAFKA_", "METERPROOF_WORKER_"))
+            if not name.startswith(("METERPROOF_KAFKA_", "METERPROOF_WORKER_", "METERPROOF_CLICKHOUSE_"))
         }
         with self.log.open("ab") as output:
             self._child = Child(

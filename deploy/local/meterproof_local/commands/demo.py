@@ -47,7 +47,8 @@ def demo(  # noqa: PLR0917 - one parameter per option
         str | None, typer.Option(help="Share of events to send twice; by default 0.1, with --trace 0.")
     ] = None,
     trace: Annotated[
-        Path | None, typer.Option(help="Send this trace of requests instead, without attacks.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(help="Send this trace of requests instead, without attacks.", exists=True, dir_okay=False),
     ] = None,
     trace_format: Annotated[
         _TraceFormat, typer.Option("--format", help="How the trace is read.")
@@ -59,12 +60,14 @@ def demo(  # noqa: PLR0917 - one parameter per option
 ) -> int:
     """Run the whole pipeline on this machine, break it on purpose, and compare what every part counted.
 
-    A real Kafka, four agents that report through real meters, repeats, forgeries, tampering and malformed events, and a
-    kill -9 of the sequencer in the middle. What was sent is written down apart from the pipeline; at the end every stage is
-    counted against it.
+    A real Kafka, four agents that report through real meters, repeats, forgeries, tampering, malformed events, and a
+    kill -9 of the sequencer in the middle. What was sent is written down apart from the pipeline; every stage is
+    counted against it at the end.
 
     Exit code: 0 if every difference is 0 and the audit log verifies, 1 if not.
     """
+    import orjson
+
     from meterproof_local.demo import DemoOptions
 
     options = DemoOptions(
@@ -77,11 +80,16 @@ def demo(  # noqa: PLR0917 - one parameter per option
         sequencers=sequencers,
         kill=kill,
     )
-    return asyncio.run(_run(options, as_json))
+    result = asyncio.run(_run(options))
+    if result is None:
+        return 1
+    if as_json is not None:
+        as_json.write_bytes(orjson.dumps(result.as_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    return 0 if result.holds else 1
 
 
-async def _run(options: "DemoOptions", as_json: Path | None) -> int:
-    import orjson
+async def _run(options: "DemoOptions") -> "DemoResult | None":
+    """Run it and show it; None if it was ended by a signal."""
     from rich.console import Console
 
     from meterproof_local.demo import Demo
@@ -99,14 +107,12 @@ async def _run(options: "DemoOptions", as_json: Path | None) -> int:
         result = await demo.run()
     except asyncio.CancelledError:
         console.print("Ended before the end.")
-        return 1
+        return None
     finally:
         showing.cancel()
         await asyncio.gather(showing, return_exceptions=True)
     _print_result(console, result, options)
-    if as_json is not None:
-        as_json.write_bytes(orjson.dumps(result.as_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    return 0 if result.holds else 1
+    return result
 
 
 async def _show(demo: "Demo", console: "Console") -> None:
@@ -170,15 +176,16 @@ def _print_result(console: "Console", result: "DemoResult", options: "DemoOption
     console.print(table)
     for fault in measured.audit_faults:
         console.print(f"audit: {fault}", style="red")
+    crash = ", with a crash in between" if options.kill else ""
     console.print(
-        f"{result.broker}; {result.events_per_second:,} events/s from the first one sent until all had arrived everywhere"
-        f"{', with a crash in between' if options.kill else ''}"
+        f"{result.broker}; {result.events_per_second:,} events/s from the first sent until all had arrived{crash}"
     )
     if result.holds:
         console.print("Every difference is 0.", style="green")
     else:
-        console.print("There are differences: see the table, and the workers' logs in "
-                      f"{result.folder.logs}", style="bold red")
+        console.print(
+            f"There are differences: see the table, and the workers' logs in {result.folder.logs}", style="bold red"
+        )
     program = "./dev exec meterproof" if os.environ.get("METERPROOF_DEV") == "1" else "meterproof"
     console.print("\nNext:")
     for what, command in result.commands(program, _shown(options.data)):

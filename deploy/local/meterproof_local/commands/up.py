@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command(epilog="Example: meterproof up --data data   ·   then, elsewhere: meterproof replay trace.csv --data data")
-def up(
+def up(  # noqa: PLR0917 - one parameter per option
     data: Annotated[Path, typer.Option(help="Folder for everything; made if missing.", file_okay=False)] = Path("data"),
     partitions: Annotated[int | None, typer.Option(help="Logs of a new deployment; 4 by default.", min=1)] = None,
     sequencers: Annotated[int, typer.Option(help="Sequencers that share the partitions.", min=1)] = 1,
@@ -36,7 +36,7 @@ def up(
 ) -> int:
     """Run Kafka, the sequencer, the checkpointer, budgets, ClickHouse and the audit log on this machine.
 
-    The first start makes keys, topics, prices and budgets in the data folder; later ones go on where everything stopped.
+    The first start makes keys, topics, prices and budgets in the data folder; later ones go on where all stopped.
     Each worker writes to logs/<worker>.log there. Ctrl-C or SIGTERM stops workers first and Kafka last.
 
     Exit code: 0 after Ctrl-C or SIGTERM, 1 if it could not start.
