@@ -7,7 +7,7 @@ from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
-from meterproof_sinks.usage_rows import EVENT_COLUMNS, Books, event_rows, record_rows
+from meterproof_sinks.usage_rows import EVENT_COLUMNS, Books, event_rows, record_rows, sent_of
 
 ReadBooks = Callable[[], Awaitable[Mapping[int, PriceBook]]]
 """Reads all published price books."""
@@ -99,10 +99,11 @@ class ClickHouseSink:
         """Steps 3 to 5."""
         origin = genesis.origin
         positions, offsets = self._present[origin]
-        body, count = event_rows(origin, [record for _, record in records], books, positions)
+        sent = [sent_of(record) for _, record in records]
+        body, count = event_rows(origin, [record for _, record in records], sent, books, positions)
         if count:  # 3
             self._clickhouse.insert("usage_in", EVENT_COLUMNS, body, "TSVRaw", count)
-        body, count = record_rows(origin, records, offsets)
+        body, count = record_rows(origin, records, sent, offsets)
         if count:  # 4
             self._clickhouse.insert("usage_records", (), body, "JSONEachRow", count)
         log_offset, last = records[-1]

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from meterproof_schemas.batch import BatchHeader, Signatures
 from meterproof_schemas.fast_event import read_event
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.log_record import LogRecord
@@ -44,7 +44,36 @@ class CostTooLarge(Exception):
     """An event costs more than a column can hold: 26 digits before the point."""
 
 
-def event_rows(origin: str, records: Sequence[LogRecord], books: Books, present: frozenset[int]) -> tuple[bytes, int]:
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the batch says of itself that a record answers for; empty where no known key vouches for it."""
+
+    producer: str = ""
+    instance: str = ""
+    sequence: int = 0
+    key_ids: tuple[str, ...] = ()
+    count: int = 0
+    sent_at: str = ""
+
+
+def sent_of(record: LogRecord) -> Sent:
+    """The batch of a record. The sequencer has validated both lines; they are only read here."""
+    if record.carried is None:
+        return Sent()
+    header = orjson.loads(record.carried[0])
+    return Sent(
+        header["producer"],
+        header["instance"],
+        header["sequence"],
+        tuple(signature["key_id"] for signature in orjson.loads(record.carried[1])["signatures"]),
+        header["count"],
+        header["sent_at"],
+    )
+
+
+def event_rows(
+    origin: str, records: Sequence[LogRecord], sent: Sequence[Sent], books: Books, present: frozenset[int]
+) -> tuple[bytes, int]:
     """The accepted events of these records as TSVRaw rows of `usage_in`, and how many they are.
 
     TSVRaw knows no escapes: a field ends at a tab, a row at LF. Neither can stand in a line or a name of the contract.
@@ -52,6 +81,7 @@ def event_rows(origin: str, records: Sequence[LogRecord], books: Books, present:
     Args:
         origin: of the log.
         records: accepted by the log, in order.
+        sent: by record, what its batch says of itself.
         books: the price book by version.
         present: positions that the destination has already; they are left out.
 
@@ -60,17 +90,16 @@ def event_rows(origin: str, records: Sequence[LogRecord], books: Books, present:
 
     """
     rows: list[bytes] = []
-    for record in records:
+    for record, batch in zip(records, sent, strict=True):
         if not record.lines:
             continue
         header = record.header
         book = books(header.price_book)
-        producer, instance, sequence, key_ids, _, _ = _batch_of(record)
         currency = "" if book is None else book.currency
         # Everything that is the same for all events of the record is spelled once.
         shared = (
-            f"\t{header.append_ms}\t{header.price_book}\t{currency}\t{producer}\t{instance}\t{sequence}"
-            f"\t{_SEPARATOR.join(key_ids)}\t"
+            f"\t{header.append_ms}\t{header.price_book}\t{currency}\t{batch.producer}\t{batch.instance}"
+            f"\t{batch.sequence}\t{_SEPARATOR.join(batch.key_ids)}\t"
         )
         for position, line in enumerate(record.lines, header.first):
             if position in present:
@@ -90,26 +119,28 @@ def event_rows(origin: str, records: Sequence[LogRecord], books: Books, present:
     return b"\n".join([*rows, b""]), len(rows)
 
 
-def record_rows(origin: str, records: Sequence[tuple[int, LogRecord]], present: frozenset[int]) -> tuple[bytes, int]:
+def record_rows(
+    origin: str, records: Sequence[tuple[int, LogRecord]], sent: Sequence[Sent], present: frozenset[int]
+) -> tuple[bytes, int]:
     """The records themselves as JSONEachRow rows of `usage_records`, and how many they are.
 
     Args:
         origin: of the log.
         records: accepted by the log, in order, each with its offset.
+        sent: by record, what its batch says of itself.
         present: offsets that the destination has already; they are left out.
 
     """
     rows = [
-        orjson.dumps(_record_row(origin, log_offset, record), option=orjson.OPT_APPEND_NEWLINE)
-        for log_offset, record in records
+        orjson.dumps(_record_row(origin, log_offset, record, batch), option=orjson.OPT_APPEND_NEWLINE)
+        for (log_offset, record), batch in zip(records, sent, strict=True)
         if log_offset not in present
     ]
     return b"".join(rows), len(rows)
 
 
-def _record_row(origin: str, log_offset: int, record: LogRecord) -> dict[str, Any]:
+def _record_row(origin: str, log_offset: int, record: LogRecord, batch: Sent) -> dict[str, Any]:
     header = record.header
-    producer, instance, sequence, key_ids, lines, sent_at = _batch_of(record)
     verdicts = Counter(verdict for _, verdict, _ in header.not_accepted)
     duplicates = verdicts.pop(DUPLICATE, 0)
     return {
@@ -125,30 +156,20 @@ def _record_row(origin: str, log_offset: int, record: LogRecord) -> dict[str, An
         "first": header.first,
         "size": header.size,
         "root": header.root,
-        "lines": lines,
+        "lines": batch.count,
         "accepted": header.accepted,
         "duplicates": duplicates,
         "refusals": verdicts,
-        "producer": producer,
-        "instance": instance,
-        "sequence": sequence,
-        "sent_at": sent_at,
-        "key_ids": key_ids,
+        "producer": batch.producer,
+        "instance": batch.instance,
+        "sequence": batch.sequence,
+        "sent_at": batch.sent_at,
+        "key_ids": batch.key_ids,
         "registry": header.registry,
         "price_book": header.price_book,
         "writer": header.writer,
         "generation": header.generation,
     }
-
-
-def _batch_of(record: LogRecord) -> tuple[str, str, int, list[str], int, str]:
-    """Producer, instance, sequence, key ids, count and sending time of the batch; empty where no known key vouches."""
-    if record.carried is None:
-        return "", "", 0, [], 0, ""
-    batch = BatchHeader.model_validate_json(record.carried[0])
-    signatures = Signatures.model_validate_json(record.carried[1]).signatures
-    key_ids = [signature.key_id for signature in signatures]
-    return batch.producer, batch.instance, batch.sequence, key_ids, batch.count, batch.sent_at
 
 
 def _instant(instant_ms: int) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.clickhouse_sink import ClickHouseSink
-from meterproof_sinks.usage_rows import EVENT_COLUMNS, event_rows
+from meterproof_sinks.usage_rows import EVENT_COLUMNS, event_rows, sent_of
 from tests.integration.sinks.clickhouse_child import carry, make_log
 from tests.integration.sinks.clickhouse_folder import (
     assert_adds_up,
@@ -117,7 +117,8 @@ async def test_rows_above_the_progress_row_are_not_shown_and_not_written_again(c
     await sink.write(0, log.genesis, log.records[:half])
     before = assert_holds_exactly(clickhouse, log)
     # What a crash between the events and the progress row leaves: here only the last month has arrived.
-    body, count = event_rows(log.origin, [record for _, record in log.records[half:]], BOOKS.get, frozenset())
+    rest = [record for _, record in log.records[half:]]
+    body, count = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, frozenset())
     clickhouse.insert("usage_in", EVENT_COLUMNS, body, "TSVRaw", count)
     clickhouse.command(
         "ALTER TABLE usage_events DELETE WHERE toYYYYMM(event_time) = 202512 SETTINGS mutations_sync = 2"
