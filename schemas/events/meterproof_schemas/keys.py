@@ -10,7 +10,6 @@ A pattern is a name, a prefix followed by `*`, or `*` alone; nothing is allowed 
 import hashlib
 import hmac
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -141,7 +140,7 @@ class KeyRegistry:
     def _verifies(self, entry: KeyEntry, signature: Signature, message: bytes) -> bool:
         try:
             raw = b64decode(signature.signature, validate=True)
-        except Base64Error:
+        except ValueError:
             return False
         if entry.algorithm == "ed25519":
             try:
@@ -208,7 +207,7 @@ def _public_key(entry: KeyEntry) -> VerifyKey:
         raise InvalidRegistry(message)
     try:
         raw = b64decode(entry.public_key or "", validate=True)
-    except Base64Error:
+    except ValueError:
         raw = b""
     if len(raw) != PUBLIC_KEY_BYTES:
         message = f"key registry: key {entry.key_id}: public_key is not base64 of {PUBLIC_KEY_BYTES} bytes"
@@ -225,8 +224,9 @@ def _shared_secret(entry: KeyEntry, folder: Path | None) -> bytes:
         raise InvalidRegistry(message)
     try:
         secret = ((folder or Path()) / entry.secret_file).read_bytes().strip()
-    except OSError as error:
-        message = f"key registry: key {entry.key_id}: secret_file cannot be read: {error.strerror}"
+    except (OSError, ValueError) as error:
+        fault = error.strerror if isinstance(error, OSError) else "not a file name"
+        message = f"key registry: key {entry.key_id}: secret_file cannot be read: {fault}"
         raise InvalidRegistry(message) from None
     if len(secret) < SECRET_BYTES_MIN:
         message = f"key registry: key {entry.key_id}: the secret is shorter than {SECRET_BYTES_MIN} bytes"

@@ -281,6 +281,7 @@ PUBLIC = b64encode(bytes(SigningKey(b"\1" * 32).verify_key)).decode()
         (document(revoked_at="2026-01-01T00:00:00.000+01:00"), "keys.0.revoked_at"),
         (document(public_key=...), "not base64 of 32 bytes"),
         (document(public_key="!"), "not base64 of 32 bytes"),
+        (document(public_key="\u00e9" * 44), "not base64 of 32 bytes"),
         (document(public_key=b64encode(b"\1" * 31).decode()), "not base64 of 32 bytes"),
         (document(public_key=PUBLIC), "not the SHA-256"),
         (document(key_id="gateway"), "not the SHA-256"),
@@ -288,6 +289,8 @@ PUBLIC = b64encode(bytes(SigningKey(b"\1" * 32).verify_key)).decode()
         (document(algorithm="hmac-sha256", key_id="shared"), "needs secret_file and no public_key"),
         (document(algorithm="hmac-sha256", key_id="shared", public_key=...), "needs secret_file and no public_key"),
         (document(algorithm="hmac-sha256", key_id="shared", public_key=..., secret_file="none"), "cannot be read"),
+        (document(algorithm="hmac-sha256", key_id="shared", public_key=..., secret_file="a\0b"), "not a file name"),
+        (document(algorithm="hmac-sha256", key_id="shared", public_key=..., secret_file="."), "cannot be read"),
     ],
 )
 def test_a_faulty_registry_is_refused_and_the_fault_named(content: Any, message: str, tmp_path: Path) -> None:
