@@ -1,6 +1,6 @@
 """Where batches go: the seam between the meter and Kafka."""
 
-import asyncio
+from collections.abc import Awaitable
 from typing import Protocol
 
 
@@ -13,7 +13,7 @@ class Transport(Protocol):
     async def open(self) -> int:
         """Connect; returns the topic's number of partitions."""
 
-    async def send(self, partition: int, value: bytes) -> asyncio.Future[object]:
+    async def send(self, partition: int, value: bytes) -> Awaitable[object]:
         """Hand over a batch; the future resolves once it is durable, or carries why it is not."""
 
     async def close(self) -> None:

@@ -26,7 +26,7 @@ from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
 from meterproof_stream.budget_ledger import BudgetLedger, definition_of
-from meterproof_stream.topic_values import read_genesis, read_values
+from meterproof_stream.topic_values import genesis_of_log, read_values
 
 _log: Final = structlog.get_logger("meterproof.budgets")
 
@@ -156,7 +156,7 @@ class BudgetLanes:
         """
         await self._refresh_books()
         async with PartitionReader(self._kafka, self._kafka.topic(Topic.LOG), partition) as reader:
-            genesis = await read_genesis(self._kafka, reader, partition)  # 1
+            genesis = await genesis_of_log(self._kafka, partition)  # 1
             marker, sums = await self._stored(genesis)  # 2
             chain = LogChain()
             if marker is not None:

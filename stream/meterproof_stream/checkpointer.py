@@ -26,7 +26,7 @@ from meterproof_schemas.event import entry_of
 from meterproof_schemas.log_record import Genesis, LogRecord, decode_record, frontier_of
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
-from meterproof_stream.topic_values import read_genesis, read_values
+from meterproof_stream.topic_values import genesis_of_log, read_values
 
 _log: Final = structlog.get_logger("meterproof.checkpointer")
 
@@ -123,7 +123,7 @@ class CheckpointLanes:
             KafkaProblem: a topic cannot be read.
         """
         async with PartitionReader(self._kafka, self._kafka.topic(Topic.LOG), partition) as reader:
-            genesis = await read_genesis(self._kafka, reader, partition)  # 1
+            genesis = await genesis_of_log(self._kafka, partition)  # 1
             signer = self._key.signer(genesis.origin)
             values = await read_values(self._kafka, self._kafka.topic(Topic.CHECKPOINTS))
             largest = largest_checkpoint(values, genesis, signer)  # 2

@@ -1,11 +1,24 @@
-"""Reading the small topics whole, as a stage does when it takes a partition over."""
+"""What a stage reads when it takes a partition over: the log's genesis, and the small topics whole."""
 
+from meterproof.kafka.errors import GenesisMissing, TopicsRefused
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof_schemas.errors import InvalidRecord, StageStopped
-from meterproof_schemas.log_record import Genesis, decode_record
+from meterproof.kafka.topics import read_genesis
+from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.log_record import Genesis
 from meterproof_schemas.reasons import StopReason
-from meterproof_schemas.topics import Topic
+
+
+async def genesis_of_log(kafka: KafkaSettings, partition: int) -> Genesis:
+    """The genesis of a partition's log.
+
+    Raises:
+        StageStopped: `log_diverged` when there is none, or something else stands in its place.
+    """
+    try:
+        return await read_genesis(kafka, partition)
+    except (GenesisMissing, TopicsRefused) as error:
+        raise StageStopped(StopReason.LOG_DIVERGED, str(error)) from error
 
 
 async def read_values(kafka: KafkaSettings, topic: str, partition: int = 0) -> list[tuple[bytes, bytes]]:
@@ -17,34 +30,3 @@ async def read_values(kafka: KafkaSettings, topic: str, partition: int = 0) -> l
             for record in records
             if record.value is not None
         ]
-
-
-async def read_genesis(kafka: KafkaSettings, log: PartitionReader, partition: int) -> Genesis:
-    """The genesis of a partition's log: from the log itself or, where that was trimmed, from `usage.checkpoints`.
-
-    Raises:
-        StageStopped: `log_diverged` when there is none.
-    """
-    start, end = await log.bounds()
-    if start == 0:
-        async for records in log.read(0, end):
-            for record in records:
-                genesis = _genesis_of(record.value)
-                if genesis is not None:
-                    return genesis
-    else:
-        for key, value in reversed(await read_values(kafka, kafka.topic(Topic.CHECKPOINTS))):
-            genesis = _genesis_of(value) if key.endswith(b"|genesis") else None
-            if genesis is not None and genesis.partition == partition:
-                return genesis
-    raise StageStopped(
-        StopReason.LOG_DIVERGED,
-        f"partition {partition} of the log has no genesis; create it with `meterproof topics create`.",
-    )
-
-
-def _genesis_of(value: bytes | None) -> Genesis | None:
-    try:
-        return decode_record(value).header.genesis
-    except InvalidRecord:
-        return None

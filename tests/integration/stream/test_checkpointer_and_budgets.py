@@ -126,8 +126,8 @@ async def test_checkpoints_follow_from_the_log_across_a_kill(
         sizes = [record.header.size for record in own]
         assert sizes == sorted(set(sizes))
         assert sizes[-1] == state.position == 200
-        for record in own:
-            signed = open_checkpoint(record.note, [verifier], origin=state.genesis.origin)
+        for signed_record in own:
+            signed = open_checkpoint(signed_record.note, [verifier], origin=state.genesis.origin)
             assert by_size[signed.size] == signed.root.hex()
 
 

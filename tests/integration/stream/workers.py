@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -93,7 +93,7 @@ class Pipeline:
             **header,
         )
 
-    async def send(self, partition: int, values: list[bytes | None]) -> list[Delivery]:
+    async def send(self, partition: int, values: Sequence[bytes | None]) -> list[Delivery]:
         """Append source records as they are; returns when all are acknowledged."""
         async with RecordProducer(self.kafka) as producer:
             futures = [
