@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from meterproof_proofs.frontier import batch_root, leaf_hashes
@@ -130,6 +131,7 @@ def judge(
         entries=entries,
         leaves=leaves,
         genesis=genesis,
+        registry=registry.digest,
         authorities=authorities,
         state=state,
         meters=meters,
@@ -155,6 +157,7 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
     entries: list[bytes],
     leaves: list[bytes],
     genesis: Genesis,
+    registry: str,
     authorities: list[KeyEntry],
     state: LogState,
     meters: AbstractSet[str],
@@ -168,7 +171,7 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
     earliest_us = (place.clock_ms - genesis.limits.horizon_ms) * _US_PER_MS
     known = state.index.get
     seen: dict[bytes, bytes] = {}
-    may_speak: dict[tuple[str, str, str], str | None] = {}
+    speakers = _speakers(registry, tuple(entry.key_id for entry in authorities), partition, partitions)
     whole = True
     accepted: list[int] = []
     accept = accepted.append
@@ -179,15 +182,16 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
             reason, detail = event.reason, event.detail
         else:
             data = event.data
-            subject = event.subject
-            speaker = (event.source, subject, data.customer)
-            fault = may_speak.get(speaker, _UNASKED)
-            if fault is _UNASKED:
-                fault = may_speak[speaker] = _unspoken(authorities, *speaker)
-            if partition_of(subject, partitions) != partition:
-                reason, detail = Reason.WRONG_PARTITION, "subject: this agent belongs to another partition"
-            elif fault is not None:
-                reason, detail = Reason.KEY_NOT_ALLOWED, f"{fault}: the key may not speak for it"
+            source = event.source
+            speaker = (source, event.subject, data.customer)
+            try:
+                fault = speakers[speaker]
+            except KeyError:
+                fault = _speaker_fault(authorities, speaker, partition, partitions)
+                if len(speakers) < _SPEAKERS_MAX:
+                    speakers[speaker] = fault
+            if fault is not None:
+                reason, detail = fault
             elif not data.usage.keys() <= meters:
                 undeclared = min(data.usage.keys() - meters)
                 reason, detail = Reason.UNKNOWN_METER, f"data.usage.{undeclared}: no such meter is declared"
@@ -200,7 +204,7 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
                 elif time_us < earliest_us:
                     reason, detail = Reason.TOO_LATE, "time: before the ingest clock minus the horizon"
                 else:
-                    identity = identity_of(event.source, event.id)
+                    identity = identity_of(source, event.id)
                     entry = entries[number]
                     first = seen.get(identity) or known(identity)
                     if first is None:
@@ -236,17 +240,32 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
         judgement.leaves = [leaves[number] for number in accepted]
 
 
-_UNASKED: Final = "unasked"
+_Speaker = tuple[str, str, str]
+"""Source, agent and customer of a line."""
+_Fault = tuple[Reason, str]
+_SPEAKERS_MAX: Final = 65_536
+"""Speakers remembered for one set of keys."""
 
 
-def _unspoken(authorities: list[KeyEntry], source: str, agent: str, customer: str) -> str | None:
-    """None when one of the keys may report this; else the field that the last of them may not."""
+@lru_cache(maxsize=16)
+def _speakers(
+    registry: str, key_ids: tuple[str, ...], partition: int, partitions: int
+) -> dict[_Speaker, _Fault | None]:
+    """What was found out about speakers under these keys of this registry: None when they may report here."""
+    del registry, key_ids, partition, partitions  # they name the memory, and say nothing about what is in it
+    return {}
+
+
+def _speaker_fault(authorities: list[KeyEntry], speaker: _Speaker, partition: int, partitions: int) -> _Fault | None:
+    """Why a line of this source, agent and customer does not belong here; a function of the arguments alone."""
+    if partition_of(speaker[1], partitions) != partition:
+        return Reason.WRONG_PARTITION, "subject: this agent belongs to another partition"
     fault: str | None = None
     for entry in authorities:
-        fault = entry.speaks_for(source, agent, customer)
+        fault = entry.speaks_for(*speaker)
         if fault is None:
             return None
-    return fault
+    return Reason.KEY_NOT_ALLOWED, f"{fault}: the key may not speak for it"
 
 
 def _refused(
