@@ -9,7 +9,7 @@ from typing import Final
 from meterproof_proofs.frontier import batch_root, leaf_hashes
 from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
 from meterproof_schemas.errors import InvalidBatch, InvalidEvent
-from meterproof_schemas.event import entry_of, identity_of
+from meterproof_schemas.event import entries_of, identity_of
 from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import KeyEntry, KeyRegistry
@@ -105,7 +105,7 @@ def judge(
     except InvalidBatch as error:
         return _refused("batch", value, place, error.reason, error.detail)
     # From here on a known key vouches for the header, so it is kept.
-    entries = [entry_of(line) for line in batch.lines]
+    entries = entries_of(batch.lines)
     leaves = leaf_hashes(entries)
     fault: tuple[Reason, str] | None = None
     if batch_root(leaves).hex() != batch.header.root:  # 4

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
 from meterproof_schemas.batch import decode_batch
-from meterproof_schemas.event import Event, entry_of, identity_of
+from meterproof_schemas.event import Event, entries_of, identity_of
 from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import parse_registry
@@ -159,7 +159,7 @@ class _Steps:
     def _single(self) -> dict[str, float]:
         values, built, judgements, registry_ = self._values, self._built, self._judgements, self._registry
         batches = [decode_batch(value) for value in values]
-        entries = [[entry_of(line) for line in batch.lines] for batch in batches]
+        entries = [entries_of(batch.lines) for batch in batches]
         leaves = [leaf_hashes(each) for each in entries]
         events = [cast("list[Event]", read_events(batch.lines)) for batch in batches]
         identities = [[identity_of(event.source, event.id) for event in each] for each in events]
@@ -172,7 +172,7 @@ class _Steps:
                     for batch in batches
                 ]
             ),
-            "entry digest": self._time(lambda: [[entry_of(line) for line in batch.lines] for batch in batches]),
+            "entry digest": self._time(lambda: [entries_of(batch.lines) for batch in batches]),
             "leaf hash": self._time(lambda: [leaf_hashes(each) for each in entries]),
             "batch root": self._time(lambda: [batch_root(each) for each in leaves]),
             "parse and validate": self._time(lambda: [read_events(batch.lines) for batch in batches]),

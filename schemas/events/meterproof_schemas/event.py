@@ -1,7 +1,7 @@
 """One usage fact: a CloudEvents 1.0 JSON object on one line, kept byte for byte as it was hashed and signed."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Protocol
 
 import orjson
@@ -211,6 +211,7 @@ class Event(Protocol):
         """Event time in microseconds since 1970-01-01 UTC."""
 
 
+_IDENTITY_CONTEXT: Final = hashlib.blake2b(digest_size=16)
 _NAMES_ABOVE: Final = NAME_BYTES_MAX // 4
 """A name of no more characters than this cannot exceed the limit in bytes."""
 
@@ -261,9 +262,17 @@ def entry_of(line: bytes) -> bytes:
     return hashlib.sha256(line).digest()
 
 
+def entries_of(lines: Iterable[bytes]) -> list[bytes]:
+    """The entry of each line."""
+    sha256 = hashlib.sha256
+    return [sha256(line).digest() for line in lines]
+
+
 def identity_of(source: str, event_id: str) -> bytes:
     """16 bytes that stand for (source, id): BLAKE2b-128 over both with a NUL between, which neither can contain."""
-    return hashlib.blake2b(f"{source}\0{event_id}".encode(), digest_size=16).digest()
+    context = _IDENTITY_CONTEXT.copy()  # a third cheaper than a new one with its digest size
+    context.update(f"{source}\0{event_id}".encode())
+    return context.digest()
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -40,7 +40,10 @@ def parse_instant_us(text: str) -> int:
     ):
         message = f"{text[:40]!r} is not RFC 3339 in UTC with milliseconds or finer, like 2026-01-31T23:59:59.000Z"
         raise ValueError(message)
-    return _second_us(text[:_SECONDS_LENGTH]) + (int(fraction) if digits == 6 else int(fraction[:6].ljust(6, "0")))
+    second_us = _second_us(text[:_SECONDS_LENGTH])
+    if digits == 3:
+        return second_us + int(fraction) * 1_000
+    return second_us + int(fraction if digits == 6 else fraction[:6].ljust(6, "0"))
 
 
 def _existing(text: str) -> str:
