@@ -12,7 +12,8 @@ USAGE: int = 2
 def run_app(app: typer.Typer, name: str, argv: list[str], expected: tuple[type[Exception], ...]) -> int:
     """Run a typer app and return its exit code: the command's own (None is 0), 2 for wrong usage, 1 for an error.
 
-    Errors of the `expected` types, and settings that do not validate, are told in one message on stderr; others come out.
+    Errors of the `expected` types, and settings that do not validate, are told in one message on stderr; others come
+    out.
     """
     command = typer.main.get_command(app)
     try:

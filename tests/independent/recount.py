@@ -2,8 +2,8 @@
 
     python recount.py TRACE.csv DATA_DIR BUDGET_STATE.jsonl RUNS
 
-Uses csv, hashlib, fractions and SQL only. RUNS is how often the whole trace was replayed under different ids. Prints one
-JSON object; exits 0 if nothing differs.
+Uses csv, hashlib, fractions and SQL only. RUNS is how often the whole trace was replayed under different ids. Prints
+one JSON object; exits 0 if nothing differs.
 """
 
 import base64
@@ -59,7 +59,7 @@ def expected(trace: Path, book: dict[str, Any], runs: int) -> dict[str, Any]:
 
 def from_clickhouse(folder: Path) -> dict[str, Any]:
     """Per agent, by SQL over the view that analysts use."""
-    opened = session.Session(str(folder))
+    opened: Any = session.Session(str(folder))  # type: ignore[no-untyped-call]
     rows = opened.query(
         "SELECT agent, count(), toString(sum(usage['input_tokens'])), toString(sum(usage['output_tokens'])), "
         "toString(sum(cost)) FROM meterproof.usage GROUP BY agent ORDER BY agent",

@@ -1,4 +1,4 @@
-"""A real trace through the whole pipeline, whatever is killed, deleted or moved meanwhile: counted again by other code."""
+"""A real trace through the whole pipeline, whatever is killed, deleted or moved meanwhile, counted by other code."""
 
 import asyncio
 import os

@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Make a key. Secret halves are writ
     epilog="Example: meterproof keygen producer gateway --out gateway.key --registry registry.json "
     "--source gateway --agent '*' --customer acme"
 )
-def producer(
+def producer(  # noqa: PLR0917 - one parameter per option
     name: Annotated[str, typer.Argument(help="The producer's name, as batch headers state it.")],
     out: Annotated[Path, typer.Option(help="Where the secret key goes; never overwritten.")],
     registry: Annotated[Path, typer.Option(help="Key registry file to add the public key to; made if missing.")],

@@ -33,7 +33,7 @@ app = typer.Typer(add_completion=False)
     "meterproof replay calls.jsonl --format jsonl --data data --map time=ts --map agent=caller --set customer=acme "
     "--map usage.input_tokens=prompt_tokens"
 )
-def replay(
+def replay(  # noqa: PLR0917 - one parameter per option
     file: Annotated[Path, typer.Argument(help="Trace file.", exists=True, dir_okay=False)],
     data: Annotated[Path, typer.Option(help="Data folder of a running `meterproof up`.")],
     trace_format: Annotated[Format, typer.Option("--format", help="How the file is read.")] = "azure-llm",
