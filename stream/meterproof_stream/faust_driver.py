@@ -15,6 +15,7 @@ import functools
 import importlib.metadata
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -108,6 +109,7 @@ class FaustDriver:
         self._generation: int | None = None
         self._watchdog = _Watchdog(settings.stop_deadline_s, settings.stall_timeout_s, self.die)
         self._tasks: list[asyncio.Task[None]] = []
+        self._lag: dict[int, int | None] = {}
         self._queue: Any = None
         self._drained: asyncio.Event | None = None
 
@@ -371,7 +373,9 @@ class FaustDriver:
             "topic": self._topic,
         } | self._engine.status()
         if app is not None and self._state == "running":
-            _add_lag(app, status["partitions"])
+            self._lag = _lag_of(app, self._engine.next_offsets())
+        for name, part in status["partitions"].items():
+            part["lag"] = self._lag.get(int(name))
         try:
             self._status.write(status)
         except OSError as fault:
@@ -461,13 +465,13 @@ class _Worker(faust.Worker):
         self.spinner = None
         self._on_signal = on_signal
 
-    def _schedule_shutdown(self, signal: Any) -> None:  # noqa: ANN401
+    def _schedule_shutdown(self, received: signal.Signals) -> None:
         self._on_signal()
-        super()._schedule_shutdown(signal)
+        super()._schedule_shutdown(received)
 
     def _on_sigint(self) -> None:
         self._shutdown_immediately = True
-        self._schedule_shutdown(2)
+        self._schedule_shutdown(signal.SIGINT)
 
     def _on_sigusr2(self) -> None:
         """No debugger in a worker."""
@@ -514,13 +518,15 @@ class _Watchdog(threading.Thread):
                 self._die(WorkerStalled(f"the event loop did nothing for {self._stall_timeout_s} s"))
 
 
-def _add_lag(app: faust.App, partitions: dict[str, dict[str, Any]]) -> None:
-    """Records that the broker has and the engine has not, as far as the last fetch tells."""
-    for partition in app.consumer.assignment():
-        status = partitions.get(str(partition.partition))
-        if status is not None:
-            end: int | None = app.consumer.highwater(partition)
-            status["lag"] = None if end is None else max(0, end - status["next"])
+def _lag_of(app: faust.App, due: dict[int, int]) -> dict[int, int | None]:
+    """By partition, records that the broker has and the engine has not, as far as the last fetch tells."""
+    ends: dict[int, int | None] = {
+        partition.partition: app.consumer.highwater(partition) for partition in app.consumer.assignment()
+    }
+    return {
+        partition: None if (end := ends.get(partition)) is None else max(0, end - offset)
+        for partition, offset in due.items()
+    }
 
 
 def _credentials(kafka: KafkaSettings) -> Any:  # noqa: ANN401 - Faust's types

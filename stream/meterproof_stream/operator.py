@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from meterproof.kafka.errors import KafkaRefused
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
@@ -60,7 +61,10 @@ async def quarantine(
         _, end = await reader.bounds()
         if offset >= end:
             raise DecisionRefused(f"partition {partition} holds no record at offset {offset} yet")
-        record = await reader.at(offset)
+        try:
+            record = await reader.at(offset)
+        except KafkaRefused:  # bytes that the client library cannot take apart: that may be why it is set aside
+            record = None
     judgement = judge_quarantined(
         None if record is None else record.value,
         partition=partition,

@@ -11,6 +11,7 @@ from meterproof_schemas.log_record import (
     encode_record_header,
     record_digest,
 )
+from meterproof_schemas.trusted import trusted
 from meterproof_stream.judge import Judgement
 
 
@@ -68,25 +69,30 @@ def append_record(
         frontier.extend(judgement.leaves)
     prev = state.digest
     # Every field is ours and typed, so it is not validated a second time; readers validate.
-    header = RecordHeader.model_construct(
-        v=1,
-        kind=judgement.kind,
-        prev=prev,
-        source=Source.model_construct(offset=source_offset, count=source_count, digest=judgement.source_digest),
-        append_ms=judgement.append_ms,
-        clock_ms=judgement.clock_ms,
-        reason=judgement.reason,
-        not_accepted=tuple(judgement.not_accepted),
-        first=state.position,
-        size=frontier.size,
-        root=frontier.root().hex(),
-        frontier=b"".join(frontier.hashes).hex(),
-        registry=in_force.registry,
-        price_book=in_force.price_book,
-        writer=in_force.writer,
-        generation=in_force.generation,
-        operator=operator,
-        genesis=None,
+    header = trusted(
+        RecordHeader,
+        {
+            "v": 1,
+            "kind": judgement.kind,
+            "prev": prev,
+            "source": trusted(
+                Source, {"offset": source_offset, "count": source_count, "digest": judgement.source_digest}
+            ),
+            "append_ms": judgement.append_ms,
+            "clock_ms": judgement.clock_ms,
+            "reason": judgement.reason,
+            "not_accepted": tuple(judgement.not_accepted),
+            "first": state.position,
+            "size": frontier.size,
+            "root": frontier.root().hex(),
+            "frontier": b"".join(frontier.hashes).hex(),
+            "registry": in_force.registry,
+            "price_book": in_force.price_book,
+            "writer": in_force.writer,
+            "generation": in_force.generation,
+            "operator": operator,
+            "genesis": None,
+        },
     )
     value = encode_record(encode_record_header(header), judgement.carried, judgement.lines)
     digest = record_digest(value)

@@ -31,7 +31,13 @@ async def test_duplicates_count_once_over_a_crash(broker: LocalBroker, topic_pre
     with pipeline.worker() as worker:
         await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 10))])
         await pipeline.wait_until_sequenced(worker)
-        assert worker.stop() == 0, worker.log()
+        await asyncio.to_thread(worker.wait_until_without_lag)
+        worker.process.send_signal(signal.SIGINT)
+        assert worker.wait() == 0, worker.log()
+        status = worker.status()
+        assert status is not None
+        assert status["state"] == "stopped"
+        assert sum(part["position"] for part in status["partitions"].values()) == 2010
     await pipeline.check()
 
 

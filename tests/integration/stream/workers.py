@@ -200,6 +200,10 @@ class Worker:
         """Return when it holds partitions."""
         self._wait_until(lambda status: status["state"] == "running" and bool(status["partitions"]))
 
+    def wait_until_without_lag(self) -> None:
+        """Return when it has taken all that the broker has."""
+        self._wait_until(lambda status: {part["lag"] for part in status["partitions"].values()} == {0})
+
     def _wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
