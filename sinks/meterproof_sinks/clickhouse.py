@@ -93,7 +93,7 @@ class ClickHouse:
             ClickHouseError: there is no such folder or database, or it cannot be opened.
         """
         folder = folder.resolve()
-        if not (folder / "store").is_dir():
+        if not (folder / "metadata").is_dir():
             raise ClickHouseError(f"there is no ClickHouse in {folder}: start the sink, or name another folder")
         return cls(lambda: _reader(folder, settings, database), folder)
 
@@ -129,6 +129,18 @@ class ClickHouse:
                 with connect(None) as client:
                     client.command("CREATE DATABASE IF NOT EXISTS {database:Identifier}", {"database": database})
             return cls(lambda: connect(database), None)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that is open in this process.
+
+        Raises:
+            ValueError: it is a server.
+        """
+        if self._folder is None:
+            message = "a server has no folder here"
+            raise ValueError(message)
+        return self._folder
 
     @property
     def embedded(self) -> bool:

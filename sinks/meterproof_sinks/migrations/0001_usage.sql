@@ -185,22 +185,32 @@ SELECT
   arrayFilter(name -> name != '', splitByChar('\x1F', key_ids)) AS key_ids
 FROM usage_in;
 
--- What everybody reads: every event of every log exactly once, whatever was retried, cut differently or replayed. FINAL
--- removes repeats; the positions below the progress row leave out a batch of which only a part has arrived. A month that
--- is merged to one part costs nothing extra, and an event's month never changes, so FINAL need not look across months.
+-- Each row once, those of a write that is not complete yet included. A month that is merged to one part costs nothing
+-- extra, and an event's month never changes, so FINAL need not look across months.
+CREATE VIEW IF NOT EXISTS usage_final AS
+SELECT * FROM usage_events FINAL
+SETTINGS do_not_merge_across_partitions_select_final = 1;
+
+-- What everybody reads: every event of every log exactly once, whatever was retried, cut differently or replayed. The
+-- positions below the progress row leave out a write of which only a part has arrived.
+-- The two views must stay two. Progress is looked up when this one is analysed, and only then is the inner one analysed,
+-- which is when the engine fixes the parts that it will read: so whatever progress promises is among them. In a single
+-- view the parts are fixed first, and a write that ends in between would be shown torn.
 CREATE VIEW IF NOT EXISTS usage AS
 SELECT * REPLACE (lower(hex(entry)) AS entry, lower(hex(salt)) AS salt)
-FROM usage_events FINAL
+FROM usage_final
 WHERE position < (
   SELECT mapFromArrays(groupArray(log), groupArray(next))
   FROM (SELECT log, argMax(next, log_offset) AS next FROM sink_progress GROUP BY log)
-)[log]
-SETTINGS do_not_merge_across_partitions_select_final = 1;
+)[log];
 
--- The same promise for the log records.
+-- The same, in the same way, for the log records.
+CREATE VIEW IF NOT EXISTS records_final AS
+SELECT * FROM usage_records FINAL;
+
 CREATE VIEW IF NOT EXISTS records AS
 SELECT *
-FROM usage_records FINAL
+FROM records_final
 WHERE log_offset < (
   SELECT mapFromArrays(groupArray(log), groupArray(above))
   FROM (SELECT log, max(log_offset) + 1 AS above FROM sink_progress GROUP BY log)
