@@ -16,7 +16,7 @@ from meterproof import Meter
 from meterproof._kafka_transport import KafkaTransport
 from meterproof._series import Series
 from meterproof.deployment import DataFolder
-from meterproof.kafka.producer import RecordProducer
+from meterproof.kafka.producer import Delivery, RecordProducer
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.keys import ProducerKey
 from meterproof.settings import MeterSettings
@@ -297,7 +297,7 @@ class _Remembering(KafkaTransport):
         super().__init__(settings)
         self._batches = batches
 
-    async def send(self, partition: int, value: bytes) -> asyncio.Future[object]:
+    async def send(self, partition: int, value: bytes) -> asyncio.Future[Delivery]:
         """Keep the batch and hand it over."""
         self._batches.append((partition, value))
         return await super().send(partition, value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -186,7 +187,8 @@ def _print_result(console: "Console", result: "DemoResult", options: "DemoOption
         console.print(
             f"There are differences: see the table, and the workers' logs in {result.folder.logs}", style="bold red"
         )
-    program = "./dev exec meterproof" if os.environ.get("METERPROOF_DEV") == "1" else "meterproof"
+    dev = os.environ.get("METERPROOF_DEV", "")  # how ./dev was called, where it was
+    program = f"{'./dev' if dev == '1' else shlex.quote(dev)} exec meterproof" if dev else "meterproof"
     console.print("\nNext:")
     for what, command in result.commands(program, _shown(options.data)):
         console.print(f"  # {what}")
