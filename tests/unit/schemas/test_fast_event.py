@@ -185,7 +185,7 @@ def test_meter_names_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatc
     assert len(known) == 3
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(odd_events(), min_size=1, max_size=3), st.integers(0, 2**32))
 @example([valid_document(status_code=200.0)], 0)
 @example([valid_document(usage={"requests": 1.0})], 0)
