@@ -58,6 +58,8 @@ class ClickHouse:
     def __init__(self, connect: Callable[[], Client], folder: Path | None) -> None:
         self._connect = connect
         self._folder = folder
+        self._inserts: str | None = None
+        """Where this connection's inserts touch the disk on their way in; None if it makes none."""
         self._lock = threading.Lock()
         self._client = connect()
 
@@ -81,7 +83,7 @@ class ClickHouse:
         shutil.rmtree(inserts, ignore_errors=True)
         inserts.mkdir()
         # The driver writes its files where the process keeps its temporary ones; it has no setting of its own.
-        tempfile.tempdir = str(inserts)
+        tempfile.tempdir = opened._inserts = str(inserts)
         return opened
 
     @classmethod
@@ -191,7 +193,7 @@ class ClickHouse:
     def close(self) -> None:
         """Let go of the database; harmless when repeated."""
         self._client.close()
-        if self._folder is not None and tempfile.tempdir == str(self._folder / _INSERT_FOLDER):
+        if self._inserts is not None and tempfile.tempdir == self._inserts:
             tempfile.tempdir = None
 
     @contextlib.contextmanager

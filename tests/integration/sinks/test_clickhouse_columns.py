@@ -168,7 +168,8 @@ async def test_hostile_names_survive(clickhouse: ClickHouse) -> None:
     # The same text in another spelling of JSON, as other libraries than ours may send it.
     escaped = (
         '{"specversion":"1.0", "id":"esc","\\u0073ource":"gateway/chat","type":"meterproof.usage.v1",'
-        '"subject":"agent-0","time":"2026-01-01T00:00:00.000Z","data" : {"customer":"\\u65e5\\ud83d\\ude00\\/","usage":{"requests":1},'
+        '"subject":"agent-0","time":"2026-01-01T00:00:00.000Z","data" : {"customer":"\\u65e5\\ud83d\\ude00\\/",'
+        '"usage":{"requests":1},'
         '"receipt":"a\\u0009b\\u0000c\\r\\n","x":[1e300,123456789012345678901234567890,{"id":"no"}]}}'
     )
     log.batch([*lines, escaped.encode()])

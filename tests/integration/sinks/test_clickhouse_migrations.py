@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,21 @@ def test_a_folder_has_one_owner_and_the_error_names_it(tmp_path: Path) -> None:
         )
     assert "is open in another process (process " in told.stdout
     assert issubclass(FolderInUse, ClickHouseError)
+
+
+async def test_inserts_touch_the_disk_inside_the_folder_only(tmp_path: Path) -> None:
+    folder = tmp_path / "clickhouse"
+    (folder / "inserts").mkdir(parents=True)
+    (folder / "inserts" / "left-by-a-crash.raw").write_bytes(b"event lines")
+    with opened(folder) as clickhouse:
+        assert list((folder / "inserts").iterdir()) == []
+        ClickHouse.read_folder(folder).close()
+        assert tempfile.gettempdir() == str(folder / "inserts"), "also after a reader beside it is closed"
+        log = RatedLog()
+        log.grow(2)
+        await new_sink(clickhouse).write(0, log.genesis, log.records)
+        assert list((folder / "inserts").iterdir()) == []
+    assert tempfile.gettempdir() != str(folder / "inserts")
 
 
 def test_a_failed_query_leaves_nothing_for_the_next(tmp_path: Path) -> None:
