@@ -13,31 +13,23 @@ places, all checked at start against the one version that they were proved with:
 import asyncio
 import functools
 import importlib.metadata
-import logging
-import os
 import signal
-import sys
-import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from typing import Any, Final, NoReturn, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Final
 
 import faust
 import faust.streams
-import structlog
 from faust.sensors.monitor import Monitor
 from faust.transport.conductor import Conductor
 from faust.transport.drivers import aiokafka as driver
 
 from meterproof.kafka import tolerant
-from meterproof.kafka.errors import KafkaProblem
-from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.status import StatusFile
-from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.topics import Topic
-from meterproof_stream.errors import FaustChanged, StreamError, TopicUnfit, WorkerStalled
-from meterproof_stream.exit_codes import CLEAN, UNEXPECTED, exit_code_of
+from meterproof_stream.driver import Driver
+from meterproof_stream.engine import Engine
+from meterproof_stream.errors import FaustChanged, TopicUnfit
+from meterproof_stream.exit_codes import CLEAN, UNEXPECTED
 from meterproof_stream.settings import WorkerSettings
 
 FAUST_VERSION: Final = "0.15.3"
@@ -47,94 +39,29 @@ QUEUE_HIGH: Final = 128
 QUEUE_LOW: Final = 32
 """Records in the agent's queue below which it is filled again."""
 _LOG_APPEND_TIME: Final = 1
-_TEND_INTERVAL_S: Final = 1.0
-_WATCHDOG_INTERVAL_S: Final = 0.5
-
-_log: Final = structlog.get_logger("meterproof.worker")
 
 
-class Engine(Protocol):
-    """What the driver can run. Any exception ends the process before anything else is acknowledged."""
+class FaustDriver(Driver):
+    """Runs an engine as one Faust app with one agent.
 
-    async def start(self) -> None:
-        """Connect; called once, first."""
-
-    async def stop(self) -> None:
-        """Take nothing more, wait for what is on its way, disconnect."""
-
-    async def take_over(self, partitions: Iterable[int], generation: int) -> None:
-        """Hold exactly these partitions from now on; may take as long as it needs."""
-
-    async def revoke(self, partitions: Iterable[int]) -> None:
-        """These partitions may belong to another from now on."""
-
-    def next_offsets(self) -> dict[int, int]:
-        """The offset that is due, by partition held."""
-
-    async def feed(
-        self, partition: int, offset: int, value: bytes | None, append_ms: int, acknowledge: Callable[[], object]
-    ) -> None:
-        """Take one record; it may repeat, or come after a gap."""
-
-    def status(self) -> dict[str, Any]:
-        """What an operator wants to see, ready for JSON; `partitions` by number as text."""
-
-
-class FaustDriver:
-    """Runs one engine over one topic as one Faust app with one agent, in this process, until it is told to stop.
-
-    Promises: a record reaches the engine only in the generation for which the engine has taken its partition over; any
-    unexpected error, a stop that takes too long, and a delivery that stands still end the process at once, without
-    another acknowledgement. Lives once: `run`, then the process ends.
+    Promises what every driver promises. Lives once: `run`, then the process ends.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        *,
-        worker: str,
-        topic: Topic,
-        kafka: KafkaSettings,
-        settings: WorkerSettings,
+        self, engine: Engine, *, worker: str, topic: Topic, kafka: KafkaSettings, settings: WorkerSettings
     ) -> None:
         check_faust()
         tolerant.apply()
-        self._engine = engine
-        self._worker = worker
-        self._topic = kafka.topic(topic)
-        self._kafka = kafka
-        self._settings = settings
-        self._status = StatusFile(settings.status_dir, settings.instance)
-        self._state = "starting"
-        self._generation: int | None = None
-        self._watchdog = _Watchdog(settings.stop_deadline_s, settings.stall_timeout_s, self.die)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._lag: dict[int, int | None] = {}
+        super().__init__(engine, worker=worker, topic=topic, kafka=kafka, settings=settings)
         self._queue: Any = None
-        self._drained: asyncio.Event | None = None
 
-    def run(self) -> int:
-        """Run until SIGTERM or SIGINT; the exit code. Errors of the engine's start come out, later ones end it.
-
-        Raises:
-            KafkaProblem: Kafka cannot be used.
-        """
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
+    def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        del loop
         self._drained = asyncio.Event()
-        app = self._make_app()
-        self._write_status()
-        try:
-            loop.run_until_complete(self._engine.start())
-        except StageStopped as error:
-            self.die(error)
-        except BaseException as error:
-            self._state = "failed"
-            self._write_status(error=str(error), final=True)
-            raise
-        self._watchdog.start()
-        self._tasks = [loop.create_task(self._tend(app)), loop.create_task(self._watch_progress())]
-        worker = _Worker(app, loop=loop, on_signal=self._stopping)
+        self._app = self._make_app()
+
+    def _drive(self, loop: asyncio.AbstractEventLoop) -> int:
+        worker = _Worker(self._app, loop=loop, on_signal=self._asked_to_stop)
         code = UNEXPECTED
         try:
             worker.execute_from_commandline()  # always ends by raising
@@ -142,28 +69,11 @@ class FaustDriver:
             code = CLEAN if end.code in {None, 0} else UNEXPECTED
         except BaseException as error:  # noqa: BLE001 - Faust's own crash
             self.die(error)
-        self._watchdog.finish()
-        self._state = "stopped" if code == CLEAN else "failed"
-        self._write_status(final=True)
         return code
 
-    def die(self, error: BaseException) -> NoReturn:
-        """End the process now: nothing that Faust would do on its way out may acknowledge anything."""
-        code = exit_code_of(error)
-        if isinstance(error, StageStopped):
-            _log.critical(str(error), stop_reason=error.stop_reason.value, exit_code=code)
-        elif isinstance(error, (KafkaProblem, StreamError)):
-            _log.critical(f"{type(error).__name__}: {error}", exit_code=code)
-        else:
-            _log.critical(f"{type(error).__name__}: {error}", exit_code=code, exc_info=error)
-        self._state = "failed"
-        try:
-            self._write_status(error=str(error), final=True)
-        finally:
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    def _ends(self) -> dict[int, int | None]:
+        consumer = self._app.consumer
+        return {partition.partition: consumer.highwater(partition) for partition in consumer.assignment()}
 
     # --- the app ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +102,7 @@ class FaustDriver:
         folder = settings.data_dir / "cache" / settings.instance
         folder.mkdir(parents=True, exist_ok=True)
         app = App(
-            f"{kafka.topic_prefix}{self._worker}",
+            self._group,
             broker=[f"kafka://{address.strip()}" for address in kafka.bootstrap.split(",")],
             broker_credentials=_credentials(kafka),
             broker_client_id=f"{kafka.client_id}-{self._worker}",
@@ -227,7 +137,10 @@ class FaustDriver:
 
         @app.on_rebalance_complete.connect
         async def on_rebalance_complete(*_: object, **__: object) -> None:
-            await this._take_over(app)
+            # The only place without a time limit, and with heartbeats going on.
+            await this._take_over(
+                [partition.partition for partition in app.consumer.assignment()], app.consumer_generation_id
+            )
 
         @app.on_partitions_revoked.connect  # type: ignore[arg-type]  # its type leaves the sender out
         async def on_partitions_revoked(_: object, *revoked: Any, **__: object) -> None:  # noqa: ANN401
@@ -249,7 +162,7 @@ class FaustDriver:
         async for event in stream.noack().events():
             try:
                 message = event.message
-                if queue.qsize() < QUEUE_LOW and drained is not None:
+                if queue.qsize() < QUEUE_LOW:
                     drained.set()
                 if message.generation_id != self._generation:
                     continue  # left over from before a rebalance
@@ -261,35 +174,6 @@ class FaustDriver:
                 raise
             except BaseException as error:  # noqa: BLE001 - before any clean-up of Faust's can acknowledge
                 die(error)
-
-    async def _take_over(self, app: faust.App) -> None:
-        """After a rebalance, before any record: the only place without a time limit and with heartbeats going on."""
-        try:
-            self._state, self._generation = "taking over", None
-            self._write_status()
-            generation = app.consumer_generation_id
-            await self._engine.take_over([partition.partition for partition in app.consumer.assignment()], generation)
-            self._state, self._generation = "running", generation
-        except BaseException as error:  # noqa: BLE001 - Faust would log it and go on
-            self.die(error)
-
-    async def _revoke(self, partitions: set[int]) -> None:
-        try:
-            self._generation = None
-            await self._engine.revoke(partitions)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001
-            self.die(error)
-
-    async def _stop_engine(self) -> None:
-        try:
-            self._generation = None
-            await self._engine.stop()
-            for task in self._tasks:
-                task.cancel()
-        except BaseException as error:  # noqa: BLE001
-            self.die(error)
 
     async def _seek(self, consumer: Any) -> None:  # noqa: ANN401 - a Faust consumer
         """Start every partition where the engine says, and make Faust forget what it thinks of their positions."""
@@ -309,78 +193,12 @@ class FaustDriver:
             awaited = delivery.send(None)
         except StopIteration:
             queue, drained = self._queue, self._drained
-            if queue is not None and drained is not None and queue.qsize() >= QUEUE_HIGH:
+            if queue is not None and queue.qsize() >= QUEUE_HIGH:
                 drained.clear()
                 return await wait_first(drained.wait(), suspended)
             suspended.close()
             return None
         return await wait_first(_finish(delivery, awaited), suspended)
-
-    # --- watching --------------------------------------------------------------------------------------------------
-
-    async def _tend(self, app: faust.App) -> None:
-        while True:
-            self._watchdog.beat()
-            self._write_status(app)
-            await asyncio.sleep(_TEND_INTERVAL_S)
-
-    async def _watch_progress(self) -> None:
-        """Faust can stop delivering and stay alive, silent, for ever: look whether a record stands where one is due."""
-        before: dict[int, int] = {}
-        while True:
-            await asyncio.sleep(self._settings.stall_timeout_s)
-            now = self._engine.next_offsets() if self._state == "running" else {}
-            for partition, offset in now.items():
-                if (
-                    before.get(partition) == offset
-                    and await self._stands_at_or_behind(partition, offset)
-                    and self._engine.next_offsets().get(partition) == offset
-                ):
-                    self.die(
-                        WorkerStalled(
-                            f"{self._topic}[{partition}]: nothing was taken for {self._settings.stall_timeout_s} s, "
-                            f"though records stand at offset {offset} and behind it"
-                        )
-                    )
-            before = now
-
-    async def _stands_at_or_behind(self, partition: int, offset: int) -> bool:
-        try:
-            async with PartitionReader(self._kafka, self._topic, partition) as reader:
-                start, end = await reader.bounds()
-                if not start <= offset < end:
-                    return False
-                async for records in reader.read(offset, end):
-                    if records:
-                        return True
-        except KafkaProblem as error:
-            _log.warning("progress_unknown", partition=partition, error=str(error))
-        return False
-
-    def _stopping(self) -> None:
-        self._state = "stopping"
-        self._watchdog.stop_within_deadline()
-
-    def _write_status(self, app: faust.App | None = None, error: str | None = None, *, final: bool = False) -> None:
-        status: dict[str, Any] = {
-            "worker": self._worker,
-            "instance": self._settings.instance,
-            "pid": os.getpid(),
-            "state": self._state,
-            "written_ms": time.time_ns() // 1_000_000,
-            "error": error,
-            "generation": self._generation,
-            "topic": self._topic,
-        } | self._engine.status()
-        if app is not None and self._state == "running":
-            self._lag = _lag_of(app, self._engine.next_offsets())
-        for name, part in status["partitions"].items():
-            part["lag"] = self._lag.get(int(name))
-        try:
-            self._status.write(status)
-        except OSError as fault:
-            if not final:
-                _log.warning("status_unwritten", error=str(fault))
 
 
 def check_faust() -> None:
@@ -478,55 +296,6 @@ class _Worker(faust.Worker):
 
     def _setproctitle(self, info: str, *, ident: str = "") -> None:
         """The process keeps the name that it was started by."""
-
-
-class _Watchdog(threading.Thread):
-    """Ends the process from outside of the event loop: when a stop takes too long, or the loop stands still."""
-
-    def __init__(
-        self, stop_deadline_s: float, stall_timeout_s: float, die: Callable[[BaseException], NoReturn]
-    ) -> None:
-        super().__init__(name="watchdog", daemon=True)
-        self._stop_deadline_s = stop_deadline_s
-        self._stall_timeout_s = stall_timeout_s
-        self._die = die
-        self._beat_s = time.monotonic()
-        self._stop_by_s: float | None = None
-        self._finished = threading.Event()
-
-    def beat(self) -> None:
-        """The event loop is alive."""
-        self._beat_s = time.monotonic()
-
-    def stop_within_deadline(self) -> None:
-        """The process was asked to stop; the first call counts."""
-        if self._stop_by_s is None:
-            self._stop_by_s = time.monotonic() + self._stop_deadline_s
-
-    def finish(self) -> None:
-        """The process ends by itself."""
-        self._finished.set()
-
-    def run(self) -> None:
-        """Look twice a second."""
-        while not self._finished.wait(_WATCHDOG_INTERVAL_S):
-            now_s = time.monotonic()
-            if self._stop_by_s is not None:
-                if now_s > self._stop_by_s:
-                    self._die(WorkerStalled(f"asked to stop {self._stop_deadline_s} s ago and still running"))
-            elif now_s - self._beat_s > self._stall_timeout_s:
-                self._die(WorkerStalled(f"the event loop did nothing for {self._stall_timeout_s} s"))
-
-
-def _lag_of(app: faust.App, due: dict[int, int]) -> dict[int, int | None]:
-    """By partition, records that the broker has and the engine has not, as far as the last fetch tells."""
-    ends: dict[int, int | None] = {
-        partition.partition: app.consumer.highwater(partition) for partition in app.consumer.assignment()
-    }
-    return {
-        partition: None if (end := ends.get(partition)) is None else max(0, end - offset)
-        for partition, offset in due.items()
-    }
 
 
 def _credentials(kafka: KafkaSettings) -> Any:  # noqa: ANN401 - Faust's types

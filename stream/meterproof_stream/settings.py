@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterproof.deployment import DataFolder
 from meterproof.kafka.settings import KafkaSettings
+from meterproof_stream.runtime import Runtime
 
 
 class WorkerSettings(BaseSettings):
@@ -18,6 +19,8 @@ class WorkerSettings(BaseSettings):
     """Stable name of this process, unique among the workers of the deployment, like `sequencer-0`: it lets a restarted
     worker take its partitions back at once, and names its status file. Two live workers with one name push each other
     out."""
+    runtime: Runtime = Runtime.FAUST
+    """What delivers the records."""
     session_timeout_s: int = Field(default=10, ge=6)
     """How long the group waits for a worker that is gone and not back."""
     stop_deadline_s: int = Field(default=20, ge=1)

@@ -9,9 +9,11 @@ from pathlib import Path
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import check_topics
 from meterproof_schemas.topics import Topic
+from meterproof_stream.driver import Driver
+from meterproof_stream.engine import Engine
 from meterproof_stream.errors import StreamError
-from meterproof_stream.faust_driver import Engine, FaustDriver
 from meterproof_stream.json_log import set_up_logging
+from meterproof_stream.runtime import Runtime
 from meterproof_stream.settings import WorkerSettings, kafka_settings
 
 OnFailure = Callable[[BaseException], None]
@@ -26,6 +28,7 @@ def run_worker(
     bootstrap: str | None,
     topic_prefix: str | None,
     instance: str | None,
+    runtime: Runtime | None,
     registry: Path | None = None,
 ) -> int:
     """Run an engine over a topic until SIGTERM; the exit code, see `exit_codes`.
@@ -36,7 +39,7 @@ def run_worker(
     """
     if instance is None and "METERPROOF_WORKER_INSTANCE" not in os.environ:
         instance = f"{worker}-{socket.gethostname()}"
-    stated = {"data_dir": data, "registry": registry, "instance": instance}
+    stated = {"data_dir": data, "registry": registry, "instance": instance, "runtime": runtime}
     settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
     kafka = kafka_settings(data, bootstrap, topic_prefix)
     set_up_logging(worker, settings.instance)
@@ -45,12 +48,24 @@ def run_worker(
         lines = "\n".join(f"  {fault.topic}: {fault.fault}; {fault.remedy}" for fault in faults)
         message = f"the topics are not as the contract says:\n{lines}"
         raise StreamError(message)
-    drivers: list[FaustDriver] = []
+    drivers: list[Driver] = []
 
     def on_failure(error: BaseException) -> None:
         # The engine is made before its driver, and cannot fail before it runs.
         drivers[0].die(error)
 
     engine = make_engine(kafka, settings, on_failure)
-    drivers.append(FaustDriver(engine, worker=worker, topic=topic, kafka=kafka, settings=settings))
+    driver = _driver_of(settings.runtime)
+    drivers.append(driver(engine, worker=worker, topic=topic, kafka=kafka, settings=settings))
     return drivers[0].run()
+
+
+def _driver_of(runtime: Runtime) -> type[Driver]:
+    """The driver that is asked for; no other is loaded."""
+    if runtime is Runtime.ASYNCIO:
+        from meterproof_stream.asyncio_driver import AsyncioDriver  # noqa: PLC0415
+
+        return AsyncioDriver
+    from meterproof_stream.faust_driver import FaustDriver  # noqa: PLC0415
+
+    return FaustDriver

@@ -10,7 +10,7 @@ from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
-from meterproof_stream.commands.options import Bootstrap, Data, Instance, Prefix
+from meterproof_stream.commands.options import Bootstrap, Data, Instance, Prefix, RuntimeChoice
 from meterproof_stream.errors import StreamError
 
 WORKER = "budgets"
@@ -30,6 +30,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
     instance: Instance = None,
+    runtime: RuntimeChoice = None,
     budgets: Annotated[Path | None, typer.Option(help="Budget file; default: the data folder's own.")] = None,
     interval_s: Annotated[float, typer.Option(help="Seconds between two writes of changed sums.", min=0.02)] = 0.25,
 ) -> int:
@@ -51,6 +52,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         bootstrap=bootstrap,
         topic_prefix=topic_prefix,
         instance=instance,
+        runtime=runtime,
     )
 
 

@@ -10,7 +10,7 @@ from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
-from meterproof_stream.commands.options import Bootstrap, Data, Instance, Prefix
+from meterproof_stream.commands.options import Bootstrap, Data, Instance, Prefix, RuntimeChoice
 from meterproof_stream.errors import StreamError
 
 WORKER = "checkpointer"
@@ -30,6 +30,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
     instance: Instance = None,
+    runtime: RuntimeChoice = None,
     key: Annotated[Path | None, typer.Option(help="The log key; default: the data folder's own.")] = None,
     interval_s: Annotated[
         float, typer.Option(help="Seconds between two checkpoints of a growing log.", min=0.05)
@@ -53,6 +54,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         bootstrap=bootstrap,
         topic_prefix=topic_prefix,
         instance=instance,
+        runtime=runtime,
     )
 
 

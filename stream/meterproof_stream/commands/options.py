@@ -5,7 +5,12 @@ from typing import Annotated
 
 import typer
 
+from meterproof_stream.runtime import Runtime
+
 Data = Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")]
 Bootstrap = Annotated[str | None, typer.Option(help="Kafka's address, host:port.")]
 Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")]
 Instance = Annotated[str | None, typer.Option(help="Stable unique name of this worker; default: host name.")]
+RuntimeChoice = Annotated[
+    Runtime | None, typer.Option("--runtime", help="What delivers the records; default: faust.", show_default=False)
+]

@@ -8,6 +8,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from meterproof_stream.commands.options import RuntimeChoice
 from meterproof_stream.commands.running import run_command
 from meterproof_stream.operator import Decision, accept_gap, quarantine
 from meterproof_stream.settings import kafka_settings
@@ -31,12 +32,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
     epilog="Example: meterproof sequencer run --data data --instance sequencer-0   ·   exit codes: 0 stopped as asked, "
     "1 could not start, 70 unexpected error, 75 try again, 78 log_diverged, source_diverged, source_lost"
 )
-def run(
+def run(  # noqa: PLR0917 - one parameter per option
     data: Data = Path("data"),
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
     registry: Registry = None,
     instance: Annotated[str | None, typer.Option(help="Stable unique name of this worker, like sequencer-0.")] = None,
+    runtime: RuntimeChoice = None,
 ) -> None:
     """Run the sequencer until SIGTERM; logs are JSON lines on stderr."""
     from meterproof.kafka.settings import KafkaSettings
@@ -56,6 +58,7 @@ def run(
         bootstrap=bootstrap,
         topic_prefix=topic_prefix,
         instance=instance,
+        runtime=runtime,
         registry=registry,
     )
     raise typer.Exit(code)
