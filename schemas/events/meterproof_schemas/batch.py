@@ -121,7 +121,7 @@ def root_of_lines(lines: list[bytes]) -> bytes:
 
 def encode_header(header: BatchHeader) -> bytes:
     """Line 0, without LF."""
-    return orjson.dumps(header.model_dump())
+    return orjson.dumps(header.__dict__)
 
 
 def encode_signatures(signatures: list[tuple[str, Algorithm, bytes]]) -> bytes:

@@ -12,7 +12,7 @@ last accepted record; everything else on the topic is a late writer's echo.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -165,8 +165,11 @@ def encode_record(header_line: bytes, carried: tuple[bytes, bytes] | None, lines
 
 
 def encode_record_header(header: RecordHeader) -> bytes:
-    """Line 0, without LF."""
-    return orjson.dumps(header.model_dump(exclude={"operator", "genesis"} - _present(header)))
+    """Line 0, without LF: the fields in their order; `operator` and `genesis` only where there is one."""
+    fields = header.__dict__
+    if header.operator is None or header.genesis is None:
+        fields = {name: value for name, value in fields.items() if value is not None or name not in _OPTIONAL}
+    return orjson.dumps(fields, _fields_of)
 
 
 def decode_record(value: bytes | None) -> LogRecord:
@@ -210,8 +213,11 @@ def frontier_of(header: RecordHeader) -> Frontier:
         raise InvalidRecord(message) from None
 
 
-def _present(header: RecordHeader) -> set[str]:
-    return {name for name in ("operator", "genesis") if getattr(header, name) is not None}
+_OPTIONAL: Final = frozenset({"operator", "genesis"})
+
+
+def _fields_of(model: BaseModel) -> dict[str, Any]:
+    return model.__dict__
 
 
 def make_genesis(
