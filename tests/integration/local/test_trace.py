@@ -12,7 +12,8 @@ pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow]
 
 def traced(run: DemoRun, event_id: str, *options: str) -> tuple[int, dict[str, Any]]:
     done = run.run(f"meterproof trace {event_id} --data data --json {' '.join(options)}")
-    assert done.stderr == ""
+    assert done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
     return done.returncode, orjson.loads(done.stdout)
 
 
