@@ -41,6 +41,12 @@ NotAccepted = tuple[
 _CLOSED: Final = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+LogName = Annotated[
+    str, StringConstraints(strict=True, min_length=1, max_length=128, pattern=r"^[^\s+\x00-\x1f\x7f-\x9f]+$")
+]
+"""Becomes part of a note's key name, which holds no white space and no `+` (c2sp.org/signed-note)."""
+
+
 class Limits(BaseModel):
     """The limits that a log was created with, in bytes, lines and milliseconds."""
 
@@ -58,7 +64,7 @@ class Genesis(BaseModel):
     """What the first record of a log fixes for ever."""
 
     model_config = _CLOSED
-    name: Name
+    name: LogName
     """Schema-less URL that names the log's owner, like `meter.example.com/production`."""
     epoch: Token
     """Random at creation, never configured: a new cluster cannot continue an old log by accident."""
