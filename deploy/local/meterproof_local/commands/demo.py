@@ -179,7 +179,8 @@ def _print_result(console: "Console", result: "DemoResult", options: "DemoOption
         console.print(f"audit: {fault}", style="red")
     crash = ", with a crash in between" if options.kill else ""
     console.print(
-        f"{result.broker}; {result.events_per_second:,} events/s from the first sent until all had arrived{crash}"
+        f"{result.broker}; {result.events_per_second:,} events/s from the first sent until all had arrived{crash}",
+        soft_wrap=True,
     )
     if result.holds:
         console.print("Every difference is 0.", style="green")
