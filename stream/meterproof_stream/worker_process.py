@@ -55,12 +55,12 @@ def run_worker(
         drivers[0].die(error)
 
     engine = make_engine(kafka, settings, on_failure)
-    driver = _driver_of(settings.runtime)
+    driver = driver_of(settings.runtime)
     drivers.append(driver(engine, worker=worker, topic=topic, kafka=kafka, settings=settings))
     return drivers[0].run()
 
 
-def _driver_of(runtime: Runtime) -> type[Driver]:
+def driver_of(runtime: Runtime) -> type[Driver]:
     """The driver that is asked for; no other is loaded."""
     if runtime is Runtime.ASYNCIO:
         from meterproof_stream.asyncio_driver import AsyncioDriver  # noqa: PLC0415

@@ -20,7 +20,8 @@ from meterproof_schemas.fold import LogState, fold
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_schemas.topics import Topic
 from meterproof_stream.exit_codes import CLEAN, STOPPED
-from tests.integration.stream.workers import Pipeline, Worker
+from meterproof_stream.runtime import Runtime
+from tests.integration.stream.workers import Pipeline, Worker, whatever_runs_it
 
 BOOK = PriceBook(
     version=1,
@@ -37,9 +38,9 @@ BUDGETS = {
 }
 
 
-async def deployment(broker: LocalBroker, prefix: str, data: Path) -> Pipeline:
+async def deployment(broker: LocalBroker, prefix: str, data: Path, runtime: Runtime = Runtime.FAUST) -> Pipeline:
     """Topics, keys, a price book and budgets."""
-    pipeline = await Pipeline.create(broker.bootstrap, prefix, data)
+    pipeline = await Pipeline.create(broker.bootstrap, prefix, data, runtime=runtime)
     await publish_price_book(pipeline.kafka, BOOK)
     LogKey(bytes(32)).save(data / "keys" / "log.key")
     (data / "budgets.json").write_bytes(orjson.dumps(BUDGETS))
@@ -103,10 +104,11 @@ async def wait_for(worker: Worker, pipeline: Pipeline, field: str) -> None:
 
 
 @pytest.mark.broker
+@whatever_runs_it
 async def test_checkpoints_follow_from_the_log_across_a_kill(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
 ) -> None:
-    pipeline = await deployment(broker, topic_prefix, tmp_path)
+    pipeline = await deployment(broker, topic_prefix, tmp_path, runtime)
     for instance in ("first", "second"):
         await sequenced(pipeline)
         with pipeline.worker("--interval-s=0.1", stage="checkpointer", instance=instance) as checkpointer:
@@ -132,10 +134,11 @@ async def test_checkpoints_follow_from_the_log_across_a_kill(
 
 
 @pytest.mark.broker
+@whatever_runs_it
 async def test_budgets_equal_the_fold_across_a_kill_and_alert_once(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
 ) -> None:
-    pipeline = await deployment(broker, topic_prefix, tmp_path)
+    pipeline = await deployment(broker, topic_prefix, tmp_path, runtime)
     for instance in ("first", "second"):
         await sequenced(pipeline)
         with pipeline.worker("--interval-s=0.05", stage="budgets", instance=instance) as budgets:

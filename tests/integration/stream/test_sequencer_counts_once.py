@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from meterproof_local.broker import LocalBroker
-from tests.integration.stream.workers import Pipeline
+from meterproof_stream.runtime import Runtime
+from tests.integration.stream.workers import Pipeline, whatever_runs_it
 
 pytestmark = pytest.mark.broker
 
 
-async def test_duplicates_count_once_over_a_crash(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
-    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data")
+@whatever_runs_it
+async def test_duplicates_count_once_over_a_crash(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
+) -> None:
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", runtime=runtime)
     chance = random.Random(1)
     with pipeline.worker() as worker:
         worker.wait_until_running()
@@ -41,8 +45,18 @@ async def test_duplicates_count_once_over_a_crash(broker: LocalBroker, topic_pre
     await pipeline.check()
 
 
-async def test_partitions_move_between_workers(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
-    """A second worker joins, one is killed, one stops; records keep coming all the while."""
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Runtime.FAUST, Runtime.FAUST),
+        (Runtime.ASYNCIO, Runtime.ASYNCIO),
+        pytest.param(Runtime.ASYNCIO, Runtime.FAUST, marks=pytest.mark.slow),
+    ],
+)
+async def test_partitions_move_between_workers(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, first: Runtime, second: Runtime
+) -> None:
+    """A second worker joins, one is killed, one stops; records keep coming all the while. Runtimes may be mixed."""
     pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=4)
     session = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "6"}
 
@@ -55,13 +69,13 @@ async def test_partitions_move_between_workers(broker: LocalBroker, topic_prefix
                 await pipeline.send(partition, [*values, values[0]])
             await asyncio.sleep(0.1)
 
-    with pipeline.worker(instance="one", **session) as one:
+    with pipeline.worker(instance="one", runtime=first, **session) as one:
         await asyncio.to_thread(one.wait_until_running)
         loading = asyncio.create_task(load())
-        with pipeline.worker(instance="two", **session) as two:
+        with pipeline.worker(instance="two", runtime=second, **session) as two:
             await asyncio.to_thread(two.wait_until_holding)
             one.kill()
-        with pipeline.worker(instance="one", **session) as one_again:
+        with pipeline.worker(instance="one", runtime=first, **session) as one_again:
             await asyncio.to_thread(one_again.wait_until_holding)
             await asyncio.sleep(1)
             loading.cancel()
@@ -70,17 +84,18 @@ async def test_partitions_move_between_workers(broker: LocalBroker, topic_prefix
     await pipeline.check()
 
 
+@whatever_runs_it
 async def test_a_stopped_clock_writes_nothing_that_counts(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
 ) -> None:
     """A worker that stood still for longer than its session wakes up and writes; readers ignore it, and it ends."""
-    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1, runtime=runtime)
     session = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "6"}
-    with pipeline.worker(instance="one", **session) as one:
+    with pipeline.worker(instance="one", runtime=runtime, **session) as one:
         await asyncio.to_thread(one.wait_until_holding)
         await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 5)) for _ in range(500)])
         one.process.send_signal(signal.SIGSTOP)
-        with pipeline.worker(instance="two", **session) as two:
+        with pipeline.worker(instance="two", runtime=runtime, **session) as two:
             await pipeline.wait_until_sequenced(two)
             await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 5)) for _ in range(20)])
             one.process.send_signal(signal.SIGCONT)

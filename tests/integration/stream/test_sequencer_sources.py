@@ -24,8 +24,9 @@ from meterproof_schemas.price_book import parse_price_book
 from meterproof_schemas.reasons import Reason
 from meterproof_schemas.rejection import decode_rejection
 from meterproof_schemas.topics import Topic
+from meterproof_stream.runtime import Runtime
 from tests.builders import SigningPair, make_event, make_key, make_registry, make_registry_file
-from tests.integration.stream.workers import PATIENCE_S, Pipeline
+from tests.integration.stream.workers import PATIENCE_S, Pipeline, whatever_runs_it
 
 pytestmark = pytest.mark.broker
 
@@ -85,11 +86,12 @@ async def delete_topic(pipeline: Pipeline, topic: Topic) -> None:
         await client.close()
 
 
+@whatever_runs_it
 async def test_anything_that_kafka_takes_gets_its_verdict(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], runtime: Runtime
 ) -> None:
     """Transaction markers, aborted records, nulls, noise, header keys that are not text: nothing stops a partition."""
-    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1, runtime=runtime)
     with pipeline.worker() as worker:
         for round_ in range(3):
             await send_in_transaction(
@@ -159,10 +161,11 @@ async def when_without_members(action: Callable[[], Awaitable[None]]) -> None:
 
 
 @pytest.mark.slow
+@whatever_runs_it
 async def test_committed_offsets_and_groups_mean_nothing(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
 ) -> None:
-    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data")
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", runtime=runtime)
     moves = [
         lambda: commit(pipeline, 0),
         lambda: commit(pipeline, 30),  # records that are sent next: without the log they would be skipped
@@ -260,10 +263,11 @@ async def test_a_log_that_was_created_again_is_noticed(broker: LocalBroker, topi
         assert "log_diverged" in worker.log()
 
 
+@whatever_runs_it
 async def test_a_source_that_was_created_again_is_noticed(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
 ) -> None:
-    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1, runtime=runtime)
     await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(3)])
     with pipeline.worker() as worker:
         await pipeline.wait_until_sequenced(worker)
@@ -354,9 +358,12 @@ async def test_what_is_missing_is_said_in_one_line(broker: LocalBroker, topic_pr
 
 
 @pytest.mark.slow
-async def test_a_broker_that_crashes_and_comes_back(topic_prefix: str, tmp_path: Path) -> None:
+@whatever_runs_it
+async def test_a_broker_that_crashes_and_comes_back(topic_prefix: str, tmp_path: Path, runtime: Runtime) -> None:
     with LocalBroker(tmp_path / "kafka") as broker:
-        pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=2)
+        pipeline = await Pipeline.create(
+            broker.bootstrap, topic_prefix, tmp_path / "data", partitions=2, runtime=runtime
+        )
         with pipeline.worker() as worker:
             await asyncio.to_thread(worker.wait_until_holding)
             for _ in range(2):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
+import pytest
 
 from meterproof.kafka.producer import Delivery, RecordProducer
 from meterproof.kafka.reader import PartitionReader, Record
@@ -20,10 +21,14 @@ from meterproof.status import read_status
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.fold import LogState, fold
 from meterproof_schemas.topics import Topic
+from meterproof_stream.runtime import Runtime
 from tests.builders import DEPLOYMENT, SigningPair, agent_in, make_batch, make_event, make_key, make_registry_file
 
 PATIENCE_S = 60.0
 """How long a worker may take for anything before a test fails."""
+
+whatever_runs_it = pytest.mark.parametrize("runtime", list(Runtime))
+"""For what every runtime must promise."""
 
 
 @dataclass
@@ -33,15 +38,26 @@ class Pipeline:
     kafka: KafkaSettings
     data: Path
     partitions: int
+    runtime: Runtime = Runtime.FAUST
+    """Of its workers, unless one is told otherwise."""
     key: SigningPair = field(default_factory=make_key)
     sequences: dict[int, int] = field(default_factory=dict)
     events: dict[int, list[bytes]] = field(default_factory=dict)
     """Distinct right events that were acknowledged, by partition."""
 
     @classmethod
-    async def create(cls, bootstrap: str, prefix: str, data: Path, *, partitions: int = 2, **settings: Any) -> Self:
+    async def create(
+        cls,
+        bootstrap: str,
+        prefix: str,
+        data: Path,
+        *,
+        partitions: int = 2,
+        runtime: Runtime = Runtime.FAUST,
+        **settings: Any,
+    ) -> Self:
         kafka = KafkaSettings(bootstrap=bootstrap, topic_prefix=prefix)
-        pipeline = cls(kafka, data, partitions)
+        pipeline = cls(kafka, data, partitions, runtime)
         (data / "keys").mkdir(parents=True)
         (data / "keys" / "registry.json").write_bytes(make_registry_file(pipeline.key))
         await pipeline.create_topics(**settings)
@@ -52,7 +68,14 @@ class Pipeline:
         deployment = Deployment("meter.example.com/test", named, self.partitions, **settings)
         await create_topics(self.kafka, deployment, now_ms=time.time_ns() // 1_000_000, random_bytes=os.urandom)
 
-    def worker(self, *arguments: str, stage: str = "sequencer", instance: str = "one", **environment: str) -> "Worker":
+    def worker(
+        self,
+        *arguments: str,
+        stage: str = "sequencer",
+        instance: str = "one",
+        runtime: Runtime | None = None,
+        **environment: str,
+    ) -> "Worker":
         """Start `meterproof <stage> run`."""
         return Worker(
             [
@@ -62,6 +85,7 @@ class Pipeline:
                 f"--bootstrap={self.kafka.bootstrap}",
                 f"--prefix={self.kafka.topic_prefix}",
                 f"--instance={instance}",
+                f"--runtime={runtime or self.runtime}",
                 *arguments,
             ],
             self.data,
