@@ -128,7 +128,9 @@ class Demo:
         self._say = say
         self._folder = DataFolder(options.data)
         self._trace = self._read_trace()
-        self._killed = not options.kill
+        self._killed = asyncio.Event()
+        if not options.kill:
+            self._killed.set()
         self._to_send = len(self._trace) or int(options.events * (1 + options.duplicates))
         self._ledger = Ledger({}, [])
         self._last_parts: dict[str, dict[str, Any]] = {}
@@ -218,9 +220,11 @@ class Demo:
         traffic = Traffic(self._folder, self._supervisor.kafka, ledger, seed=options.seed)
         if self._trace:
             await traffic.trace(self._trace, REPLAY.producer, turn=self._turn)
+            await self._kill_past(0)
             return next(event_id for _, event_id in ledger.unique)
         self._say("Four agents at work, each through its own meter; one of them is a rogue")
         await traffic.agents(options.events, float(options.duplicates), turn=self._turn)
+        await self._kill_past(0)
         self._say(f"Sending {_REPEATED_BATCHES} whole batches again, byte for byte")
         for _ in range(_REPEATED_BATCHES):
             await traffic.repeat_batch()
@@ -229,22 +233,32 @@ class Demo:
         return "rogue-000000"
 
     async def _turn(self) -> None:
-        """Called by each sender now and then: keeps the pace, and kills the sequencer in the middle of the traffic.
+        """Called by each sender now and then: keeps the pace, and kills a sequencer in the middle of the traffic.
 
         Half of the traffic waits for the sequencer to have written something, so that there is a middle.
         """
-        if not self._killed:
-            percent = 100 * self._ledger.sent // self._to_send
-            if percent >= _HALF_PERCENT:
-                await self._supervisor.wait_until(
-                    self._has_begun, "the sequencer's first event", patience_s=_STARTS_IN_S
-                )
-            if percent >= _KILL_PERCENT and not self._killed:
-                self._killed = True
-                pid = self._supervisor.workers[_VICTIM].pid
-                self._supervisor.kill(_VICTIM)
-                self._say(f"kill -9 {pid}: that was {_VICTIM}, in the middle of its work")
+        if not self._killed.is_set() and self._percent() >= _HALF_PERCENT:
+            await self._wait_for_sequencer()
+            await self._kill_past(_KILL_PERCENT)
         await asyncio.sleep(0 if self._trace else _AGENT_PAUSE_S)
+
+    async def _kill_past(self, percent: int) -> None:
+        """Kill a sequencer, once, if more than this of the traffic is sent."""
+        if self._killed.is_set() or self._percent() < percent:
+            return
+        await self._wait_for_sequencer()
+        if self._killed.is_set():  # by another sender, meanwhile
+            return
+        self._killed.set()
+        pid = self._supervisor.workers[_VICTIM].pid
+        self._supervisor.kill(_VICTIM)
+        self._say(f"kill -9 {pid}: that was {_VICTIM}, in the middle of its work")
+
+    def _percent(self) -> int:
+        return 100 * self._ledger.sent // self._to_send
+
+    async def _wait_for_sequencer(self) -> None:
+        await self._supervisor.wait_until(self._has_begun, "the sequencer's first event", patience_s=_STARTS_IN_S)
 
     def _has_begun(self) -> bool:
         return self.progression().sequenced.get("accepted", 0) > 0

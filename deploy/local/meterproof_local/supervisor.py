@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import os
+import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -18,7 +19,7 @@ from meterproof_local.errors import LocalKafkaError, NotInTime, PipelineStopped
 from meterproof_local.jars import Progress
 from meterproof_local.log_ends import LogEnds
 from meterproof_local.setup import SetupWish, read_price_book, set_up, write_deployment
-from meterproof_local.worker import FIRST_PAUSE_S, LONGEST_PAUSE_S, State, Worker, WorkerSpec
+from meterproof_local.worker import FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_AFTER_S, State, Worker, WorkerSpec
 
 POLL_INTERVAL_S: Final = 0.1
 """How often processes are looked at."""
@@ -109,6 +110,7 @@ class Supervisor:
         self._kafka: KafkaSettings | None = None
         self._watching: asyncio.Task[None] | None = None
         self._broker_pause_s = FIRST_PAUSE_S
+        self._broker_started_s = 0.0
 
     @property
     def kafka(self) -> KafkaSettings:
@@ -132,7 +134,9 @@ class Supervisor:
         """
         deployment = set_up(self.folder, self._wish, self._random_bytes)  # 1
         try:
-            self.broker.start()  # 2
+            with _interruptible():
+                self.broker.start()  # 2
+            self._broker_started_s = time.monotonic()
             self._kafka = KafkaSettings(bootstrap=self.broker.bootstrap, topic_prefix="", security_protocol="PLAINTEXT")
             self._say(f"Kafka is ready at {self.broker.bootstrap}")
             report = await create_topics(  # 3
@@ -298,6 +302,8 @@ class Supervisor:
                     self._tell(worker)
             if self.broker.poll() is not None:
                 if broker_due_s is None:
+                    if now_s - self._broker_started_s >= STABLE_AFTER_S:
+                        self._broker_pause_s = FIRST_PAUSE_S
                     broker_due_s = now_s + self._broker_pause_s
                     self._say(f"Kafka ended (exit code {self.broker.poll()})")
                 elif now_s >= broker_due_s:
@@ -309,10 +315,12 @@ class Supervisor:
         self._broker_pause_s = min(self._broker_pause_s * 2, LONGEST_PAUSE_S)
         self.broker_restarts += 1
         try:
-            self.broker.restart()
+            with _interruptible():
+                self.broker.restart()
         except LocalKafkaError as error:
             self._say(f"Kafka does not start: {error}")
             return
+        self._broker_started_s = time.monotonic()
         if self.broker.bootstrap != self.kafka.bootstrap:
             # Another program took the port. Workers and clients learn of the new one from the deployment file.
             deployment = set_up(self.folder, replace(self._wish, prices=None, budgets=None), self._random_bytes)
@@ -335,6 +343,21 @@ class Supervisor:
                 self._say(f"{name} ended {ended} and is not started again: {words}")
             case State.STOPPED:
                 pass
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """While the event loop is blocked nobody would hear Ctrl-C or SIGTERM, so they interrupt what blocks it."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _until_ended(workers: Iterable[Worker]) -> None:
