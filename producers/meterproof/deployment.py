@@ -6,6 +6,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from meterproof.errors import MeterError
+from meterproof.kafka.settings import KafkaSettings
 
 FILE_NAME: Final = "deployment.json"
 
@@ -44,6 +45,21 @@ class DataFolder:
         self.price_book = root / "price-book.json"
         self.budgets = root / "budgets.json"
         self.deployment_file = root / FILE_NAME
+
+    def kafka_settings(self, bootstrap: str | None = None, topic_prefix: str | None = None) -> KafkaSettings:
+        """How Kafka is reached: the arguments first, then `METERPROOF_KAFKA_…`, then the deployment file.
+
+        Raises:
+            NoDeployment: the deployment file is faulty.
+        """
+        settings = KafkaSettings()
+        stated = {"bootstrap": bootstrap, "topic_prefix": topic_prefix}
+        if self.deployment_file.exists():
+            there = self.deployment()
+            for name, value in (("bootstrap", there.bootstrap), ("topic_prefix", there.topic_prefix)):
+                if stated[name] is None and name not in settings.model_fields_set:
+                    stated[name] = value
+        return settings.model_copy(update={name: value for name, value in stated.items() if value is not None})
 
     def deployment(self) -> DeploymentFile:
         """Read the deployment file.

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-_NOT_STARTED = 1
-
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write the log into an audit folder.")
 
 
@@ -44,7 +42,6 @@ def run(  # noqa: PLR0917 - one parameter per option
     from meterproof_sinks.audit import SegmentLimits  # noqa: PLC0415
     from meterproof_sinks.audit_process import run_audit_process  # noqa: PLC0415
     from meterproof_sinks.commands.sink import partition_numbers  # noqa: PLC0415
-    from meterproof_sinks.sink_process import TopicsUnfit  # noqa: PLC0415
     from meterproof_sinks.verification import NoVerifierKey  # noqa: PLC0415
 
     try:
@@ -59,6 +56,3 @@ def run(  # noqa: PLR0917 - one parameter per option
         )
     except NoVerifierKey as error:
         raise typer.BadParameter(str(error), param_hint="--vkey") from error
-    except TopicsUnfit as error:
-        typer.echo(f"meterproof sink audit: {error}", err=True)
-        return _NOT_STARTED

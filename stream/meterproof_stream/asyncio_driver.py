@@ -10,12 +10,12 @@ from typing import Final
 
 import structlog
 
+from meterproof.exit_codes import CLEAN
 from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.group_reader import GroupReader
 from meterproof.kafka.reader import Record
 from meterproof_stream.driver import Driver
 from meterproof_stream.errors import TopicUnfit
-from meterproof_stream.exit_codes import CLEAN
 
 _POLL_S: Final = 1.0
 _POLL_RECORDS_MAX: Final = 200

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 
 import structlog
 
+from meterproof.exit_codes import CLEAN, exit_code_of
 from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
@@ -19,7 +20,6 @@ from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.topics import Topic
 from meterproof_stream.engine import Engine
 from meterproof_stream.errors import StreamError, WorkerStalled
-from meterproof_stream.exit_codes import CLEAN, exit_code_of
 from meterproof_stream.settings import WorkerSettings
 from meterproof_stream.watchdog import Watchdog
 

@@ -23,13 +23,13 @@ from faust.sensors.monitor import Monitor
 from faust.transport.conductor import Conductor
 from faust.transport.drivers import aiokafka as driver
 
+from meterproof.exit_codes import CLEAN, UNEXPECTED
 from meterproof.kafka import tolerant
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.topics import Topic
 from meterproof_stream.driver import Driver
 from meterproof_stream.engine import Engine
 from meterproof_stream.errors import FaustChanged, TopicUnfit
-from meterproof_stream.exit_codes import CLEAN, UNEXPECTED
 from meterproof_stream.settings import WorkerSettings
 
 FAUST_VERSION: Final = "0.15.3"
@@ -137,10 +137,12 @@ class FaustDriver(Driver):
 
         @app.on_rebalance_complete.connect
         async def on_rebalance_complete(*_: object, **__: object) -> None:
-            # The only place without a time limit, and with heartbeats going on.
-            await this._take_over(
-                [partition.partition for partition in app.consumer.assignment()], app.consumer_generation_id
-            )
+            # The only place without a time limit, and with heartbeats going on. Faust would log an error and go on.
+            try:
+                partitions = [partition.partition for partition in app.consumer.assignment()]
+            except BaseException as error:  # noqa: BLE001
+                this.die(error)
+            await this._take_over(partitions, app.consumer_generation_id)
 
         @app.on_partitions_revoked.connect  # type: ignore[arg-type]  # its type leaves the sender out
         async def on_partitions_revoked(_: object, *revoked: Any, **__: object) -> None:  # noqa: ANN401

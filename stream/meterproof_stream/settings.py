@@ -1,12 +1,12 @@
 """What a stream worker is told: read from arguments or `METERPROOF_WORKER_…` variables into a frozen value."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterproof.deployment import DataFolder
-from meterproof.kafka.settings import KafkaSettings
 from meterproof_stream.runtime import Runtime
 
 
@@ -31,6 +31,14 @@ class WorkerSettings(BaseSettings):
     """Folder of the deployment on this machine; what workers keep there is a cache or a status, never the truth."""
     registry: Path | None = None
     """The key registry; None takes the data folder's own."""
+    index: Literal["memory", "rocksdb"] = "memory"
+    """Where the sequencer keeps the identities of the horizon.
+
+    `memory`: fastest; about 200 bytes per identity, and every start folds the whole log. For a horizon of 24 hours as
+    long as rate x horizon / partitions held fits the memory. `rocksdb`: some 80 bytes per identity on disk and about 5
+    in memory, and a start folds only what came since. For longer horizons, more events, or quick starts. The folder is
+    a cache of the log: it may be deleted at any time while the worker is stopped.
+    """
 
     @property
     def registry_path(self) -> Path:
@@ -38,23 +46,11 @@ class WorkerSettings(BaseSettings):
         return self.registry or DataFolder(self.data_dir).registry
 
     @property
+    def index_dir(self) -> Path | None:
+        """Where the sequencer keeps its dedupe indexes; None: in memory."""
+        return None if self.index == "memory" else self.data_dir / "cache" / self.instance / "index"
+
+    @property
     def status_dir(self) -> Path:
         """Where workers write their status."""
         return DataFolder(self.data_dir).status
-
-
-def kafka_settings(data_dir: Path, bootstrap: str | None, topic_prefix: str | None) -> KafkaSettings:
-    """Arguments first, then `METERPROOF_KAFKA_…`, then the deployment file of the data folder if there is one.
-
-    Raises:
-        NoDeployment: the deployment file is faulty.
-    """
-    settings = KafkaSettings()
-    stated: dict[str, str | None] = {"bootstrap": bootstrap, "topic_prefix": topic_prefix}
-    folder = DataFolder(data_dir)
-    if folder.deployment_file.exists():
-        deployment = folder.deployment()
-        for field, value in (("bootstrap", deployment.bootstrap), ("topic_prefix", deployment.topic_prefix)):
-            if stated[field] is None and field not in settings.model_fields_set:
-                stated[field] = value
-    return settings.model_copy(update={field: value for field, value in stated.items() if value is not None})

@@ -6,15 +6,15 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from meterproof.deployment import DataFolder
+from meterproof.json_log import set_up_logging
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import check_topics
+from meterproof.kafka.topics import require_fit_topics
 from meterproof_schemas.topics import Topic
 from meterproof_stream.driver import Driver
 from meterproof_stream.engine import Engine
-from meterproof_stream.errors import StreamError
-from meterproof_stream.json_log import set_up_logging
 from meterproof_stream.runtime import Runtime
-from meterproof_stream.settings import WorkerSettings, kafka_settings
+from meterproof_stream.settings import WorkerSettings
 
 OnFailure = Callable[[BaseException], None]
 
@@ -34,20 +34,15 @@ def run_worker(
     """Run an engine over a topic until SIGTERM; the exit code, see `exit_codes`.
 
     Raises:
-        StreamError: the topics are not as the contract says; names each fault and its remedy.
-        KafkaProblem: Kafka cannot be used.
+        KafkaProblem: Kafka cannot be used, or the topics are not as the contract says.
     """
     if instance is None and "METERPROOF_WORKER_INSTANCE" not in os.environ:
         instance = f"{worker}-{socket.gethostname()}"
     stated = {"data_dir": data, "registry": registry, "instance": instance, "runtime": runtime}
     settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
-    kafka = kafka_settings(data, bootstrap, topic_prefix)
+    kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     set_up_logging(worker, settings.instance)
-    faults = asyncio.run(check_topics(kafka))
-    if faults:
-        lines = "\n".join(f"  {fault.topic}: {fault.fault}; {fault.remedy}" for fault in faults)
-        message = f"the topics are not as the contract says:\n{lines}"
-        raise StreamError(message)
+    asyncio.run(require_fit_topics(kafka))
     drivers: list[Driver] = []
 
     def on_failure(error: BaseException) -> None:

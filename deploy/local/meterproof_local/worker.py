@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from meterproof_local.child import Child
-from meterproof_stream.exit_codes import STOPPED
+from meterproof.exit_codes import STOPPED
 
 FIRST_PAUSE_S: Final = 0.2
 """Before the first restart: a worker that was killed once should be back at once."""

@@ -90,6 +90,10 @@ class DeliveryRefused(KafkaProblem):
         self.topic, self.partition, self.cause = topic, partition, cause
 
 
+class TopicsUnfit(KafkaProblem):
+    """The topics are not as the contract says; the text names each fault and its remedy."""
+
+
 class TopicsRefused(KafkaProblem):
     """Topics cannot be created as asked for; nothing that exists was changed."""
 

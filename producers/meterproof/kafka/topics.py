@@ -13,7 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from pydantic import ValidationError
 
 from meterproof.kafka.connection import LAG_S, admin_client, describe_topics
-from meterproof.kafka.errors import GenesisMissing, KafkaRefused, TopicMissing, TopicsRefused
+from meterproof.kafka.errors import GenesisMissing, KafkaRefused, TopicMissing, TopicsRefused, TopicsUnfit
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
@@ -195,6 +195,18 @@ async def create_topics(
         geneses_written=written,
         geneses_copied=copied,
     )
+
+
+async def require_fit_topics(settings: KafkaSettings) -> None:
+    """What a worker asks before it starts.
+
+    Raises:
+        TopicsUnfit: the topics are not as the contract says.
+        KafkaProblem: the brokers do not answer or deny access.
+    """
+    if faults := await check_topics(settings):
+        lines = "\n".join(f"  {fault.topic}: {fault.fault}; {fault.remedy}" for fault in faults)
+        raise TopicsUnfit(f"the topics are not as the contract says:\n{lines}")
 
 
 async def check_topics(settings: KafkaSettings) -> list[TopicFault]:

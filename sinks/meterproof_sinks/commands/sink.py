@@ -69,7 +69,7 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
     from meterproof_sinks.batch_bounds import BatchBounds
     from meterproof_sinks.clickhouse import ClickHouseError
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
-    from meterproof_sinks.sink_process import TopicsUnfit, run_sink_process
+    from meterproof_sinks.sink_process import run_sink_process
 
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
     try:
@@ -82,7 +82,7 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
             partitions=partition_numbers(partitions),
             bounds=BatchBounds(rows_max=batch_rows, age_max_s=batch_age_s),
         )
-    except (ClickHouseError, TopicsUnfit) as error:
+    except ClickHouseError as error:
         raise _NotStarted(str(error)) from error
 
 

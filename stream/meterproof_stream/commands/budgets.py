@@ -5,13 +5,9 @@ from typing import Annotated
 
 import typer
 
-from meterproof.command_line import run_app
 from meterproof.deployment import DataFolder
-from meterproof.errors import MeterError
-from meterproof.kafka.errors import KafkaProblem
-from meterproof_schemas.errors import ContractError
 from meterproof_stream.commands.options import Bootstrap, Data, Instance, Prefix, RuntimeChoice
-from meterproof_stream.errors import StreamError
+from meterproof_stream.commands.running import run_command
 
 WORKER = "budgets"
 """Name of the worker: of its consumer group and status file."""
@@ -58,4 +54,4 @@ def run(  # noqa: PLR0917 - one parameter per option
 
 def main(argv: list[str]) -> int:
     """Run the worker that adds up spend and alerts."""
-    return run_app(app, "meterproof budgets", argv, (MeterError, KafkaProblem, ContractError, StreamError, OSError))
+    return run_command(app, "meterproof budgets", argv)

@@ -8,6 +8,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from meterproof.deployment import DataFolder
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.errors import InvalidRecord
 from meterproof_schemas.instant import format_instant_ms
@@ -15,9 +16,10 @@ from meterproof_schemas.reasons import Reason
 from meterproof_schemas.rejection import RejectionHeader, decode_rejection
 from meterproof_schemas.topics import Topic
 from meterproof_stream.commands.running import run_command
-from meterproof_stream.settings import kafka_settings
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show refused events and batches.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Show refused events and batches."
+)
 
 
 @app.callback()
@@ -40,7 +42,7 @@ def list_command(  # noqa: PLR0917 - one parameter per option
     topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
 ) -> None:
     """List refusals, oldest first. Payloads are not shown: they stay on the topic."""
-    kafka = kafka_settings(data, bootstrap, topic_prefix)
+    kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     for header in asyncio.run(_read(kafka, partition, reason, limit)):
         if as_json:
             print(orjson.dumps(header.model_dump(exclude_none=True)).decode())

@@ -8,15 +8,17 @@ from typing import Annotated
 import orjson
 import typer
 
+from meterproof.deployment import DataFolder
 from meterproof_stream.commands.options import RuntimeChoice
 from meterproof_stream.commands.running import run_command
 from meterproof_stream.operator import Decision, accept_gap, quarantine
-from meterproof_stream.settings import kafka_settings
 
 WORKER = "sequencer"
 """Name of the worker: of its consumer group, status file and cache folder."""
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Turn signed batches into the log.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Turn signed batches into the log."
+)
 
 Data = Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")]
 Bootstrap = Annotated[str | None, typer.Option(help="Kafka's address, host:port.")]
@@ -79,7 +81,7 @@ def quarantine_command(  # noqa: PLR0917 - one parameter per option
     as_json: AsJson = False,
 ) -> None:
     """Set the record that is due aside, unjudged: the log says who decided it and why. A running sequencer restarts."""
-    kafka = kafka_settings(data, bootstrap, topic_prefix)
+    kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     decision = asyncio.run(quarantine(kafka, partition, offset, who=who, why=reason, random_bytes=secrets.token_bytes))
     _tell(decision, as_json=as_json)
 
@@ -98,7 +100,7 @@ def accept_gap_command(  # noqa: PLR0917 - one parameter per option
     as_json: AsJson = False,
 ) -> None:
     """Record the loss of source records that were deleted before they were sequenced, so that the rest can go on."""
-    kafka = kafka_settings(data, bootstrap, topic_prefix)
+    kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     decision = asyncio.run(accept_gap(kafka, partition, who=who, why=reason, random_bytes=secrets.token_bytes))
     _tell(decision, as_json=as_json)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
+from meterproof.json_log import set_up_logging
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.topics import Topic
-from meterproof_stream.json_log import set_up_logging
 from meterproof_stream.runtime import Runtime
 from meterproof_stream.settings import WorkerSettings
 from meterproof_stream.worker_process import driver_of

@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from meterproof.exit_codes import CLEAN, STOPPED
 from meterproof.kafka.connection import admin_client
 from meterproof.kafka.price_books import publish_price_book
 from meterproof.log_key import LogKey
@@ -19,7 +20,6 @@ from meterproof_schemas.checkpoint_record import CheckpointRecord, decode_checkp
 from meterproof_schemas.fold import LogState, fold
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_schemas.topics import Topic
-from meterproof_stream.exit_codes import CLEAN, STOPPED
 from meterproof_stream.runtime import Runtime
 from tests.integration.stream.workers import Pipeline, Worker, whatever_runs_it
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import meterproof_schemas
+from meterproof.exit_codes import CLEAN
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.event import entry_of
@@ -17,7 +18,6 @@ from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.reasons import DUPLICATE, Reason
 from meterproof_schemas.rejection import Rejection, decode_rejection
 from meterproof_schemas.topics import Topic
-from meterproof_stream.exit_codes import CLEAN
 from tests.integration.stream.workers import Pipeline
 
 GOLDEN = Path(meterproof_schemas.__file__).parent / "golden"

@@ -12,9 +12,9 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from meterproof.exit_codes import CLEAN, UNEXPECTED
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.topics import Topic
-from meterproof_stream.exit_codes import CLEAN, UNEXPECTED
 from meterproof_stream.runtime import Runtime
 from tests.integration.stream.noting_worker import Orders
 from tests.integration.stream.workers import PATIENCE_S, Pipeline, whatever_runs_it

@@ -8,11 +8,11 @@ from typing import Any
 import faust.streams
 import pytest
 
+from meterproof.exit_codes import exit_code_of
 from meterproof.kafka.errors import BrokerUnreachable
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
 from meterproof_stream.errors import FaustChanged
-from meterproof_stream.exit_codes import exit_code_of
 from meterproof_stream.faust_driver import _finish, _is_delivery, check_faust
 
 

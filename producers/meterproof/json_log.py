@@ -1,4 +1,4 @@
-"""Logs of the stream workers: one JSON object per line on stderr. Never a payload, never a secret."""
+"""Logs of the workers: one JSON object per line on stderr. Never a payload, never a secret."""
 
 import logging
 import sys
@@ -36,5 +36,5 @@ def set_up_logging(worker: str, instance: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     # Below WARNING the libraries say nothing that an operator could use, and saying it costs a tenth of the throughput.
-    for name in ("aiokafka", "faust", "mode", "asyncio", "meterproof_stream.faust_driver"):
+    for name in ("aiokafka", "faust", "mode", "asyncio", "aiohttp"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Exit codes of the stream workers, for supervisors and people. Any code may be answered by starting the worker again.
+"""Exit codes of the workers, for supervisors and people. Any code may be answered by starting the worker again.
 
 | code | meaning | started again at once |
 |---|---|---|
