@@ -66,11 +66,11 @@ def print_results(console: Console, results: Sequence[Result], steps: StepTable 
 
 
 def _result_table(results: Sequence[Result]) -> Table:
-    table = Table(box=SIMPLE, title="medians; rates between 20 % and 97 % of the output")
-    table.add_column("bench")
-    table.add_column("load")
-    for heading in ("per second", "per CPU second", "share of core", "µs per event", "peak MiB", "runs", "spread"):
-        table.add_column(heading, justify="right")
+    table = Table(box=SIMPLE, title="medians of the runs; from 20 % to 97 % of the output")
+    table.add_column("bench", no_wrap=True)
+    table.add_column("load", no_wrap=True)
+    for heading in ("per second", "per CPU second", "µs of CPU", "share of core", "peak MiB", "runs", "spread"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         speeds = [run.events_per_cpu_s for run in result.runs]
         middle = result.median("events_per_cpu_s")
@@ -79,8 +79,8 @@ def _result_table(results: Sequence[Result]) -> Table:
             result.variant,
             f"{result.median('events_per_s'):,.0f}",
             f"{middle:,.0f} {result.unit}",
-            f"{result.median('cpu_share'):.0%}",
             f"{1e6 / middle:,.2f}",
+            f"{result.median('cpu_share'):.0%}",
             f"{result.median('peak_mib'):,.0f}",
             str(len(result.runs)),
             f"±{(max(speeds) - min(speeds)) / 2 / middle:.0%}",
