@@ -34,6 +34,8 @@ _TURN_MS: Final = 50
 """How soon a poll notices a new assignment: the library's wait for records does not end by one."""
 _IDLE_MAX_MS: Final = 7 * 24 * 3600 * 1000
 """The library makes a member leave that has not polled for this long. A take-over may last; its owner watches it."""
+_METADATA_MAX_AGE_MS: Final = 10_000
+"""A topic that is created again is noticed within this, and taken over anew: the owner then compares."""
 _LOG_APPEND_TIME: Final = 1
 
 
@@ -106,6 +108,7 @@ class GroupReader:
             heartbeat_interval_ms=round(min(_HEARTBEAT_INTERVAL_S, self._session_timeout_s / 3) * 1000),
             rebalance_timeout_ms=REBALANCE_TIMEOUT_S * 1000,
             max_poll_interval_ms=_IDLE_MAX_MS,
+            metadata_max_age_ms=_METADATA_MAX_AGE_MS,
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_uncommitted",

@@ -281,6 +281,26 @@ async def test_a_source_that_was_created_again_is_noticed(
             assert worker.events()[-1]["stop_reason"] == "source_diverged"
 
 
+@pytest.mark.slow
+async def test_a_source_that_is_created_again_under_a_running_worker_is_noticed(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    """The group loses its partitions with the old topic, and gets those of the new one; the take-over compares."""
+    pipeline = await Pipeline.create(
+        broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1, runtime=Runtime.ASYNCIO
+    )
+    await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(3)])
+    with pipeline.worker() as worker:
+        await pipeline.wait_until_sequenced(worker)
+        await delete_topic(pipeline, Topic.BATCHES)
+        await asyncio.to_thread(worker.wait_until, lambda status: not status["partitions"])
+        await pipeline.create_topics()
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(6)])
+        assert await asyncio.to_thread(worker.wait) == 78
+        assert worker.events()[-1]["stop_reason"] == "source_diverged"
+    assert (await pipeline.log(0)).next_source_offset == 3
+
+
 async def test_echoes_in_the_log_are_counted_and_passed(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
     """What others write to the log neither stops the writer nor counts."""
     pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)

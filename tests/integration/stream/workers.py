@@ -218,17 +218,18 @@ class Worker:
 
     def wait_until_running(self) -> None:
         """Return when it has taken its partitions over, which may be none."""
-        self._wait_until(lambda status: status["state"] == "running")
+        self.wait_until(lambda status: status["state"] == "running")
 
     def wait_until_holding(self) -> None:
         """Return when it holds partitions."""
-        self._wait_until(lambda status: status["state"] == "running" and bool(status["partitions"]))
+        self.wait_until(lambda status: status["state"] == "running" and bool(status["partitions"]))
 
     def wait_until_without_lag(self) -> None:
         """Return when it has taken all that the broker has."""
-        self._wait_until(lambda status: {part["lag"] for part in status["partitions"].values()} == {0})
+        self.wait_until(lambda status: {part["lag"] for part in status["partitions"].values()} == {0})
 
-    def _wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> None:
+    def wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> None:
+        """Return when its status is such."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
             status = self.status()
