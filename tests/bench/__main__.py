@@ -28,7 +28,7 @@ from tests.bench.steps import StepTable, measure_steps
 
 BATCHES: Final = (1, 10, 100, 500)
 BATCHES_QUICK: Final = (100,)
-BENCHES: Final = ("profile", "meter", "sequencer", "naive", "clickhouse", "audit", "checkpointer", "budgets")
+BENCHES: Final = ("profile", "meter", "sequencer", "asyncio", "naive", "clickhouse", "audit", "checkpointer", "budgets")
 _SHARE_OF_EVENTS: Final = {1: 1 / 12, 10: 1 / 2, 100: 1.0, 500: 1.0}
 """Small batches cost more per event: fewer events take as long."""
 _METER_SHARE: Final = 1 / 8
@@ -77,6 +77,7 @@ def bench(
         raise typer.BadParameter(f"no bench {unknown[0]!r}; there are {', '.join(BENCHES)}", param_hint="--only")
     if quick:
         events, runs = _QUICK_EVENTS, 1
+    chosen.sort(key=BENCHES.index)
     console = Console(stderr=True)
     try:
         with _told(console) as say:
@@ -122,7 +123,7 @@ def _measure(
 def _tasks(chosen: list[str], events: int, batches: Sequence[int]) -> list[_Task]:
     tasks: list[_Task] = []
     for name in chosen:
-        if name in {"meter", "sequencer"}:
+        if name in {"meter", "sequencer", "asyncio"}:
             tasks += [_batched(name, batch, events) for batch in batches]
         elif name == "naive":
             tasks.append(
@@ -142,9 +143,14 @@ def _tasks(chosen: list[str], events: int, batches: Sequence[int]) -> list[_Task
 
 
 def _batched(name: str, batch: int, events: int) -> _Task:
-    measured = events * _SHARE_OF_EVENTS[batch] * (_METER_SHARE if name == "meter" and batch > 1 else 1)
-    measure = measure_meter if name == "meter" else measure_sequencer
-    return _Task(name, _label(batch), "events", batch, lambda rig: measure(rig, batch=batch, events=int(measured)))
+    count = int(events * _SHARE_OF_EVENTS[batch] * (_METER_SHARE if name == "meter" and batch > 1 else 1))
+
+    def measure(rig: Rig) -> Awaitable[Run]:
+        if name == "meter":
+            return measure_meter(rig, batch=batch, events=count)
+        return measure_sequencer(rig, batch=batch, events=count, runtime="asyncio" if name == "asyncio" else "faust")
+
+    return _Task(name, _label(batch), "events", batch, measure)
 
 
 def _sink(name: str, events: int) -> _Task:

@@ -1,4 +1,6 @@
-"""The sequencer end to end: signed batches on `usage.batches`, a real worker under Faust, records on `usage.log`."""
+"""The sequencer end to end: signed batches on `usage.batches`, a real worker, records on `usage.log`."""
+
+from typing import Literal
 
 from meterproof.kafka.reader import PartitionReader
 from meterproof_schemas.log_record import LogRecord
@@ -8,7 +10,9 @@ from tests.bench.result import Run
 from tests.bench.rig import Rig, expect
 
 
-async def measure_sequencer(rig: Rig, *, batch: int, events: int) -> Run:
+async def measure_sequencer(
+    rig: Rig, *, batch: int, events: int, runtime: Literal["faust", "asyncio"] = "faust"
+) -> Run:
     """Drain a topic that was filled before; the rate is of input events, by the append time of their log record.
 
     The log is folded afterwards: counts and roots must be those of the load.
@@ -18,7 +22,7 @@ async def measure_sequencer(rig: Rig, *, batch: int, events: int) -> Run:
         rig.say("sequencing")
         topic = deployment.kafka.topic(Topic.LOG)
         readers = [PartitionReader(deployment.kafka, topic, partition) for partition in range(PARTITIONS)]
-        with deployment.worker("sequencer", "run", "--instance=bench") as process:
+        with deployment.worker("sequencer", "run", "--instance=bench", f"--runtime={runtime}") as process:
             for reader in readers:
                 await reader.start()
 

@@ -33,7 +33,6 @@ from meterproof_schemas.log_record import (
     make_genesis,
     record_digest,
 )
-from meterproof_schemas.partitioner import partition_of
 from meterproof_schemas.price_book import DEFAULT_METERS
 from meterproof_stream.judge import judge
 from meterproof_stream.record_builder import InForce, append_record
@@ -43,7 +42,7 @@ _TOPIC: Final = "usage.batches"
 _PARTITION: Final = 0
 _JUDGING: Final = (
     *("structure and header", "signature", "entry digest", "leaf hash", "batch root", "parse and validate"),
-    *("partition", "identity", "dedupe lookup", "digest of the source record"),
+    *("identity", "dedupe lookup", "digest of the source record"),
 )
 """Steps of `judge`."""
 _BUILDING: Final = ("log frontier and root", "record header and lines", "digest of the record", "index")
@@ -176,9 +175,6 @@ class _Steps:
             "leaf hash": self._time(lambda: [leaf_hashes(each) for each in entries]),
             "batch root": self._time(lambda: [batch_root(each) for each in leaves]),
             "parse and validate": self._time(lambda: [read_events(batch.lines) for batch in batches]),
-            "partition": self._time(
-                lambda: [[partition_of(event.subject, PARTITIONS) for event in each] for each in events]
-            ),
             "identity": self._time(
                 lambda: [[identity_of(event.source, event.id) for event in each] for each in events]
             ),

@@ -31,6 +31,7 @@ def test_a_quick_run_measures_everything_and_says_so_in_json(tmp_path: Path) -> 
     assert [(result["bench"], result["unit"], result["batch"]) for result in found["results"]] == [
         ("meter", "events", 100),
         ("sequencer", "events", 100),
+        ("asyncio", "events", 100),
         ("naive", "events", None),
         ("clickhouse", "rows", 100),
         ("audit", "lines", 100),
