@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from meterproof_local.child import Child
 from meterproof.exit_codes import STOPPED
+from meterproof_local.child import Child
 
 FIRST_PAUSE_S: Final = 0.2
 """Before the first restart: a worker that was killed once should be back at once."""
