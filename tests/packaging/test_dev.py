@@ -36,7 +36,7 @@ def run_dev(
 # --- the script itself -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sub_command", ["demo", "test", "check", "bench", "exec", "lock"])
+@pytest.mark.parametrize("sub_command", ["demo", "test", "check", "bench", "chaos", "exec", "lock"])
 def test_help_names_every_sub_command(sub_command: str) -> None:
     done = run_dev("--help")
     assert done.returncode == 0
@@ -163,6 +163,16 @@ def test_an_interrupted_run_leaves_no_process_and_is_a_failure(tmp_path: Path, n
     left = [int(one) for one in (tmp_path / "processes").read_text(encoding="ascii").split()]
     while any(alive(process) for process in left):  # killed, but perhaps not buried yet; the test's time limit ends it
         time.sleep(0.02)
+
+
+# --- chaos -----------------------------------------------------------------------------------------------------------
+
+
+def test_chaos_hands_its_arguments_on_and_keeps_the_exit_code() -> None:
+    assert "--seed" in run_dev("chaos", "--help").stdout
+    done = run_dev("chaos", "--only", "no-such-fault")
+    assert done.returncode == 2
+    assert "kill -9 sequencer-0" in done.stderr
 
 
 # --- exec ------------------------------------------------------------------------------------------------------------
