@@ -144,5 +144,89 @@ class WrongOrigin(ProofError):
         return f"the checkpoint is of log {self.found!r}, not of {self.expected!r}"
 
 
+class MalformedTilePath(ProofError):
+    """A text that is not the path of a tile or an entry bundle, or values that no such path can hold."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        """Give the path as it was found, or the values in words, and what is wrong with it."""
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        """Say which path and what is wrong."""
+        return f"malformed tile path {self.path!a}: {self.problem}"
+
+
+class MissingTile(ProofError):
+    """A tile or an entry bundle that the tree's size implies is not there."""
+
+    def __init__(self, path: str) -> None:
+        """Give its path; for a partial one the full one was not there either."""
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        """Say which one."""
+        return f"{self.path} is missing, though the tree's size implies it"
+
+
+class BadTile(ProofError):
+    """A tile or an entry bundle has the wrong length, or hashes that do not lead to the signed root."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        """Give its path and what is wrong with its content."""
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        """Say which one and what is wrong."""
+        return f"{self.path} does not hold: {self.problem}"
+
+
+class MalformedBundle(ProofError):
+    """Bytes that are not an entry bundle of the width asked for, or entries that no bundle can hold."""
+
+    def __init__(self, problem: str, entry: int | None = None) -> None:
+        """Say what is wrong, and with which entry of the bundle (from 0) where one is to blame."""
+        super().__init__(problem, entry)
+        self.problem = problem
+        self.entry = entry
+
+    def __str__(self) -> str:
+        """Say what is wrong and where."""
+        return f"malformed entry bundle{'' if self.entry is None else f', entry {self.entry}'}: {self.problem}"
+
+
+class MalformedTlogProof(ProofError):
+    """Bytes that are not a tlog-proof, or values that none can hold."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        """Say what is wrong, and in which line (counted from 1) where one line is to blame."""
+        super().__init__(problem, line)
+        self.problem = problem
+        self.line = line
+
+    def __str__(self) -> str:
+        """Say what is wrong and where."""
+        return f"malformed proof{_at(self.line)}: {self.problem}"
+
+
+class TooFewWitnesses(ProofError):
+    """Fewer of the known witnesses cosigned a checkpoint than the caller requires."""
+
+    def __init__(self, required: int, found: tuple[str, ...]) -> None:
+        """Give how many are required and the names of those that did."""
+        super().__init__(required, found)
+        self.required = required
+        self.found = found
+
+    def __str__(self) -> str:
+        """Say how many are missing and who is there."""
+        names = ", ".join(map(ascii, self.found)) or "none"
+        return f"{self.required} known witnesses must have cosigned the checkpoint; {len(self.found)} did: {names}"
+
+
 def _at(line: int | None) -> str:
     return "" if line is None else f" in line {line}"

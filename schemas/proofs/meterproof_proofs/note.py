@@ -27,6 +27,7 @@ _KEY_ID_BYTES: Final = 4
 _SEED_BYTES: Final = 32
 _PUBLIC_KEY_BYTES: Final = 32
 _ED25519_TYPE: Final = b"\x01"
+_KEY_TYPES: Final = {_ED25519_TYPE: "Ed25519 (0x01)", b"\x04": "an Ed25519 cosignature key (0x04)"}
 _SIGNATURE_PREFIX: Final = "\u2014 "
 _PRIVATE_PREFIX: Final = "PRIVATE+KEY+"
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
@@ -161,7 +162,7 @@ class Verifier:
         Raises:
             MalformedKey: not of that form, the key id is not the key's, or another type than Ed25519.
         """
-        name, key_id, key = _split_key(vkey)
+        name, key_id, key = split_key(vkey, _ED25519_TYPE)
         verifier = cls(name, key)
         if verifier.key_id != key_id:
             message = f"key id {key_id.hex()} does not belong to this name and key, {verifier.key_id.hex()} does"
@@ -232,7 +233,7 @@ class Signer:
         if not private_key.startswith(_PRIVATE_PREFIX):
             message = f"a private key starts with {_PRIVATE_PREFIX}"
             raise MalformedKey(message)
-        name, key_id, seed = _split_key(private_key.removeprefix(_PRIVATE_PREFIX))
+        name, key_id, seed = split_key(private_key.removeprefix(_PRIVATE_PREFIX), _ED25519_TYPE)
         signer = cls(name, seed)
         if signer.verifier.key_id != key_id:
             message = f"key id {key_id.hex()} does not belong to this name and key"
@@ -353,6 +354,30 @@ def decode_base64(encoded: str) -> bytes | None:
     return decoded if base64.b64encode(decoded).decode("ascii") == encoded else None
 
 
+def split_key(text: str, key_type: bytes) -> tuple[str, bytes, bytes]:
+    """Take apart `<name>+<key id>+<base64>` into name, key id and the bytes after the type byte.
+
+    Base64 may contain `+`, so only the first two separate.
+
+    Raises:
+        MalformedKey: not of that form, or of another type than `key_type`.
+    """
+    name, _, rest = text.partition("+")
+    key_id, _, encoded = rest.partition("+")
+    check_key_name(name)
+    if not _KEY_ID_HEX.fullmatch(key_id):
+        message = "the key id between the first and second '+' must be 8 lower-case hex digits"
+        raise MalformedKey(message)
+    payload = decode_base64(encoded)
+    if not payload:
+        message = "what follows the second '+' must be the base64 of type byte and key"
+        raise MalformedKey(message)
+    if payload[:1] != key_type:
+        message = f"key type 0x{payload[0]:02x} is not supported; only {_KEY_TYPES[key_type]} is"
+        raise MalformedKey(message)
+    return name, bytes.fromhex(key_id), payload[1:]
+
+
 def _check_text(text: str) -> None:
     if not text.endswith("\n"):
         message = "the text does not end in a newline"
@@ -382,21 +407,3 @@ def _parse_signature_line(line: str, number: int) -> NoteSignature:
         message = "after the key name there must be one space and the base64 of key id and signature"
         raise MalformedNote(message, number)
     return NoteSignature(name, payload[:_KEY_ID_BYTES], payload[_KEY_ID_BYTES:])
-
-
-def _split_key(text: str) -> tuple[str, bytes, bytes]:
-    """Take apart `<name>+<key id>+<base64>` into name, key id and the bytes after the type byte."""
-    name, _, rest = text.partition("+")
-    key_id, _, encoded = rest.partition("+")
-    check_key_name(name)
-    if not _KEY_ID_HEX.fullmatch(key_id):
-        message = "the key id between the first and second '+' must be 8 lower-case hex digits"
-        raise MalformedKey(message)
-    payload = decode_base64(encoded)
-    if not payload:
-        message = "what follows the second '+' must be the base64 of type byte and key"
-        raise MalformedKey(message)
-    if payload[:1] != _ED25519_TYPE:
-        message = f"key type 0x{payload[0]:02x} is not supported; only Ed25519 (0x01) is"
-        raise MalformedKey(message)
-    return name, bytes.fromhex(key_id), payload[1:]

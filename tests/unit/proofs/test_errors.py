@@ -8,12 +8,18 @@ import pytest
 
 from meterproof_proofs import (
     BadProof,
+    BadTile,
+    MalformedBundle,
     MalformedCheckpoint,
     MalformedFrontier,
     MalformedKey,
     MalformedNote,
+    MalformedTilePath,
+    MalformedTlogProof,
+    MissingTile,
     OutOfRange,
     ProofError,
+    TooFewWitnesses,
     UnverifiedNote,
     WrongHashSize,
     WrongOrigin,
@@ -32,6 +38,14 @@ EXAMPLES = [
     (MalformedKey("no name"), "malformed key: no name"),
     (UnverifiedNote("wrong", ("a", "\u2014")), r"note not verified: wrong (signed as 'a', '\u2014')"),
     (WrongOrigin("a", "b"), "the checkpoint is of log 'b', not of 'a'"),
+    (MalformedTilePath("tile/0", "no index"), "malformed tile path 'tile/0': no index"),
+    (MissingTile("tile/0/000"), "tile/0/000 is missing, though the tree's size implies it"),
+    (BadTile("tile/0/000", "too short"), "tile/0/000 does not hold: too short"),
+    (MalformedBundle("too long"), "malformed entry bundle: too long"),
+    (MalformedBundle("too long", 3), "malformed entry bundle, entry 3: too long"),
+    (MalformedTlogProof("no index", 2), "malformed proof in line 2: no index"),
+    (TooFewWitnesses(2, ("w1",)), "2 known witnesses must have cosigned the checkpoint; 1 did: 'w1'"),
+    (TooFewWitnesses(1, ()), "1 known witnesses must have cosigned the checkpoint; 0 did: none"),
 ]
 
 

@@ -87,3 +87,13 @@ GOLDEN_CHECKPOINT: Final = (
     b"IHCHS0uTMVf8ORGaIDKBUjhmHFHBhnMK8WucCEr0lz822Dhj95g/9cewAY6qV8wPhM8QUBrbGfAQbkwRuDmUVICWiAQ=\n"
 )
 """Our own golden checkpoint over the eight entries; Go's x/mod and two Python implementations accepted it."""
+
+WITNESS_NAME: Final = "witness.example/w1"
+WITNESS_SEED: Final = bytes(range(32, 64))
+WITNESS_VKEY: Final = "witness.example/w1+20324abe+BCmsuuFBvMrwsi4alNNNC8c2HlJtC/4SyJeUvJMilm3X"
+WITNESS_TIME_S: Final = 1_700_000_000
+WITNESS_LINE: Final = (
+    b"\xe2\x80\x94 witness.example/w1 "
+    b"IDJKvgAAAABlU/EAOj8LR1w+BFGZRahz0l+qzfVNuZ47HWJS2FLEW/UzKuKfAkbOTduyEOHvmhVoMPWZbU4mG7dmVghT4kuMnP71AA==\n"
+)
+"""A witness's line under the golden checkpoint; an independent Python implementation accepted it for a quorum of 1."""
