@@ -19,12 +19,20 @@ class StatusFile:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, status: dict[str, Any]) -> None:
-        """Replace the content.
+        """Replace the content; a folder that was deleted meanwhile is made again.
 
         Raises:
             OSError: the folder cannot be written to.
         """
-        self._temporary.write_bytes(orjson.dumps(status, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+        content = orjson.dumps(status, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+        try:
+            self._replace(content)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._replace(content)
+
+    def _replace(self, content: bytes) -> None:
+        self._temporary.write_bytes(content)
         self._temporary.replace(self.path)
 
 
