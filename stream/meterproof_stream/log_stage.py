@@ -110,11 +110,14 @@ class LogStage:
         for held in self._held.values():
             await _flush(held)
         before, self._held = self._held, {}
+        # Together, since opening is mostly waiting for answers.
+        opened = await asyncio.gather(*(self._lanes.open(partition) for partition in wanted if partition not in before))
+        lanes = iter(opened)
         for partition in wanted:
             if partition in before:
                 held = before[partition]
             else:
-                lane = await self._lanes.open(partition)
+                lane = next(lanes)
                 held = _Held(lane, lane.chain.log_offset + 1)
             self._held[partition] = held
             _log.info(
