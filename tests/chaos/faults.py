@@ -233,6 +233,14 @@ async def cut(rig: Rig, draw: random.Random) -> str:
     return f"and none for {length_s:.1f} s"
 
 
+@fault("network: open connections fall silent")
+async def silence(rig: Rig, draw: random.Random) -> str:
+    """As when a firewall forgets them: nothing is refused, nothing is answered, new connections work."""
+    del draw
+    rig.proxy.silence()
+    return "and stay open"
+
+
 @fault("consumer groups deleted")
 async def groups_deleted(rig: Rig, draw: random.Random) -> str:
     del draw

@@ -3,7 +3,8 @@
     python proxy.py PORT UPSTREAM_PORT
 
 Reads commands from standard input, one a line: `latency SECONDS` (of a round trip, for what is sent from now on), `cut
-SECONDS` (resets every connection, and every new one for that long). Prints `ready` once it listens; ends with its
+SECONDS` (resets every connection, and every new one for that long), `silence` (what comes on connections that are open
+now is thrown away, and they stay open). Prints `ready` once it listens; ends with its
 input. Imports the standard library only.
 """
 
@@ -46,6 +47,10 @@ class Proxy:
         """Reset every connection, and every new one for a while."""
         self._say(f"cut {away_s}")
 
+    def silence(self) -> None:
+        """Let every connection that is open now carry nothing any more, without closing it."""
+        self._say("silence")
+
     def _say(self, command: str) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
@@ -61,6 +66,7 @@ class _Proxying:
         self._delay_s = 0.0
         self._away_until_s = 0.0
         self._open: set[asyncio.StreamWriter] = set()
+        self._silent: set[asyncio.StreamWriter] = set()
 
     def obey(self, line: bytes) -> None:
         match line.decode().split():
@@ -70,6 +76,8 @@ class _Proxying:
                 self._away_until_s = asyncio.get_running_loop().time() + float(seconds)
                 for writer in self._open:
                     writer.transport.abort()
+            case ["silence"]:
+                self._silent |= self._open
             case words:
                 message = f"no such command: {words}"
                 raise ValueError(message)
@@ -89,6 +97,7 @@ class _Proxying:
         finally:
             for one in (writer, back):
                 self._open.discard(one)
+                self._silent.discard(one)
                 one.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -109,8 +118,9 @@ class _Proxying:
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
                 if not chunk:
                     break
-                writer.write(chunk)
-                await writer.drain()
+                if writer not in self._silent:
+                    writer.write(chunk)
+                    await writer.drain()
         except OSError:
             pass
         finally:

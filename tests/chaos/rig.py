@@ -1,7 +1,6 @@
 """The pipeline that faults strike: real broker, every worker a process, all of them behind a proxy."""
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -15,16 +14,14 @@ from typing import Any, Final, Self
 from meterproof.deployment import DataFolder
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_local import setup
-from meterproof_local.broker import LocalBroker
 from meterproof_local.child import Child
 from meterproof_local.ledger import Ledger
-from meterproof_local.ports import choose_ports
 from meterproof_local.setup import SetupWish
 from meterproof_local.simulation import PRODUCERS, budget_file
 from meterproof_local.supervisor import Supervisor, worker_specs
 from meterproof_local.worker import State, Worker, WorkerSpec
 from tests.chaos.load import Load
-from tests.chaos.proxy import Proxy
+from tests.chaos.proxied_broker import REQUEST_TIMEOUT_S, proxied_broker
 
 PARTITIONS: Final = 4
 SESSION_TIMEOUT_S: Final = 6
@@ -49,10 +46,7 @@ class Rig:
         self.seed = seed
         self._rate = rate
         self._stack = AsyncExitStack()
-        broker, controller, behind, front = choose_ports(4)
-        self.proxy = Proxy(front, behind)
-        self.proxied = KafkaSettings(bootstrap=f"127.0.0.1:{front}", topic_prefix="", security_protocol="PLAINTEXT")
-        """Kafka as workers and producers reach it: clients are told the proxy's address by the broker itself."""
+        self.broker, self.proxy, self.proxied = proxied_broker(self.folder.kafka)
         self.supervisor = Supervisor(
             self.folder,
             SetupWish(deployment="chaos", name="localhost/chaos", partitions=PARTITIONS, producers=PRODUCERS),
@@ -60,17 +54,7 @@ class Rig:
             say=say,
             specs=self._specs,
         )
-        self.folder.kafka.mkdir(parents=True)
-        (self.folder.kafka / "ports.json").write_text(json.dumps({"broker": broker, "controller": controller}))
-        self.supervisor.broker = LocalBroker(
-            self.folder.kafka,
-            properties={
-                "listeners": f"PLAIN://127.0.0.1:{broker},PROXIED://127.0.0.1:{behind},"
-                f"CONTROLLER://127.0.0.1:{controller}",
-                "advertised.listeners": f"PLAIN://127.0.0.1:{broker},PROXIED://127.0.0.1:{front}",
-                "listener.security.protocol.map": "PLAIN:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            },
-        )
+        self.supervisor.broker = self.broker
         self.load: Load
 
     async def __aenter__(self) -> Self:
@@ -144,6 +128,7 @@ class Rig:
     def _specs(self, folder: DataFolder, sequencers: int) -> list[WorkerSpec]:
         variables = {
             "METERPROOF_KAFKA_BOOTSTRAP": self.proxied.bootstrap,
+            "METERPROOF_KAFKA_REQUEST_TIMEOUT_S": str(REQUEST_TIMEOUT_S),
             "METERPROOF_WORKER_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
         }
         return [

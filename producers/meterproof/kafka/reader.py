@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.conn import CloseReason
 
 from meterproof.kafka import tolerant
 from meterproof.kafka.connection import admin_client, describe_topics, start_client, translated
@@ -112,7 +113,9 @@ class PartitionReader:
                     end = await self._consumer.end_offsets([self._partition])
                 return start[self._partition], end[self._partition]
             except (TimeoutError, aiokafka.errors.KafkaTimeoutError):
-                # The library asks for ever for a topic that was deleted.
+                # The library asks for ever for a topic that was deleted; and a connection that fell silent would be
+                # asked for ever by us, since the library closes one only when a request of its own runs out of time.
+                self._drop_connections()
                 await self._must_exist()
                 if time.monotonic() > deadline_s:
                     raise BrokerUnreachable(self._settings.bootstrap, "no answer to a request for offsets") from None
@@ -191,6 +194,11 @@ class PartitionReader:
             if records:
                 return records[0] if records[0].offset == offset else None
         return None
+
+    def _drop_connections(self) -> None:
+        """Let the library connect anew for its next requests; those under way fail, and are sent again."""
+        for connection in list(self._consumer._client._conns.values()):  # noqa: SLF001 - no public way
+            connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
 
     async def _must_hold(self, offset: int) -> None:
         start, end = await self.bounds()
