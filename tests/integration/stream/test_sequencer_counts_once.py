@@ -60,8 +60,10 @@ async def test_partitions_move_between_workers(
     pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=4)
     session = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "6"}
 
+    enough = asyncio.Event()
+
     async def load() -> None:
-        while True:
+        while not enough.is_set():
             for partition in range(4):
                 values: list[bytes | None] = [
                     pipeline.batch(partition, pipeline.new_events(partition, 5)) for _ in range(3)
@@ -78,7 +80,8 @@ async def test_partitions_move_between_workers(
         with pipeline.worker(instance="one", runtime=first, **session) as one_again:
             await asyncio.to_thread(one_again.wait_until_holding)
             await asyncio.sleep(1)
-            loading.cancel()
+            enough.set()
+            await loading  # to its end, so that every event made was acknowledged
             await pipeline.wait_until_sequenced(one_again)
             assert await asyncio.to_thread(one_again.stop) == 0, one_again.log()
     await pipeline.check()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,7 +162,9 @@ class Pipeline:
                 accepted = state.offer(record.offset, record.value)
                 lines.extend(accepted.lines if accepted is not None else ())
             expected = self.events.get(partition, [])
-            assert sorted(map(entry_of, lines)) == sorted(map(entry_of, expected))
+            counted, sent = Counter(map(entry_of, lines)), Counter(map(entry_of, expected))
+            lost, too_many = (sent - counted).total(), (counted - sent).total()
+            assert (lost, too_many) == (0, 0), f"partition {partition}: {lost} events lost, {too_many} too many"
             assert state.position == len(expected)
 
 
