@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from meterproof_local.errors import LocalError
 from tests.chaos.faults import FAULTS
-from tests.chaos.run import Outcome, run
+from tests.chaos.run import QUICK_RATE, Outcome, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,6 +31,9 @@ def chaos(  # noqa: PLR0917 - one parameter per option
     only: Annotated[
         list[str] | None, typer.Option(help="Inject only faults whose name begins so; repeatable.", show_default=False)
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One round of all faults that recover quickly: what the tests run.")
+    ] = False,
     keep: Annotated[Path | None, typer.Option(help="Run in this new folder, and keep it.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write everything found to this file.")] = None,
 ) -> None:
@@ -38,7 +41,9 @@ def chaos(  # noqa: PLR0917 - one parameter per option
 
     Exit code: 0 nothing was lost, doubled or forked and everything recovered, 1 something was not, 2 wrong usage.
     """
-    names = _chosen(only)
+    times = _chosen(only, quick=quick)
+    if quick:
+        faults, minutes, rate = sum(times.values()), None, QUICK_RATE
     if keep is not None and keep.exists():
         raise typer.BadParameter(f"{keep} exists already", param_hint="--keep")
     outcome = Outcome(secrets.randbelow(1 << 32) if seed is None else seed)
@@ -49,7 +54,7 @@ def chaos(  # noqa: PLR0917 - one parameter per option
 
     say(f"seed {outcome.seed}")
     folder = keep or Path(tempfile.mkdtemp(prefix="meterproof-chaos-"))
-    fault = _run(folder / "data", outcome, say, rate=rate, faults=faults, minutes=minutes, only=names)
+    fault = _run(folder / "data", outcome, times, say, rate=rate, faults=faults, minutes=minutes)
     if json_file is not None:
         json_file.write_bytes(orjson.dumps(outcome.as_json() | {"error": fault}, option=orjson.OPT_INDENT_2))
     _print(Console(), outcome)
@@ -67,26 +72,30 @@ def chaos(  # noqa: PLR0917 - one parameter per option
 def _run(
     data: Path,
     outcome: Outcome,
+    times: Mapping[str, int],
     say: Callable[[str], None],
     *,
     rate: int,
     faults: int | None,
     minutes: float | None,
-    only: list[str],
 ) -> str | None:
     """What went wrong, in words; None if the run came to its end."""
     if faults is None and minutes is None:
         minutes = 5.0
     try:
-        asyncio.run(run(data, outcome, rate=rate, faults=faults, minutes=minutes, only=only, say=say))
+        asyncio.run(run(data, outcome, times, rate=rate, faults=faults, minutes=minutes, say=say))
     except (AssertionError, LocalError, TimeoutError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def _chosen(only: list[str] | None) -> list[str]:
-    """The names of faults that begin with one of these; all without any."""
-    chosen = [name for name in FAULTS if not only or any(name.startswith(begin) for begin in only)]
+def _chosen(only: list[str] | None, *, quick: bool) -> dict[str, int]:
+    """The faults whose names begin with one of these, all without any; with how often each strikes in a round."""
+    chosen = {
+        name: fault.times
+        for name, fault in FAULTS.items()
+        if not (quick and fault.slow) and (not only or any(name.startswith(begin) for begin in only))
+    }
     if not chosen:
         known = "\n  ".join(FAULTS)
         raise typer.BadParameter(f"no fault's name begins so; there are\n  {known}", param_hint="--only")

@@ -52,18 +52,20 @@ class Fault:
     """In one round of the schedule."""
     recovered: Callable[[Rig], bool]
     """What must come to hold afterwards, beside the arrival of everything sent."""
+    slow: bool
+    """Whether recovery waits for time limits of half a minute: too long for a short run."""
 
 
 FAULTS: Final[dict[str, Fault]] = {}
 
 
 def fault(
-    name: str, *, times: int = 1, recovered: Callable[[Rig], bool] = lambda _: True
+    name: str, *, times: int = 1, recovered: Callable[[Rig], bool] = lambda _: True, slow: bool = False
 ) -> Callable[[Inject], Inject]:
     """Enter a function into `FAULTS`."""
 
     def enter(inject: Inject) -> Inject:
-        FAULTS[name] = Fault(name, inject, times, recovered)
+        FAULTS[name] = Fault(name, inject, times, recovered, slow)
         return inject
 
     return enter
@@ -233,7 +235,7 @@ async def cut(rig: Rig, draw: random.Random) -> str:
     return f"and none for {length_s:.1f} s"
 
 
-@fault("network: open connections fall silent")
+@fault("network: open connections fall silent", slow=True)
 async def silence(rig: Rig, draw: random.Random) -> str:
     """As when a firewall forgets them: nothing is refused, nothing is answered, new connections work."""
     del draw

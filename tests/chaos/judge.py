@@ -7,6 +7,7 @@ is compared with `fold`.
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from meterproof.kafka.price_books import read_price_books
 from meterproof.kafka.reader import PartitionReader
 from meterproof_local.comparison import Check, Measured, checks, measure_folders, measure_kafka
+from meterproof_local.errors import NotInTime
 from meterproof_schemas.accounts import Accounts
 from meterproof_schemas.fold import LogState, fold
 from meterproof_schemas.topics import Topic
@@ -104,18 +106,19 @@ async def judge(rig: Rig) -> list[Check]:
     return [*found, *checks(ledger, measured)]
 
 
-def echoes(physical: list[list[tuple[int, bytes | None]]]) -> int:
-    """Records of late writers, all logs together."""
-    return sum(read_log([value for _, value in values]).echoes for values in physical)
-
-
 async def _stages(rig: Rig, physical: list[list[tuple[int, bytes | None]]], found: list[Check]) -> None:
-    """What every stage says of itself, against the fold."""
+    """What every stage says of itself, against the fold; a worker that was just started again is waited for."""
     books = await read_price_books(rig.kafka)
+    states = [fold(records, LogState(accounts=Accounts(books))) for records in physical]
+    with contextlib.suppress(NotInTime):
+        await rig.supervisor.wait_until(lambda: not _differing(rig, states), "every stage's status", patience_s=60)
+    wrong = _differing(rig, states)
+    found.append(Check("status", "stages whose status is not what the fold says", "", "; ".join(wrong), len(wrong)))
+
+
+def _differing(rig: Rig, states: list[LogState]) -> list[str]:
     wrong: list[str] = []
-    for partition, records in enumerate(physical):
-        accounts = Accounts(books)
-        state = fold(records, LogState(accounts=accounts))
+    for partition, state in enumerate(states):
         holders = [part for name in SEQUENCERS if (part := rig.part(name, partition)) is not None]
         if [(part["position"], part["counts"]) for part in holders] != [(state.position, dict(state.counts))]:
             wrong.append(f"sequencers, partition {partition}: {holders}, fold: {state.position}, {state.counts}")
@@ -123,9 +126,9 @@ async def _stages(rig: Rig, physical: list[list[tuple[int, bytes | None]]], foun
             part = rig.part(name, partition) or {}
             if part.get("position") != state.position:
                 wrong.append(f"{name}, partition {partition}: {part.get('position')}, fold: {state.position}")
-        if sum(account.events for account in accounts.agents.values()) != state.position:
+        if state.accounts is None or state.position != sum(one.events for one in state.accounts.agents.values()):
             wrong.append(f"accounts of partition {partition}")
-    found.append(Check("status", "stages whose status is not what the fold says", 0, "; ".join(wrong), len(wrong)))
+    return wrong
 
 
 def _wrong_roots(rig: Rig, logs: list[Log]) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -16,6 +16,8 @@ from tests.chaos.recovery import Recovery, RecoveryWatch
 from tests.chaos.rig import Rig
 from tests.chaos.schedule import schedule
 
+QUICK_RATE: Final = 300
+"""Events a second of a short run."""
 _FIRST_S: Final = 2.0
 """Load alone, before the first fault."""
 _INJECTION_LIMIT_S: Final = 120.0
@@ -94,14 +96,16 @@ class Outcome:
 async def run(
     folder: Path,
     outcome: Outcome,
+    times: Mapping[str, int],
     *,
     rate: int,
     faults: int | None = None,
     minutes: float | None = None,
-    only: list[str] | None = None,
     say: Callable[[str], None],
 ) -> None:
     """Run until `faults` were injected or `minutes` have passed, whichever is given; what it finds goes into `outcome`.
+
+    `times` says which faults, and how often each strikes in one round of the schedule.
 
     1. Pipeline and load. 2. Faults, as the seed has it: each when the pipeline has recovered from the one before, or
     meanwhile. 3. Everything recovers, the load stops, everything arrives. 4. Judgement.
@@ -110,7 +114,6 @@ async def run(
         AssertionError: the pipeline did not recover from a fault in time.
         LocalError: something did not start, or needs a person.
     """
-    times = {name: one.times for name, one in FAULTS.items() if not only or name in only}
     async with Rig(folder, seed=outcome.seed, rate=rate, say=lambda text: say(f"  {text}")) as rig:  # 1
         watch = RecoveryWatch(rig)
         outcome.recoveries = watch.recoveries
