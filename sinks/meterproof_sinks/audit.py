@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +24,14 @@ from meterproof_proofs.note import SignedNote, Verifier
 from meterproof_proofs.tree import EMPTY_ROOT
 from meterproof_schemas.chain import Cursor, LogChain
 from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.event import entry_of
 from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
 from meterproof_schemas.reasons import StopReason
 from meterproof_sinks.audit_folder import (
     CHECKPOINT_FILE,
     LOCK_FILE,
     LOG_FILE,
+    TLOG_FOLDER,
     AuditError,
     DamagedAudit,
     LogName,
@@ -46,11 +48,14 @@ from meterproof_sinks.audit_folder import (
     split_record,
 )
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
+from meterproof_sinks.tlog_folder import TlogFolder
 
 _BOUNDARIES_MAX: Final = 16_384
 """Record ends whose roots are kept in memory; the roots of older ones are read from disk."""
 _WAITING_MAX: Final = 4_096
 """Checkpoints kept that are ahead of the disk; the smallest go first, for a larger one will do."""
+_RECENT_MAX: Final = 262_144
+"""Entries kept in memory for the next checkpoint's tiles (about 20 MB); if more come, they are read from disk then."""
 _LOCK_ATTEMPTS: Final = 20
 _LOCK_PAUSE_S: Final = 0.05
 _FOLDER_MODE: Final = 0o750
@@ -105,6 +110,7 @@ class AuditLog:
 
     1. Take the lock. 2. Name the log, if it is new. 3. Read all records. 4. Compare them with the signed checkpoint.
     5. Set a torn tail aside. 6. Open the last segment and sync it: what a killed writer left may be in memory only.
+    7. Bring the tiles up to the checkpoint.
     """
 
     def __init__(
@@ -121,6 +127,7 @@ class AuditLog:
         Raises:
             LockedAudit: another writer has it.
             DamagedAudit: something before the tail is not as it was written, or less is there than was signed for.
+            StageStopped: `log_diverged` when the tiles are not those of the lines.
             AuditDiskError: a torn tail cannot be set aside, or the folder not be made.
         """
         self.folder = folder
@@ -133,6 +140,9 @@ class AuditLog:
         self._limits = SegmentLimits() if limits is None else limits
         self._disk = Disk() if disk is None else disk
         self._chain = LogChain()
+        self._tlog = TlogFolder(folder / TLOG_FOLDER, self._disk)
+        self._recent: list[bytes] = []
+        """The last entries before the log's end, for the next checkpoint's tiles."""
         self._boundaries: OrderedDict[int, bytes] = OrderedDict()
         self._writing = False
         """Set while a write is under way, and for good by a failed one or by `close`: nothing more is written then."""
@@ -142,10 +152,12 @@ class AuditLog:
         try:
             self._name_log(LogName(version=1, origin=origin, partition=partition))  # 2
             whole, torn = self._read()  # 3
-            self._check_checkpoint()  # 4
+            signed = self._check_checkpoint()  # 4
             if torn is not None:
                 self._set_aside(torn)  # 5
             self._reopen(whole)  # 6
+            if signed is not None:
+                self._tlog.bring_up(*signed, self._entries_from)  # 7
         except OSError as error:
             self.close()
             raise AuditDiskError(f"{folder}: cannot be opened for writing: {error}") from error
@@ -193,11 +205,35 @@ class AuditLog:
     def take_checkpoint(self, checkpoint: Checkpoint, note: bytes) -> None:
         """Make `note`, a signed checkpoint whose every entry is on disk, the folder's checkpoint if it is the largest.
 
-        Verify signatures before.
+        Verify signatures before. 1. Compare it with the disk. 2. Write it down. 3. Bring the tiles up to it: what is
+        published there is never ahead of what this folder itself would hold a later writer to.
 
         Raises:
-            StageStopped: `log_diverged` when it contradicts what is on disk.
+            StageStopped: `log_diverged` when it contradicts what is on disk, or the tiles do.
             AuditDiskError: it cannot be written.
+        """
+        self.compare_checkpoint(checkpoint)  # 1
+        if self.checkpoint is not None and checkpoint.size <= self.checkpoint.size:
+            return
+        try:
+            with self._one_at_a_time:
+                self._disk.replace(self.folder / CHECKPOINT_FILE, note)  # 2
+                self._tlog.write(checkpoint, note, self._entries_from)  # 3
+                self._recent = self._recent[max(0, len(self._recent) - (self._chain.position - checkpoint.size)) :]
+        except OSError as error:
+            self._writing = True
+            place = error.filename or self.folder / CHECKPOINT_FILE
+            raise AuditDiskError(f"{place}: {error.strerror or error}") from error
+        except StageStopped:
+            self._writing = True
+            raise
+        self.checkpoint = checkpoint
+
+    def compare_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Return if a signed checkpoint whose every entry is on disk agrees with the disk.
+
+        Raises:
+            StageStopped: `log_diverged` when it does not.
         """
         root = self._root_at(checkpoint.size)
         if root != checkpoint.root:
@@ -208,15 +244,6 @@ class AuditLog:
                 f"but on disk it {found}. Keep {self.folder} and the topic as they are and compare them: one "
                 "of them was changed, or the log's key signed two histories.",
             )
-        if self.checkpoint is not None and checkpoint.size <= self.checkpoint.size:
-            return
-        try:
-            with self._one_at_a_time:
-                self._disk.replace(self.folder / CHECKPOINT_FILE, note)
-        except OSError as error:
-            self._writing = True
-            raise AuditDiskError(f"{self.folder / CHECKPOINT_FILE}: {error.strerror or error}") from error
-        self.checkpoint = checkpoint
 
     def has_root_in_memory(self, size: int) -> bool:
         """Whether comparing a checkpoint of this size costs no reading."""
@@ -280,12 +307,14 @@ class AuditLog:
             return whole, torn
         return whole, None
 
-    def _check_checkpoint(self) -> None:
+    def _check_checkpoint(self) -> tuple[Checkpoint, bytes] | None:
+        """Compare the signed checkpoint with the records; return it and its note, None if there is none."""
         file = self.folder / CHECKPOINT_FILE
         try:
-            checkpoint = Checkpoint.parse(SignedNote.parse(file.read_bytes()).text)
+            note = file.read_bytes()
+            checkpoint = Checkpoint.parse(SignedNote.parse(note).text)
         except FileNotFoundError:
-            return
+            return None
         except ProofError as error:
             raise DamagedAudit(file, None, None, str(error)) from error
         if checkpoint.origin != self.origin:
@@ -301,6 +330,7 @@ class AuditLog:
         if self._root_at(checkpoint.size) != checkpoint.root:
             raise DamagedAudit(file, 3, None, f"its root is not the root of the {checkpoint.size} entries on disk")
         self.checkpoint = checkpoint
+        return checkpoint, note
 
     def _set_aside(self, torn: TornAudit) -> None:
         """Move the bytes behind the last whole record to side files: copied and synced before they are cut off."""
@@ -386,6 +416,9 @@ class AuditLog:
         for log_offset, record in records[: len(frames)]:
             self._chain.advance(log_offset, record.header, record.digest)
             self._note_boundary(record)
+            self._recent += map(entry_of, record.lines)
+        if len(self._recent) > _RECENT_MAX:
+            self._recent.clear()
         return records[len(frames) :]
 
     def _is_full(self, opened: _Open, record: LogRecord) -> bool:
@@ -432,7 +465,21 @@ class AuditLog:
             )
         return ""
 
-    # --- roots ---
+    # --- entries and roots ---
+
+    def _entries_from(self, first: int) -> Iterator[bytes]:
+        """The entries on disk from a position on; from memory if they are all kept there."""
+        recent_first = self._chain.position - len(self._recent)
+        if first >= recent_first:
+            yield from self._recent[first - recent_first :]
+            return
+        segments = segments_of(self.folder)
+        begin = max(number for number, segment in enumerate(segments) if segment.first <= first)
+        for segment in segments[begin:]:
+            for stored in read_segment(segment, last=segment is segments[-1]):
+                lines = decode_record(stored.value).lines if stored.position + stored.events > first else ()
+                for line in lines[max(0, first - stored.position) :]:
+                    yield entry_of(line)
 
     def _note_boundary(self, record: LogRecord) -> None:
         self._boundaries[record.header.size] = bytes.fromhex(record.header.root)
@@ -623,6 +670,8 @@ class AuditSink:
         covered = sorted(size for size in waiting if size <= position)
         for size in covered:
             checkpoint, note = waiting[size]
-            if size == covered[-1] or log.has_root_in_memory(size):
+            if size == covered[-1]:
                 await asyncio.to_thread(log.take_checkpoint, checkpoint, note)
+            elif log.has_root_in_memory(size):
+                log.compare_checkpoint(checkpoint)
             del waiting[size]

@@ -5,6 +5,7 @@
                      <first position>.jsonl                 event lines, verbatim: line n is position first + n - 1
                      <first position>.records.jsonl         per record: frame, record header, batch header, signatures
                      checkpoint                             latest signed checkpoint whose every entry is on disk
+                     tlog/                                  the log as tiles, to publish: see `tlog_folder`
                      lock                                   held by the one writer while it runs
                      <file>.<n>.torn                        a torn tail that a writer found on start and set aside
 ```
@@ -55,6 +56,7 @@ from meterproof_sinks.disk import NEW_SUFFIX
 
 LOG_FILE: Final = "log.json"
 CHECKPOINT_FILE: Final = "checkpoint"
+TLOG_FOLDER: Final = "tlog"
 LOCK_FILE: Final = "lock"
 VOLUME_FOLDER: Final = "lost+found"
 """What the root of an ext4 volume holds, unreadable for all but root: none of our business."""
@@ -256,8 +258,13 @@ def unexpected_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_dir()
-        or (path.name not in own and not _SEGMENT_NAME.fullmatch(path.name) and not _TORN_NAME.fullmatch(path.name))
+        if (path.is_dir() and path.name != TLOG_FOLDER)
+        or (
+            path.is_file()
+            and path.name not in own
+            and not _SEGMENT_NAME.fullmatch(path.name)
+            and not _TORN_NAME.fullmatch(path.name)
+        )
     )
 
 

@@ -52,6 +52,11 @@ class Disk:
 
         1. Write the content beside it. 2. Sync. 3. Rename over it. 4. Sync the folder.
         """
+        self.put(path, content)
+        self.sync_folder(path.parent)
+
+    def put(self, path: Path, content: bytes) -> None:
+        """As `replace` without its last step: for many files, whose folders the caller syncs once, afterwards."""
         beside = path.with_name(path.name + NEW_SUFFIX)
         with suppress(FileNotFoundError):
             beside.unlink()
@@ -62,4 +67,3 @@ class Disk:
         finally:
             os.close(descriptor)
         beside.replace(path)
-        self.sync_folder(path.parent)

@@ -3,7 +3,8 @@
 For each log, per record: every line is hashed again; the record's digest, its link to the record before, the positions,
 the ingest clock, the size, root and frontier that it states are re-derived; the producer's signature over the batch's
 header is verified, and the signed batch root is re-derived from the accepted lines and the digests of the others. The
-log's signed checkpoint must be by one of the keys and give the size where it stands the root that was derived.
+log's signed checkpoint must be by one of the keys and give the size where it stands the root that was derived. Where
+the log is published as tiles, every file of that is derived again from the lines and compared.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, fron
 from meterproof_sinks.audit_folder import (
     CHECKPOINT_FILE,
     LOG_FILE,
+    TLOG_FOLDER,
     VOLUME_FOLDER,
     AuditFault,
     ChangedRecord,
@@ -44,8 +46,11 @@ from meterproof_sinks.audit_folder import (
     unexpected_files,
     writer_is_running,
 )
+from meterproof_sinks.tlog_verification import TlogVerification
 
 _PROGRESS_BYTES: Final = 1 << 20
+
+_DERIVED_ON_START: Final = "if the audit worker was killed, its next start writes what is missing"
 
 OnProgress = Callable[[int], None]
 """Called with the bytes that were checked since the last call."""
@@ -90,6 +95,10 @@ class LogReport:
     """Batches whose signed root was re-derived from all their lines or the digests of those not accepted."""
     batch_roots_unchecked: int = 0
     """Batches refused as a whole: the log does not say what was in them."""
+    tlog_size: int | None = None
+    """Entries that the published tiles were signed for; None if there are no such files, or they do not hold."""
+    tlog_files: int = 0
+    """Published tiles and entry bundles that were derived again and compared."""
     torn_files: int = 0
     """Torn tails that a writer set aside. They are no part of the log."""
     writer_running: bool = False
@@ -128,6 +137,7 @@ class LogReport:
                 "unchecked": self.signatures_unchecked,
             },
             "batch_roots": {"verified": self.batch_roots_verified, "unchecked": self.batch_roots_unchecked},
+            "tlog": None if self.tlog_size is None else {"size": self.tlog_size, "files": self.tlog_files},
             "torn_files": self.torn_files,
             "writer_running": self.writer_running,
             "unfinished": self.unfinished,
@@ -287,8 +297,9 @@ def verify_log(
 class _LogVerification:
     """One pass over one log. Stops at the first fault in the records: nothing behind it can be judged.
 
-    1. Read the checkpoint, before the records: all that it covers is then on disk. 2. Follow the records. 3. Compare
-    both. 4. Look for what does not belong there.
+    1. Read the published checkpoint, then the log's own, then the records: what is covered by one is then in the next.
+    2. Follow the records, and compare the published tiles on the way. 3. Compare the checkpoints with what was derived.
+    4. Look for what does not belong there.
     """
 
     def __init__(self, folder: Path, verifiers: Sequence[Verifier], producers: Producers | None) -> None:
@@ -300,7 +311,10 @@ class _LogVerification:
         self._chain = LogChain()
         self._frontier = Frontier()
         self._roots: dict[int, bytes] = {}
-        """The derived root where the checkpoint stands, once it was reached."""
+        """The derived roots where the checkpoints stand, once they were reached."""
+        self._tlog: TlogVerification | None = None
+        self._note: bytes | None = None
+        """The log's own checkpoint as it was read; None if there is none."""
 
     def run(self, on_progress: OnProgress | None) -> None:
         report = self.report
@@ -311,9 +325,15 @@ class _LogVerification:
             report.faults.append(fault)
         except FileNotFoundError:
             report.faults.append(DamagedAudit(self._folder / LOG_FILE, None, None, "is missing"))
-        checkpoint = self._read_checkpoint()  # 1
+        tlog_note = self._read_note(self._folder / TLOG_FOLDER / CHECKPOINT_FILE)  # 1
+        self._note = self._read_note(self._folder / CHECKPOINT_FILE)
+        published = self._read_published(tlog_note)
+        checkpoint = self._read_checkpoint()
+        sizes = {one.size for one in (published, checkpoint) if one is not None}
+        whole = False
         try:
-            self._follow(checkpoint, on_progress)  # 2
+            self._follow(sizes, on_progress)  # 2
+            whole = True
         except TornAudit as torn:
             if torn.incomplete and report.writer_running:
                 report.unfinished = True
@@ -325,6 +345,7 @@ class _LogVerification:
             file = Path(error.filename) if error.filename else self._folder
             report.faults.append(DamagedAudit(file, None, None, f"cannot be read: {error.strerror}"))
         self._compare(checkpoint)  # 3
+        self._compare_published(published, whole=whole or report.unfinished)
         report.torn_files = len(torn_files(self._folder))  # 4
         report.faults.extend(
             DamagedAudit(path, None, None, "is no part of a log and does not belong here")
@@ -335,19 +356,28 @@ class _LogVerification:
 
     def _read_checkpoint(self) -> Checkpoint | None:
         file = self._folder / CHECKPOINT_FILE
-        origin = self.report.origin
-        trusted = [key for key in self._verifiers if key.name == origin] or self._verifiers
-        try:
-            return open_checkpoint(file.read_bytes(), trusted, origin=origin)
-        except FileNotFoundError:
+        if self._note is None:
             return None
+        try:
+            return open_checkpoint(self._note, self._trusted(), origin=self.report.origin)
         except MalformedCheckpoint as error:
             self.report.faults.append(DamagedAudit(file, error.line, None, str(error)))
         except ProofError as error:
             self.report.faults.append(DamagedAudit(file, getattr(error, "line", None), None, str(error)))
+        return None
+
+    def _read_note(self, file: Path) -> bytes | None:
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:
+            return None
         except OSError as error:
             self.report.faults.append(DamagedAudit(file, None, None, f"cannot be read: {error.strerror}"))
-        return None
+            return None
+
+    def _trusted(self) -> Sequence[Verifier]:
+        """The keys that may sign for this log."""
+        return [key for key in self._verifiers if key.name == self.report.origin] or self._verifiers
 
     def _compare(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:
@@ -365,18 +395,60 @@ class _LogVerification:
             fault = f"the signed root of size {checkpoint.size} is not {root.hex()}, which follows from the lines"
             report.faults.append(DamagedAudit(file, 3, 0, fault))
 
+    # --- the published files ---
+
+    def _read_published(self, note: bytes | None) -> Checkpoint | None:
+        """The published checkpoint if a key given signed it; says so if it is not the log's own.
+
+        While a writer is at work, it may be an earlier one.
+        """
+        folder, report = self._folder / TLOG_FOLDER, self.report
+        file = folder / CHECKPOINT_FILE
+        if not folder.is_dir():
+            return None
+        self._tlog = TlogVerification(folder, writer_running=report.writer_running)
+        if note is None:
+            if self._note is not None and not report.writer_running:
+                report.faults.append(DamagedAudit(file, None, None, f"is missing; {_DERIVED_ON_START}"))
+            return None
+        try:
+            published = open_checkpoint(note, self._trusted(), origin=report.origin)
+        except ProofError as error:
+            report.faults.append(DamagedAudit(file, getattr(error, "line", None), None, str(error)))
+            return None
+        if note != self._note and not report.writer_running:
+            fault = f"of size {published.size}, is not the log's own {CHECKPOINT_FILE}; {_DERIVED_ON_START}"
+            report.faults.append(DamagedAudit(file, None, None, fault))
+        return published
+
+    def _compare_published(self, published: Checkpoint | None, *, whole: bool) -> None:
+        """Compare the right edge and the checkpoint; `whole` if all records were followed."""
+        tlog, report = self._tlog, self.report
+        if tlog is None:
+            return
+        holds = published is not None and self._roots.get(published.size) == published.root
+        if published is not None and whole and not holds:
+            fault = f"the signed root of size {published.size} does not follow from the lines"
+            report.faults.append(DamagedAudit(self._folder / TLOG_FOLDER / CHECKPOINT_FILE, 3, None, fault))
+        if whole:
+            tlog.finish(published.size if published is not None and holds else None)
+        report.faults.extend(tlog.faults)
+        report.tlog_files = tlog.files
+        if published is not None and holds and not tlog.faults:
+            report.tlog_size = published.size
+
     # --- the records ---
 
-    def _follow(self, checkpoint: Checkpoint | None, on_progress: OnProgress | None) -> None:
+    def _follow(self, signed_sizes: set[int], on_progress: OnProgress | None) -> None:
         report, frontier = self.report, self._frontier
-        signed_size = -1 if checkpoint is None else checkpoint.size
         unreported = 0
         for stored in read_records(self._folder):
             record = follow_stored(stored, self._chain)
             header = record.header
             if header.genesis is not None:
                 self._check_genesis(stored, header.genesis)
-            leaves = leaf_hashes([entry_of(line) for line in record.lines])
+            entries = [entry_of(line) for line in record.lines]
+            leaves = leaf_hashes(entries)
             frontier.extend(leaves)
             root = frontier.root()
             if header.size != frontier.size or header.root != root.hex():
@@ -385,8 +457,10 @@ class _LogVerification:
                 raise _fault_in_header(stored, "its frontier does not follow from the lines")
             if record.carried is not None:
                 self._check_batch(stored, record, leaves)
-            if header.size == signed_size:
-                self._roots[signed_size] = root
+            if header.size in signed_sizes:
+                self._roots[header.size] = root
+            if self._tlog is not None:
+                self._tlog.take(entries, leaves)
             report.records += 1
             report.events = header.size
             unreported += len(stored.value)

@@ -105,6 +105,7 @@ def test_logs_that_are_not_in_the_folder_are_named(data: Path, log: Path, capsys
 def test_without_any_checkpoint_it_is_not_true(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for log in (data / "audit").iterdir():
         (log / "checkpoint").unlink()
+        shutil.rmtree(log / "tlog")
     assert main([str(data), "--vkey", str(data / "keys")]) == 1
     assert "nothing is proved" in capsys.readouterr().out
 

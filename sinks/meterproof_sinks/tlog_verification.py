@@ -1,0 +1,131 @@
+"""Verify a log's published files (`tlog_folder`) against its lines: every byte, every width, every name."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from meterproof_proofs.bundle import encode_bundle
+from meterproof_proofs.tiles import TILE_WIDTH, Bundle, Tile, TileEdge, bundles_of, tiles_of
+from meterproof_sinks.audit_folder import CHECKPOINT_FILE, DamagedAudit
+from meterproof_sinks.disk import NEW_SUFFIX
+from meterproof_sinks.tlog_folder import place_of
+
+_FAULTS_MAX: Final = 20
+
+_Place = tuple[str, int]
+"""A level, or `entries`, and an index."""
+
+
+class TlogVerification:
+    """One pass over the published files beside a pass over the log's records; lives for it.
+
+    Give it every record's entries in order, then `finish`. What it found is in `faults`. While a writer is at work,
+    files may go ahead of the lines that were read, and partial ones may be pruned; otherwise every file must be one
+    that follows from the lines, and every one that the checkpoint implies must be there.
+    """
+
+    def __init__(self, folder: Path, *, writer_running: bool) -> None:
+        self.faults: list[DamagedAudit] = []
+        self.files = 0
+        """Tiles and bundles that were compared with what follows from the lines."""
+        self._folder = folder
+        self._writer_running = writer_running
+        self._edge = TileEdge()
+        self._tail: list[bytes] = []
+        self._left_out = 0
+        self._widths: dict[_Place, set[int]] = {}
+        """The tiles and bundles that are there and were not compared yet."""
+        self._seen: set[str] = set()
+        for top, folders, files in os.walk(folder):
+            if not folders and not files and Path(top) != folder:
+                self._fault(Path(top), "is empty and does not belong here")
+            for name in files:
+                self._take_file((Path(top) / name).relative_to(folder).as_posix())
+
+    def take(self, entries: Sequence[bytes], leaves: Sequence[bytes]) -> None:
+        """Compare the files that the next entries complete; their leaf hashes are `leaves`."""
+        index = self._edge.size // TILE_WIDTH
+        self._tail += entries
+        while len(self._tail) >= TILE_WIDTH:
+            self._compare(Bundle(index), encode_bundle(self._tail[:TILE_WIDTH]))
+            del self._tail[:TILE_WIDTH]
+            index += 1
+        for tile, content in self._edge.extend(leaves):
+            self._compare(tile, content)
+
+    def finish(self, size: int | None) -> None:
+        """Compare the right edge, then look for what is missing or too much.
+
+        Args:
+            size: of the published checkpoint, if it holds; None if there is none.
+
+        """
+        if self._tail:
+            self._compare(Bundle(self._edge.size // TILE_WIDTH, len(self._tail)), encode_bundle(self._tail))
+        for tile, content in self._edge.partials():
+            self._compare(tile, content)
+        due: list[Tile | Bundle] = [*bundles_of(size or 0), *tiles_of(size or 0)]
+        for place in due:
+            if place.path not in self._seen and (place.is_full or place.full.path not in self._seen):
+                self._fault(self._folder / place.path, f"is missing, though {size} entries are signed for")
+        if not self._writer_running:
+            for (kind, index), widths in self._widths.items():
+                for width in widths:
+                    path = _path(kind, index, width)
+                    self._fault(self._folder / path, f"holds more than the {self._edge.size} lines here give")
+        if self._left_out:
+            self.faults.append(DamagedAudit(self._folder, None, None, f"{self._left_out} more files do not hold"))
+
+    def _take_file(self, path: str) -> None:
+        if path.removesuffix(NEW_SUFFIX) == CHECKPOINT_FILE:
+            return
+        place = place_of(path)
+        if place is None:
+            # A crash may leave an unfinished file behind; the next start removes it.
+            if not path.endswith(NEW_SUFFIX) or place_of(path.removesuffix(NEW_SUFFIX)) is None:
+                self._fault(self._folder / path, "is no tile and no entry bundle, and does not belong here")
+            return
+        self._widths.setdefault(_place(place), set()).add(place.width)
+
+    def _compare(self, at: Tile | Bundle, content: bytes) -> None:
+        """Compare the files at a place, whatever their widths, with what follows from the lines so far."""
+        unit = len(content) // at.width
+        key = _place(at)
+        for width in sorted(self._widths.get(key, ())):
+            ahead = width > at.width
+            if ahead and not self._writer_running:
+                continue  # `finish` names it
+            path = _path(*key, width)
+            self._widths[key].discard(width)
+            self._seen.add(path)
+            try:
+                found = (self._folder / path).read_bytes()
+            except FileNotFoundError:
+                if not self._writer_running:
+                    self._fault(self._folder / path, "is missing")
+                continue
+            self.files += 1
+            if len(found) != width * unit:
+                self._fault(self._folder / path, f"is {len(found)} bytes long; its name asks for {width * unit}")
+            elif found[: len(content)] != content[: width * unit]:
+                first = next(n for n in range(width) if found[n * unit : n * unit + unit] != content[n * unit :][:unit])
+                position = None
+                if isinstance(at, Bundle) or at.level == 0:
+                    position = at.index * TILE_WIDTH + first
+                what = "entry" if isinstance(at, Bundle) else "hash"
+                self._fault(self._folder / path, f"{what} {first} of it is not what follows from the lines", position)
+
+    def _fault(self, path: Path, fault: str, position: int | None = None) -> None:
+        if len(self.faults) < _FAULTS_MAX:
+            self.faults.append(DamagedAudit(path, None, position, fault))
+        else:
+            self._left_out += 1
+
+
+def _place(place: Tile | Bundle) -> _Place:
+    return ("entries" if isinstance(place, Bundle) else str(place.level)), place.index
+
+
+def _path(kind: str, index: int, width: int) -> str:
+    return Bundle(index, width).path if kind == "entries" else Tile(int(kind), index, width).path
