@@ -1,5 +1,7 @@
 """Errors of the stream workers that are not the contract's or Kafka's."""
 
+from pathlib import Path
+
 
 class StreamError(Exception):
     """Root of the stream workers' own errors."""
@@ -29,3 +31,20 @@ class FaustChanged(StreamError):
 
 class WorkerStalled(StreamError):
     """Records wait on the topic and none is taken: the runtime has stopped delivering without an error."""
+
+
+class IndexDamaged(StreamError):
+    """The folder of a dedupe index cannot be used; it is a cache of the log, so a new start makes it anew."""
+
+    def __init__(self, folder: Path, fault: str) -> None:
+        super().__init__(f"the dedupe index in {folder} is damaged: {fault}. Start again: it is rebuilt from the log")
+        self.fault = fault
+
+
+class IndexUnusable(StreamError):
+    """No dedupe index can be kept in a folder."""
+
+    def __init__(self, folder: Path, fault: str) -> None:
+        super().__init__(
+            f"no dedupe index can be kept in {folder}: {fault}. Put that right, or run with `--index memory`"
+        )

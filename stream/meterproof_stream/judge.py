@@ -169,21 +169,23 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
     partition, partitions, corrections = genesis.partition, genesis.partitions, genesis.limits.corrections
     latest_us = (place.append_ms + genesis.limits.future_tolerance_ms) * _US_PER_MS
     earliest_us = (place.clock_ms - genesis.limits.horizon_ms) * _US_PER_MS
-    known = state.index.get
+    events = read_events(batch.lines)
+    identities = [identity_of(event.source, event.id) for event in events if not isinstance(event, InvalidEvent)]
+    known = zip(identities, state.index.get_many(identities), strict=True)
     seen: dict[bytes, bytes] = {}
     speakers = _speakers(registry, tuple(entry.key_id for entry in authorities), partition, partitions)
     whole = True
     accepted: list[int] = []
     accept = accepted.append
 
-    for number, event in enumerate(read_events(batch.lines)):
+    for number, event in enumerate(events):
         first: bytes | None = None
         if isinstance(event, InvalidEvent):
             reason, detail = event.reason, event.detail
         else:
+            identity, held = next(known)
             data = event.data
-            source = event.source
-            speaker = (source, event.subject, data.customer)
+            speaker = (event.source, event.subject, data.customer)
             try:
                 fault = speakers[speaker]
             except KeyError:
@@ -204,9 +206,8 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
                 elif time_us < earliest_us:
                     reason, detail = Reason.TOO_LATE, "time: before the ingest clock minus the horizon"
                 else:
-                    identity = identity_of(source, event.id)
                     entry = entries[number]
-                    first = seen.get(identity) or known(identity)
+                    first = held or seen.get(identity)
                     if first is None:
                         seen[identity] = entry
                         accept(number)

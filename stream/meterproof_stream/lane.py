@@ -219,6 +219,7 @@ class Lane:
     def _accept(self, pending: _Pending, offset: int) -> None:
         self._expected = offset + 1
         self.delivered += 1
+        self.state.acknowledge(offset)
         self._room.give_back(len(pending.built.value))
         if pending.acknowledge is not None:
             pending.acknowledge()

@@ -55,8 +55,22 @@ class Sequencer:
         random_bytes: Callable[[int], bytes],
         on_failure: Callable[[BaseException], None],
         room: Room | None = None,
+        index_dir: Path | None = None,
     ) -> None:
+        """Hold nothing yet.
+
+        Args:
+            kafka: where the topics are.
+            registry_path: the key registry's file.
+            random_bytes: names writers.
+            on_failure: told an error after which nothing may be acknowledged.
+            room: bounds what is on its way.
+            index_dir: where the dedupe indexes are kept on disk, a folder for each partition; None: in memory.
+
+        """
         self._kafka = kafka
+        self._index_dir = index_dir
+        self._folding: dict[int, tuple[int, int]] = {}
         self._registry = RegistryFile(registry_path)
         self._random_bytes = random_bytes
         self._on_failure = on_failure
@@ -95,6 +109,7 @@ class Sequencer:
         for lane in self.lanes.values():
             if lane.failure is None:
                 await lane.quiesce()
+                lane.state.close()
         await self._producer.stop()
 
     async def take_over(self, partitions: Iterable[int], generation: int) -> None:
@@ -103,7 +118,8 @@ class Sequencer:
         Step 1 of the sequencer's design, for each partition:
 
         1. Close the lanes and wait for own deliveries, so that nothing of ours can land behind what is read next.
-        2. Fold the log: from the genesis, or from where our own lane expects its next record.
+        2. Fold the log: from the genesis, from what our own folder holds, or from where our own lane expects its next
+           record.
         3. Compare genesis and source with what the log says.
         4. A new lane with a new random writer.
 
@@ -117,6 +133,7 @@ class Sequencer:
         for partition, lane in self.lanes.items():
             await lane.quiesce()
             if partition not in wanted:
+                lane.state.close()
                 _log.info("partition_left", partition=partition, next=lane.next)
         kept = {partition: lane for partition, lane in self.lanes.items() if partition in wanted}
         await self._refresh_price_book()
@@ -126,7 +143,14 @@ class Sequencer:
 
     async def _take_over(self, partition: int, generation: int, before: Lane | None) -> Lane:
         known = None if before is None else (before.state, before.log_end)
-        folded: FoldedLog = await fold_log(self._kafka, partition, known)  # 2
+        folded: FoldedLog = await fold_log(  # 2
+            self._kafka,
+            partition,
+            known,
+            folder=None if self._index_dir is None else self._index_dir / f"p{partition}",
+            on_progress=lambda offset, end: self._folding.update({partition: (offset, end)}),
+        )
+        self._folding.pop(partition, None)
         check_genesis(  # 3
             folded.state,
             partition,
@@ -289,6 +313,7 @@ class Sequencer:
             "registry": self._registry.current.digest,
             "registry_fault": self._registry.fault,
             "price_book": self._price_book,
+            "folding": {str(partition): {"offset": at, "end": end} for partition, (at, end) in self._folding.items()},
             "in_flight": {"records": self._room.records, "bytes": self._room.bytes},
             "partitions": {
                 str(partition): {

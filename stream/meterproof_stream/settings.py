@@ -1,12 +1,12 @@
 """What a stream worker is told: read from arguments or `METERPROOF_WORKER_…` variables into a frozen value."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterproof.deployment import DataFolder
+from meterproof_stream.index_kind import IndexKind
 from meterproof_stream.runtime import Runtime
 
 
@@ -31,14 +31,8 @@ class WorkerSettings(BaseSettings):
     """Folder of the deployment on this machine; what workers keep there is a cache or a status, never the truth."""
     registry: Path | None = None
     """The key registry; None takes the data folder's own."""
-    index: Literal["memory", "rocksdb"] = "memory"
-    """Where the sequencer keeps the identities of the horizon.
-
-    `memory`: fastest; about 200 bytes per identity, and every start folds the whole log. For a horizon of 24 hours as
-    long as rate x horizon / partitions held fits the memory. `rocksdb`: some 80 bytes per identity on disk and about 5
-    in memory, and a start folds only what came since. For longer horizons, more events, or quick starts. The folder is
-    a cache of the log: it may be deleted at any time while the worker is stopped.
-    """
+    index: IndexKind = IndexKind.MEMORY
+    """Where the sequencer keeps the identities of the horizon."""
 
     @property
     def registry_path(self) -> Path:
@@ -47,8 +41,8 @@ class WorkerSettings(BaseSettings):
 
     @property
     def index_dir(self) -> Path | None:
-        """Where the sequencer keeps its dedupe indexes; None: in memory."""
-        return None if self.index == "memory" else self.data_dir / "cache" / self.instance / "index"
+        """Where the sequencer keeps its dedupe indexes, a cache of the log; None: in memory."""
+        return None if self.index is IndexKind.MEMORY else self.data_dir / "cache" / self.instance / "index"
 
     @property
     def status_dir(self) -> Path:

@@ -13,6 +13,7 @@ from meterproof.kafka.topics import require_fit_topics
 from meterproof_schemas.topics import Topic
 from meterproof_stream.driver import Driver
 from meterproof_stream.engine import Engine
+from meterproof_stream.index_kind import IndexKind
 from meterproof_stream.runtime import Runtime
 from meterproof_stream.settings import WorkerSettings
 
@@ -30,6 +31,7 @@ def run_worker(
     instance: str | None,
     runtime: Runtime | None,
     registry: Path | None = None,
+    index: IndexKind | None = None,
 ) -> int:
     """Run an engine over a topic until SIGTERM; the exit code, see `exit_codes`.
 
@@ -38,7 +40,7 @@ def run_worker(
     """
     if instance is None and "METERPROOF_WORKER_INSTANCE" not in os.environ:
         instance = f"{worker}-{socket.gethostname()}"
-    stated = {"data_dir": data, "registry": registry, "instance": instance, "runtime": runtime}
+    stated = {"data_dir": data, "registry": registry, "instance": instance, "runtime": runtime, "index": index}
     settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
     kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     set_up_logging(worker, settings.instance)

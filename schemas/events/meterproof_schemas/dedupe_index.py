@@ -10,21 +10,25 @@ from meterproof_schemas.limits import FUTURE_TOLERANCE_MS
 class DedupeIndex(Protocol):
     """Identity → entry of the accepted event, for one partition, for at least the horizon.
 
-    Promise: an identity that was added at ingest clock c is found until the clock passes c + horizon + future
-    tolerance. By then the same bytes are `too_late` for ever, so they can never be counted again.
+    Promise: an identity that was added at ingest clock c is found until `evict` is called with a clock above c +
+    horizon + future tolerance, and not any more from then on, until it is added again. By then the same bytes are
+    `too_late` for ever, so they can never be counted again.
     """
 
     def get(self, identity: bytes) -> bytes | None:
         """The entry (32 bytes) that was accepted under this identity (16 bytes), or None."""
 
+    def get_many(self, identities: Sequence[bytes]) -> list[bytes | None]:
+        """`get` for each identity, in order: what a whole batch asks at once."""
+
     def add(self, identities: Sequence[bytes], entries: Sequence[bytes], clock_ms: int) -> None:
-        """Remember accepted events; `clock_ms` is the ingest clock of their record."""
+        """Remember what one record accepted, which may be nothing; `clock_ms` is its ingest clock, never falling."""
 
     def evict(self, clock_ms: int) -> None:
-        """Forget what the promise allows to forget at this ingest clock."""
+        """Forget what the promise allows to forget at this ingest clock, and all of it: verdicts depend on it."""
 
     def __len__(self) -> int:
-        """Identities held."""
+        """Identities held; an index on disk also counts those that it forgot and did not yet clear away."""
 
 
 class MemoryIndex:
@@ -41,6 +45,10 @@ class MemoryIndex:
         if identities:
             self._entries.update(zip(identities, entries, strict=True))
             self._ages.append((clock_ms, identities))
+
+    def get_many(self, identities: Sequence[bytes]) -> list[bytes | None]:
+        """See `DedupeIndex.get_many`."""
+        return list(map(self.get, identities))
 
     def evict(self, clock_ms: int) -> None:
         """See `DedupeIndex.evict`."""

@@ -54,9 +54,10 @@ class LogState(LogChain):
         batch = self._batch_of(offset, record, entries)
         identities = identities_of(record.lines)
         self.index.evict(record.header.clock_ms)
-        if len(set(identities)) != len(identities) or any(self.index.get(identity) for identity in identities):
+        if len(set(identities)) != len(identities) or any(self.index.get_many(identities)):
             raise self.diverged(offset, "accepts an identity that was accepted before")
         self.append(offset, record.header, record.digest, frontier, identities, entries, batch)
+        self.acknowledge(offset)
         if self.accounts is not None:
             self.accounts.add(record)
         return record
@@ -102,11 +103,25 @@ class LogState(LogChain):
         self.series.evict(header.clock_ms)
         if batch is not None and header.reason is None:
             self.series.add(batch, header.clock_ms)
-        self.counts["accepted"] += header.accepted
-        for _, verdict, _ in header.not_accepted:
-            self.counts[verdict] += 1
-        if header.reason is not None:
-            self.counts[f"record:{header.reason}"] += 1
+        count_verdicts(self.counts, header)
+
+    def acknowledge(self, offset: int) -> None:
+        """The oldest record appended and not acknowledged stands on the log, at this offset, for every reader.
+
+        Says nothing to a state in memory; one that is kept on disk keeps no more than what was acknowledged.
+        """
+
+    def close(self) -> None:
+        """Give back what is held outside of memory: nothing here. The state is not used afterwards."""
+
+
+def count_verdicts(counts: Counter[str], header: RecordHeader) -> None:
+    """Add a record's verdicts to `LogState.counts`."""
+    counts["accepted"] += header.accepted
+    for _, verdict, _ in header.not_accepted:
+        counts[verdict] += 1
+    if header.reason is not None:
+        counts[f"record:{header.reason}"] += 1
 
 
 def identities_of(lines: Iterable[bytes]) -> list[bytes]:

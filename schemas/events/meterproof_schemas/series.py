@@ -8,9 +8,28 @@ from meterproof_schemas.batch import BatchHeader
 
 @dataclass(slots=True)
 class _Series:
+    """One instance's batches of one partition. Every batch costs about 250 bytes, so names are held once."""
+
+    key: tuple[str, str]
+    roots: dict[int, bytes] = field(default_factory=dict)
     next: int = 0
     missing: set[int] = field(default_factory=set)
     last_clock_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
+    """What one admitted batch changed: enough to bring a `SeriesIndex` back, one row per batch of the horizon."""
+
+    clock_ms: int
+    producer: str
+    instance: str
+    sequence: int
+    root: bytes
+    next: int
+    """Of the series, after the batch."""
+    missing: list[int]
+    """Of the series, after the batch."""
 
 
 class SeriesIndex:
@@ -22,24 +41,30 @@ class SeriesIndex:
 
     def __init__(self, horizon_ms: int) -> None:
         self._horizon_ms = horizon_ms
-        self._roots: dict[tuple[str, str, int], str] = {}
-        self._ages: deque[tuple[int, tuple[str, str, int]]] = deque()
+        self._ages: deque[tuple[int, _Series, int]] = deque()
         self._series: dict[tuple[str, str], _Series] = {}
+        self._added = 0
 
     def forks(self, header: BatchHeader) -> bool:
         """Whether the series holds this sequence number with another root."""
-        root = self._roots.get((header.producer, header.instance, header.sequence))
-        return root is not None and root != header.root
+        series = self._series.get((header.producer, header.instance))
+        root = None if series is None else series.roots.get(header.sequence)
+        return root is not None and root.hex() != header.root
+
+    @property
+    def added(self) -> int:
+        """Batches ever remembered: tells whether `add` changed anything."""
+        return self._added
 
     def add(self, header: BatchHeader, clock_ms: int) -> None:
-        """Remember an admitted batch."""
-        key = (header.producer, header.instance, header.sequence)
-        if key in self._roots:
+        """Remember an admitted batch; one whose number is known changes nothing."""
+        key = (header.producer, header.instance)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = _Series(key)
+        elif header.sequence in series.roots:
             return
-        self._roots[key] = header.root
-        self._ages.append((clock_ms, key))
-        series = self._series.setdefault(key[:2], _Series())
-        series.last_clock_ms = clock_ms
+        self._remember(series, header.sequence, bytes.fromhex(header.root), clock_ms)
         if header.sequence < series.next:
             series.missing.discard(header.sequence)
         else:
@@ -50,20 +75,42 @@ class SeriesIndex:
                 series.missing.add(header.sequence - 1)
             series.next = header.sequence + 1
 
+    def row(self, header: BatchHeader, clock_ms: int) -> SeriesRow:
+        """What `add` made of this batch just now, for `restore`."""
+        series = self._series[header.producer, header.instance]
+        root = series.roots[header.sequence]
+        return SeriesRow(clock_ms, *series.key, header.sequence, root, series.next, sorted(series.missing))
+
+    def restore(self, row: SeriesRow) -> None:
+        """Take a row over. The rows of the horizon, in the order in which they were made, give the index back."""
+        key = (row.producer, row.instance)
+        series = self._series.setdefault(key, _Series(key))
+        self._remember(series, row.sequence, row.root, row.clock_ms)
+        series.next, series.missing = row.next, set(row.missing)
+
+    def _remember(self, series: _Series, sequence: int, root: bytes, clock_ms: int) -> None:
+        self._added += 1
+        series.roots[sequence] = root
+        series.last_clock_ms = clock_ms
+        self._ages.append((clock_ms, series, sequence))
+
     def evict(self, clock_ms: int) -> None:
         """Forget roots and series that are older than the horizon."""
         limit_ms = clock_ms - self._horizon_ms
         while self._ages and self._ages[0][0] < limit_ms:
-            _, key = self._ages.popleft()
-            del self._roots[key]
-            series = self._series.get(key[:2])
-            if series is not None and series.last_clock_ms < limit_ms:
-                del self._series[key[:2]]
+            _, series, sequence = self._ages.popleft()
+            del series.roots[sequence]
+            if series.last_clock_ms < limit_ms:
+                self._series.pop(series.key, None)
 
     def gaps(self) -> dict[tuple[str, str], list[int]]:
         """Missing sequence numbers by (producer, instance), where any are missing."""
         return {key: sorted(series.missing) for key, series in self._series.items() if series.missing}
 
     def roots(self) -> dict[tuple[str, str, int], str]:
-        """A copy of all roots, for comparison."""
-        return dict(self._roots)
+        """All roots, for comparison."""
+        return {
+            (*key, sequence): root.hex()
+            for key, series in self._series.items()
+            for sequence, root in series.roots.items()
+        }

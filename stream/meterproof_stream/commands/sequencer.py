@@ -11,6 +11,7 @@ import typer
 from meterproof.deployment import DataFolder
 from meterproof_stream.commands.options import RuntimeChoice
 from meterproof_stream.commands.running import run_command
+from meterproof_stream.index_kind import IndexKind
 from meterproof_stream.operator import Decision, accept_gap, quarantine
 
 WORKER = "sequencer"
@@ -41,6 +42,14 @@ def run(  # noqa: PLR0917 - one parameter per option
     registry: Registry = None,
     instance: Annotated[str | None, typer.Option(help="Stable unique name of this worker, like sequencer-0.")] = None,
     runtime: RuntimeChoice = None,
+    index: Annotated[
+        IndexKind | None,
+        typer.Option(
+            help="Where identities are kept: memory (default; horizons up to 24 hours), or rocksdb (longer horizons, "
+            "more events, quick starts) in DATA/cache/INSTANCE/index, a cache of the log.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the sequencer until SIGTERM; logs are JSON lines on stderr."""
     from meterproof.kafka.settings import KafkaSettings
@@ -50,7 +59,13 @@ def run(  # noqa: PLR0917 - one parameter per option
     from meterproof_stream.worker_process import OnFailure, run_worker
 
     def make_engine(kafka: KafkaSettings, settings: WorkerSettings, on_failure: OnFailure) -> Sequencer:
-        return Sequencer(kafka, settings.registry_path, random_bytes=secrets.token_bytes, on_failure=on_failure)
+        return Sequencer(
+            kafka,
+            settings.registry_path,
+            random_bytes=secrets.token_bytes,
+            on_failure=on_failure,
+            index_dir=settings.index_dir,
+        )
 
     code = run_worker(
         WORKER,
@@ -62,6 +77,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         instance=instance,
         runtime=runtime,
         registry=registry,
+        index=index,
     )
     raise typer.Exit(code)
 
