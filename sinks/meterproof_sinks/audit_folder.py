@@ -15,14 +15,8 @@ holds the origin in clear. A position is written with 20 digits, so names sort.
 
 The frame of a record is one line of fixed form:
 
-```
-{
-    "log_offset": 17,
-    "lines": 3,
-    "events": 100,
-    "digest": "<SHA-256 of the record's value>",
-    "check": "<CRC-32 of all before>",
-}
+```text
+{"log_offset":17,"lines":3,"events":100,"digest":"<SHA-256 of the value>","check":"<CRC-32 of all before>"}
 ```
 `lines` lines follow it in the same file (1: the record header; 3: also the batch's header and signatures), and `events`
 lines in the other file belong to it. The value of the record on `usage.log` is these lines, then those, each with LF.
