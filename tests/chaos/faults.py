@@ -302,7 +302,7 @@ async def null_value(rig: Rig, draw: random.Random) -> str:
 
 @fault("input: empty value")
 async def empty_value(rig: Rig, draw: random.Random) -> str:
-    return await _refused(rig, draw.choice(AGENTS), b"", "malformed_batch")
+    return await _refused(rig, draw.choice(AGENTS), b"", "unreadable_record")
 
 
 @fault("input: garbage")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 _PAUSE_MAX_S = 0.8
-_WAIT_PERCENT = 70
+_WAIT_PERCENT = 50
 
 
 @dataclass(frozen=True, slots=True)

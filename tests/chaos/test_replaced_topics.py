@@ -1,8 +1,8 @@
 """Topics replaced or cut off under a running pipeline: every stage stops for a person, and nothing is signed."""
 
 import asyncio
+import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -32,6 +32,11 @@ pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow]
 
 PARTITIONS = 2
 PATIENCE_S = 90.0
+SESSION_TIMEOUT_S = 10
+"""The workers' default."""
+GROUP_STAGES = ("checkpointer", "budgets")
+LOOKED_AT_S = 15.0
+"""How long a sequencer is watched that need not end by itself."""
 
 
 async def delete(kafka: KafkaSettings, topic: Topic) -> None:
@@ -82,11 +87,14 @@ async def records(pipeline: Supervisor, topic: Topic, partition: int = 0) -> lis
         return [record async for chunk in reader.read(*await reader.bounds()) for record in chunk]
 
 
-async def until(holds: Callable[[], bool], what: Callable[[], object]) -> None:
-    """Wait; `Supervisor.wait_until` would raise at the first worker that needs a person."""
+async def until_all_need_a_person(pipeline: Supervisor, *, but: tuple[str, ...] = ()) -> None:
+    """Wait until every worker has stopped for good, `but` for some."""
     deadline_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline_s, what()
+    waited = [worker for name, worker in pipeline.workers.items() if name not in but]
+    while left := [worker for worker in waited if worker.state is not State.NEEDS_YOU]:
+        if time.monotonic() > deadline_s:
+            words = [f"{one.spec.name}: {one.state}, {one.exit_code}: {one.last_words(2)}" for one in left]
+            raise AssertionError("still at work: " + "; ".join(words))
         await asyncio.sleep(0.2)
 
 
@@ -100,20 +108,24 @@ async def test_a_log_replaced_under_running_workers_stops_them_all_and_nothing_i
         await replace(pipeline, Topic.LOG)
         signed = [record.value for record in await records(pipeline, Topic.CHECKPOINTS)]
         await send(pipeline, "second")
-        await until(
-            lambda: all(worker.state is State.NEEDS_YOU for worker in pipeline.workers.values()),
-            lambda: {name: (worker.state, worker.last_words(2)) for name, worker in pipeline.workers.items()},
-        )
-        for name, worker in pipeline.workers.items():
-            assert worker.exit_code == 78, name
-            assert "log_diverged" in "".join(worker.last_words(1)), name
-        # Started again by hand, they stop again: nobody takes the new log for the old one's continuation.
+        await until_all_need_a_person(pipeline, but=GROUP_STAGES)
+        # Their group took every partition away when the topic was gone: they hold nothing, so they judge nothing.
+        for name in GROUP_STAGES:
+            assert pipeline.workers[name].state is State.NEEDS_YOU or parts_of(pipeline, name) == {}, name
+        # Started again when the group has forgotten them, they stop: nobody takes the new log for the old one's end.
+        stages = [pipeline.workers[name] for name in GROUP_STAGES]
+        for stage in stages:
+            stage.ask_to_stop(time.monotonic())
+        left = stages
+        while left:
+            await asyncio.sleep(0.05)
+            left = [stage for stage in left if not stage.has_ended(time.monotonic())]
+        await asyncio.sleep(SESSION_TIMEOUT_S + 1)
         for name in pipeline.workers:
             await pipeline.restart(name)
-        await until(
-            lambda: all(worker.state is State.NEEDS_YOU for worker in pipeline.workers.values()),
-            lambda: {name: (worker.state, worker.last_words(2)) for name, worker in pipeline.workers.items()},
-        )
+        await until_all_need_a_person(pipeline)
+        for name, worker in pipeline.workers.items():
+            assert "log_diverged" in "".join(worker.last_words(1)), name
         assert [record.value for record in await records(pipeline, Topic.CHECKPOINTS)] == signed
         for partition in range(PARTITIONS):
             log = await records(pipeline, Topic.LOG, partition)
@@ -132,10 +144,7 @@ async def test_a_log_cut_off_below_every_cursor_stops_every_stage_at_its_next_st
         signed = [record.value for record in await records(pipeline, Topic.CHECKPOINTS)]
         for name in pipeline.workers:
             await pipeline.restart(name)
-        await until(
-            lambda: all(worker.state is State.NEEDS_YOU for worker in pipeline.workers.values()),
-            lambda: {name: (worker.state, worker.last_words(2)) for name, worker in pipeline.workers.items()},
-        )
+        await until_all_need_a_person(pipeline)
         for name, worker in pipeline.workers.items():
             assert "log_diverged" in "".join(worker.last_words(1)), name
         assert [record.value for record in await records(pipeline, Topic.CHECKPOINTS)] == signed
@@ -149,20 +158,41 @@ def parts_of(pipeline: Supervisor, name: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("runtime", ["faust", "asyncio"])
-async def test_a_source_replaced_under_a_running_sequencer_stops_it(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: str
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.xfail(
+                reason="a sequencer that was away while the topic was replaced goes on at its offset in the new "
+                "one: the source is compared with the log at take-over only"
+            ),
+        ),
+    ],
+)
+async def test_a_source_replaced_under_a_running_sequencer_is_not_taken_for_the_old_one(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: str, frozen: bool
 ) -> None:
-    """Its new records have offsets that the log has answered before: skipping them would lose them in silence."""
+    """Its new records have offsets that the log has answered before, so going on would lose those in silence."""
     pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
     await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(5)])
     with pipeline.worker("--runtime", runtime) as worker:
         await pipeline.wait_until_sequenced(worker)
         await asyncio.to_thread(worker.wait_until_without_lag)
+        if frozen:
+            worker.process.send_signal(signal.SIGSTOP)
         await delete(pipeline.kafka, Topic.BATCHES)
         await pipeline.create_topics()
         await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(8)])
-        assert await asyncio.to_thread(worker.wait) in {1, 75, 78}, worker.log()
-    with pipeline.worker("--runtime", runtime) as worker:
+        worker.process.send_signal(signal.SIGCONT)
+        deadline_s = time.monotonic() + LOOKED_AT_S
+        while worker.process.poll() is None and time.monotonic() < deadline_s:
+            assert (await pipeline.log(0)).position == 10, worker.log()
+            await asyncio.sleep(0.2)
+        assert worker.process.poll() in {None, 75, 78}, worker.log()
+    # Under its own name it would be given back what the group last gave it, which may be nothing.
+    with pipeline.worker("--runtime", runtime, instance="two") as worker:
         assert await asyncio.to_thread(worker.wait) == 78, worker.log()
         assert worker.events()[-1]["stop_reason"] == "source_diverged"
     assert (await pipeline.log(0)).position == 10
