@@ -170,20 +170,19 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
     latest_us = (place.append_ms + genesis.limits.future_tolerance_ms) * _US_PER_MS
     earliest_us = (place.clock_ms - genesis.limits.horizon_ms) * _US_PER_MS
     events = read_events(batch.lines)
-    identities = [identity_of(event.source, event.id) for event in events if not isinstance(event, InvalidEvent)]
-    known = zip(identities, state.index.get_many(identities), strict=True)
+    identities = [_NONE if isinstance(event, InvalidEvent) else identity_of(event.source, event.id) for event in events]
+    known = state.index.get_many(identities)
     seen: dict[bytes, bytes] = {}
     speakers = _speakers(registry, tuple(entry.key_id for entry in authorities), partition, partitions)
     whole = True
     accepted: list[int] = []
     accept = accepted.append
 
-    for number, event in enumerate(events):
+    for number, event, identity, held in zip(range(len(events)), events, identities, known, strict=True):
         first: bytes | None = None
         if isinstance(event, InvalidEvent):
             reason, detail = event.reason, event.detail
         else:
-            identity, held = next(known)
             data = event.data
             speaker = (event.source, event.subject, data.customer)
             try:
@@ -241,6 +240,8 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
         judgement.leaves = [leaves[number] for number in accepted]
 
 
+_NONE: Final = b""
+"""Identity of a line that is no event: an index knows none."""
 _Speaker = tuple[str, str, str]
 """Source, agent and customer of a line."""
 _Fault = tuple[Reason, str]
