@@ -10,11 +10,17 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from meterproof.kafka.errors import BrokerUnreachable, TopicMissing
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.chain import LogChain
-from meterproof_schemas.log_record import LogRecord
+from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.log_record import LogRecord, record_digest
+from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
+
+WATCH_INTERVAL_S: Final = 5.0
+"""How often a stage makes sure that the logs are still the ones that it has read."""
 
 _log: Final = structlog.get_logger("meterproof.log_stage")
 
@@ -81,20 +87,22 @@ class LogStage:
         self._flush_interval_s = flush_interval_s
         self._on_failure = on_failure
         self._topic = kafka.topic(Topic.LOG)
-        self._flusher: asyncio.Task[None] | None = None
+        self._tending: list[asyncio.Task[None]] = []
+        self._seen: dict[int, tuple[int, str]] = {}
+        """By partition ever held: offset and digest of the last log record that was made durable."""
         self._stopping = False
         self._held: dict[int, _Held] = {}
 
     async def start(self) -> None:
         """Connect and begin to flush at the interval; call once, before anything else."""
         await self._lanes.start()
-        self._flusher = asyncio.create_task(self._flush_for_ever())
+        self._tending = [asyncio.create_task(self._flush_for_ever()), asyncio.create_task(self._watch_logs())]
 
     async def stop(self) -> None:
         """Take nothing more, flush what was taken, disconnect."""
         self._stopping = True
-        if self._flusher is not None:
-            self._flusher.cancel()
+        for task in self._tending:
+            task.cancel()
         for held in self._held.values():
             await _flush(held)
         await self._lanes.stop()
@@ -120,6 +128,7 @@ class LogStage:
                 lane = next(lanes)
                 held = _Held(lane, lane.chain.log_offset + 1)
             self._held[partition] = held
+            self._remember(partition, held)
             _log.info(
                 "partition_taken",
                 partition=partition,
@@ -185,10 +194,48 @@ class LogStage:
         try:
             while True:
                 await asyncio.sleep(self._flush_interval_s)
-                for held in list(self._held.values()):
+                for partition, held in list(self._held.items()):
                     await _flush(held)
+                    self._remember(partition, held)
         except Exception as error:  # noqa: BLE001 - handed to the process, which ends by it
             self._on_failure(error)
+
+    def _remember(self, partition: int, held: _Held) -> None:
+        if held.lane.chain.log_offset >= 0:
+            self._seen[partition] = held.lane.chain.log_offset, held.lane.chain.digest
+
+    async def _watch_logs(self) -> None:
+        """Make sure that each log still holds the last record that was taken from it.
+
+        Of a topic that was deleted and created again the group takes the partitions away, and then nothing is delivered
+        that could be looked at; so this looks by itself, also at partitions that were held before.
+        """
+        try:
+            while True:
+                await asyncio.sleep(WATCH_INTERVAL_S)
+                for partition, (offset, digest) in list(self._seen.items()):
+                    try:
+                        await self._must_hold(partition, offset, digest)
+                    except BrokerUnreachable:
+                        continue  # the runtime deals with a broker that is away
+        except Exception as error:  # noqa: BLE001 - handed to the process, which ends by it
+            self._on_failure(error)
+
+    async def _must_hold(self, partition: int, offset: int, digest: str) -> None:
+        try:
+            async with PartitionReader(self._kafka, self._topic, partition) as reader:
+                start, end = await reader.bounds()
+                record = await reader.at(offset) if start <= offset < end else None
+        except TopicMissing:
+            start, end, record = 0, 0, None
+        value = None if record is None else record.value
+        if end <= offset or (start <= offset and (value is None or record_digest(value) != digest)):
+            raise StageStopped(
+                StopReason.LOG_DIVERGED,
+                f"{self._topic}[{partition}] no longer holds the record at offset {offset} that this stage has taken "
+                "from it: the topic was re-created or truncated. Restore it, or start a new deployment with empty "
+                "topics.",
+            )
 
 
 def _offer(held: _Held, offset: int, value: bytes | None) -> None:
