@@ -50,6 +50,7 @@ def event(worker: Worker, name: str) -> dict[str, Any] | None:
     return next((found for found in worker.events() if found["event"] == name), None)
 
 
+@pytest.mark.slow
 async def test_killed_it_goes_on_from_its_folder_and_whatever_became_of_the_folder_the_log_is_right(
     on_disk: OnDisk, tmp_path: Path
 ) -> None:
