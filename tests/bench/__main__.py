@@ -2,14 +2,13 @@
 
 import asyncio
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NoReturn
 
 import orjson
 import typer
@@ -50,7 +49,7 @@ class _Task:
     variant: str
     unit: str
     batch: int | None
-    measure: Callable[[Rig], Awaitable[Run]]
+    measure: Callable[[Rig], Coroutine[None, None, Run]]
 
 
 @app.command(epilog="Example: ./dev bench --only sequencer --only naive --runs 3 --json bench.json")
@@ -70,7 +69,9 @@ def bench(
 ) -> None:
     """Measure the parts and the whole, each as a real process on one real Kafka.
 
-    Exit code: 0 measured, 1 a process failed or gave a wrong result, 2 wrong usage.
+    Ended early (Ctrl-C, SIGTERM), it shows what it has found so far.
+
+    Exit code: 0 measured, 1 a process failed or gave a wrong result, 2 wrong usage, 130 or 143 ended early.
     """
     chosen = list(dict.fromkeys(only or BENCHES))
     if unknown := [name for name in chosen if name not in BENCHES]:
@@ -79,12 +80,18 @@ def bench(
         events, runs = _QUICK_EVENTS, 1
     chosen.sort(key=BENCHES.index)
     console = Console(stderr=True)
+    findings, code = _Findings(_tasks(chosen, events, BATCHES_QUICK if quick else BATCHES)), 0
     try:
         with _told(console) as say:
-            results, steps = _measure(chosen, events, runs, say, quick=quick)
+            _measure(chosen, runs, say, findings, quick=quick)
     except (BenchFailed, TooShort) as error:
         console.print(f"bench: {error}", style="red", markup=False)
         raise typer.Exit(1) from None
+    except _Terminated:
+        code = 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    results, steps = findings.results(), findings.steps
     if json_file is not None:
         options = {"only": chosen, "events": events, "runs": runs, "quick": quick}
         json_file.write_bytes(orjson.dumps(as_json(results, steps, options), option=orjson.OPT_INDENT_2))
@@ -92,17 +99,36 @@ def bench(
     print_results(out if out.is_terminal else Console(width=_WIDTH), results, steps)
     if quick:
         out.print("a quick run: the figures mean nothing")
+    if code:
+        out.print("ended early: not all runs were made")
+        raise typer.Exit(code)
 
 
-def _measure(
-    chosen: list[str], events: int, runs: int, say: Callable[[str], None], *, quick: bool
-) -> tuple[list[Result], StepTable | None]:
-    steps = None
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+class _Findings:
+    """What was found so far."""
+
+    def __init__(self, tasks: list[_Task]) -> None:
+        self.tasks = tasks
+        self.runs: list[list[Run]] = [[] for _ in tasks]
+        self.steps: StepTable | None = None
+
+    def results(self) -> list[Result]:
+        """All that was measured at least once."""
+        found = zip(self.tasks, self.runs, strict=True)
+        return [Result(task.bench, task.variant, task.unit, task.batch, runs) for task, runs in found if runs]
+
+
+def _measure(chosen: list[str], runs: int, say: Callable[[str], None], findings: _Findings, *, quick: bool) -> None:
     if "profile" in chosen:
         say("profile: timing the steps")
-        steps = measure_steps({1: _PROFILE_EVENTS // 10, 100: _PROFILE_EVENTS}, passes=1 if quick else _PROFILE_PASSES)
-    tasks = _tasks(chosen, events, BATCHES_QUICK if quick else BATCHES)
-    found: dict[int, list[Run]] = {number: [] for number in range(len(tasks))}
+        findings.steps = measure_steps(
+            {1: _PROFILE_EVENTS // 10, 100: _PROFILE_EVENTS}, passes=1 if quick else _PROFILE_PASSES
+        )
+    tasks = findings.tasks
     if tasks:
         doing = ""
         with (
@@ -114,10 +140,7 @@ def _measure(
                 for number, task in enumerate(tasks):
                     place = f"[{run * len(tasks) + number + 1}/{runs * len(tasks)}]"
                     doing = f"{place} {task.bench} {task.variant}: "
-                    found[number].append(asyncio.run(task.measure(rig)))  # type: ignore[arg-type]
-    return [
-        Result(task.bench, task.variant, task.unit, task.batch, found[number]) for number, task in enumerate(tasks)
-    ], steps
+                    findings.runs[number].append(asyncio.run(task.measure(rig)))
 
 
 def _tasks(chosen: list[str], events: int, batches: Sequence[int]) -> list[_Task]:
@@ -145,7 +168,7 @@ def _tasks(chosen: list[str], events: int, batches: Sequence[int]) -> list[_Task
 def _batched(name: str, batch: int, events: int) -> _Task:
     count = int(events * _SHARE_OF_EVENTS[batch] * (_METER_SHARE if name == "meter" and batch > 1 else 1))
 
-    def measure(rig: Rig) -> Awaitable[Run]:
+    def measure(rig: Rig) -> Coroutine[None, None, Run]:
         if name == "meter":
             return measure_meter(rig, batch=batch, events=count)
         return measure_sequencer(rig, batch=batch, events=count, runtime="asyncio" if name == "asyncio" else "faust")
@@ -179,7 +202,11 @@ def _told(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda text: console.print(f"{time.monotonic() - began_s:4.0f} s  {text}", highlight=False, markup=False)
 
 
+def _terminate(*_: object) -> NoReturn:
+    """End as by Ctrl-C: with the children, and the folder."""
+    raise _Terminated
+
+
 if __name__ == "__main__":
-    # Ended by SIGTERM, it ends its children and removes its folder too.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _terminate)
     app()
