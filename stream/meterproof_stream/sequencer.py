@@ -5,6 +5,7 @@ repeats or omissions. Its only state is the log.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,10 @@ REGISTRY_POLL_INTERVAL_S: Final = 1.0
 """How often the key registry's file is looked at."""
 PRICE_BOOK_POLL_INTERVAL_S: Final = 5.0
 """How often the price books are read."""
+SOURCE_PAUSE_S: Final = 0.5
+"""After a pause of this length in a partition's records, its source is compared with its log before the next counts."""
+SOURCE_CHECK_INTERVAL_S: Final = 5.0
+"""How often it is compared without a pause."""
 _WRITER_BYTES: Final = 16
 
 _log: Final = structlog.get_logger("meterproof.sequencer")
@@ -56,6 +61,7 @@ class Sequencer:
         on_failure: Callable[[BaseException], None],
         room: Room | None = None,
         index_dir: Path | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Hold nothing yet.
 
@@ -66,6 +72,7 @@ class Sequencer:
             on_failure: told an error after which nothing may be acknowledged.
             room: bounds what is on its way.
             index_dir: where the dedupe indexes are kept on disk, a folder for each partition; None: in memory.
+            monotonic_s: a clock that goes on while the process is frozen.
 
         """
         self._kafka = kafka
@@ -81,6 +88,9 @@ class Sequencer:
         self._geneses: dict[int, Genesis] = {}
         self._price_book = 0
         self._meters = frozenset(meter.name for meter in DEFAULT_METERS)
+        self._monotonic_s = monotonic_s
+        self._fed_s: dict[int, float] = {}
+        self._compared_s: dict[int, float] = {}
         self._watchers: list[asyncio.Task[None]] = []
         self.lanes: dict[int, Lane] = {}
         """The partitions held, by number."""
@@ -205,10 +215,14 @@ class Sequencer:
         `acknowledge` is called later, from the delivery. Records of partitions that are not held are ignored.
 
         Raises:
-            StageStopped: `source_lost`, or the lane's failure.
+            StageStopped: `source_lost`, `source_diverged`, or the lane's failure.
         """
         lane = self.lanes.get(partition)
-        if lane is None or lane.closed:
+        if lane is None:
+            return
+        if not lane.closed and self._is_to_be_checked(partition):
+            await check_source(self._kafka, partition, lane.state, lane.last)
+        if lane.closed:
             return
         due = lane.next
         if offset < due:
@@ -220,6 +234,19 @@ class Sequencer:
             await self._record(lane, offset, value, append_ms, acknowledge)
         except LaneClosed:
             _log.info("record_left", partition=partition, offset=offset)
+
+    def _is_to_be_checked(self, partition: int) -> bool:
+        """Whether the source may have become another one since it was last compared with the log.
+
+        A topic that is deleted and created again delivers nothing meanwhile, and a process that was frozen sees its
+        clock jump: so after each pause, and now and then without one.
+        """
+        now_s = self._monotonic_s()
+        fed_s, self._fed_s[partition] = self._fed_s.get(partition, now_s), now_s
+        if now_s - fed_s < SOURCE_PAUSE_S and now_s - self._compared_s.get(partition, 0.0) < SOURCE_CHECK_INTERVAL_S:
+            return False
+        self._compared_s[partition] = now_s
+        return True
 
     async def _record(
         self, lane: Lane, offset: int, value: bytes | None, append_ms: int, acknowledge: Acknowledge | None

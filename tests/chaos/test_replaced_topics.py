@@ -139,19 +139,7 @@ def parts_of(pipeline: Supervisor, name: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("runtime", ["faust", "asyncio"])
-@pytest.mark.parametrize(
-    "frozen",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                reason="a sequencer that was away while the topic was replaced goes on at its offset in the new "
-                "one: the source is compared with the log at take-over only"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("frozen", [False, True])
 async def test_a_source_replaced_under_a_running_sequencer_is_not_taken_for_the_old_one(
     broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: str, frozen: bool
 ) -> None:
