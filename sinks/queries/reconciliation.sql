@@ -1,5 +1,6 @@
 -- Differences that must not be: read it as "empty is right".
 -- An event that arrived twice or is missing, and an identity that was counted under two agents (in two logs).
+SELECT * FROM (
 SELECT 'rows are not dense' AS difference, log AS place, toString(events) AS detail
 FROM density
 WHERE NOT dense
@@ -13,3 +14,5 @@ SELECT 'one identity under two agents', source, id
 FROM usage
 GROUP BY source, id
 HAVING uniqExact(agent) > 1
+)
+ORDER BY difference, place, detail
