@@ -1,6 +1,6 @@
 """Nothing is lost, doubled or forked, whatever is killed, frozen, cut, deleted or sent."""
 
-import secrets
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -9,6 +9,9 @@ import pytest
 from tests.chaos.faults import FAULTS
 from tests.chaos.run import QUICK_RATE, Outcome, run
 from tests.chaos.schedule import schedule
+
+SEED = int(os.environ.get("METERPROOF_SEED", "12"))
+"""One order of faults for every run of the tests, so that a failure is a change's and can be repeated."""
 
 
 def test_a_schedule_follows_from_its_seed_and_holds_every_fault() -> None:
@@ -25,8 +28,8 @@ def test_a_schedule_follows_from_its_seed_and_holds_every_fault() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_every_fault_once_and_nothing_is_lost_doubled_or_forked(tmp_path: Path) -> None:
-    """All that recover quickly, in another order every time; `./dev chaos --quick --seed S` repeats a run."""
-    outcome = Outcome(secrets.randbelow(1 << 32))
+    """All that recover quickly, in the order of one seed; `./dev chaos --quick --seed S` runs any other."""
+    outcome = Outcome(SEED)
     times = {name: fault.times for name, fault in FAULTS.items() if not fault.slow}
     faults = sum(times.values())
     print(f"seed {outcome.seed}")  # noqa: T201 - pytest shows it with a failure
