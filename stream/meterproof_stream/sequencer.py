@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 
+from meterproof.kafka.errors import BrokerUnreachable
 from meterproof.kafka.price_books import read_price_books
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
@@ -35,6 +36,8 @@ SOURCE_PAUSE_S: Final = 0.5
 """After a pause of this length in a partition's records, its source is compared with its log before the next counts."""
 SOURCE_CHECK_INTERVAL_S: Final = 5.0
 """How often it is compared without a pause."""
+BROKER_POLL_INTERVAL_S: Final = 0.5
+"""How often a broker that does not answer is asked again."""
 _WRITER_BYTES: Final = 16
 
 _log: Final = structlog.get_logger("meterproof.sequencer")
@@ -170,6 +173,7 @@ class Sequencer:
         )
         last: RecordHeader | None = folded.last or (None if before is None else before.last)
         await check_source(self._kafka, partition, folded.state, last)
+        self._fed_s[partition] = self._compared_s[partition] = self._monotonic_s()
         lane = Lane(  # 4
             partition=partition,
             state=folded.state,
@@ -220,8 +224,8 @@ class Sequencer:
         lane = self.lanes.get(partition)
         if lane is None:
             return
-        if not lane.closed and self._is_to_be_checked(partition):
-            await check_source(self._kafka, partition, lane.state, lane.last)
+        if self._is_to_be_checked(partition):
+            await self._check_source(lane)
         if lane.closed:
             return
         due = lane.next
@@ -235,6 +239,17 @@ class Sequencer:
         except LaneClosed:
             _log.info("record_left", partition=partition, offset=offset)
 
+    async def _check_source(self, lane: Lane) -> None:
+        """Compare the source with the log; a broker that is away is waited for, since nothing may count before."""
+        while not lane.closed:
+            try:
+                await check_source(self._kafka, lane.partition, lane.state, lane.last)
+            except BrokerUnreachable as error:
+                _log.warning("source_unchecked", partition=lane.partition, error=str(error))
+                await asyncio.sleep(BROKER_POLL_INTERVAL_S)
+            else:
+                return
+
     def _is_to_be_checked(self, partition: int) -> bool:
         """Whether the source may have become another one since it was last compared with the log.
 
@@ -242,8 +257,8 @@ class Sequencer:
         clock jump: so after each pause, and now and then without one.
         """
         now_s = self._monotonic_s()
-        fed_s, self._fed_s[partition] = self._fed_s.get(partition, now_s), now_s
-        if now_s - fed_s < SOURCE_PAUSE_S and now_s - self._compared_s.get(partition, 0.0) < SOURCE_CHECK_INTERVAL_S:
+        fed_s, self._fed_s[partition] = self._fed_s[partition], now_s
+        if now_s - fed_s < SOURCE_PAUSE_S and now_s - self._compared_s[partition] < SOURCE_CHECK_INTERVAL_S:
             return False
         self._compared_s[partition] = now_s
         return True

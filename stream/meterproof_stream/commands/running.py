@@ -20,6 +20,6 @@ def run_command(app: typer.Typer, name: str, argv: list[str]) -> int:
     """
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the stderr of the moment
     )
     return run_app(app, name, argv, (ContractError, KafkaProblem, MeterError, StreamError, OSError))
