@@ -17,6 +17,12 @@ def note(letter: str) -> None:
             file.write(letter)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the counting to the process that this one tells its reports, if it is one of several."""
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.unregister(name="tests.outcomes")
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count a test's call, and whatever went wrong in setting it up or clearing it away."""
     if report.failed:

@@ -103,6 +103,14 @@ def test_the_last_line_counts_and_the_exit_code_agrees(
     assert done.returncode == code
 
 
+def test_two_processes_count_as_one_does(tmp_path: Path) -> None:
+    for name in ("test_passes.py", "test_fails.py", "test_skips.py", "test_module_skips.py", "test_end_fails.py"):
+        (tmp_path / name).write_text(OUTCOMES[name], encoding="utf-8")
+    done = run_dev("test", "--numprocesses=2", str(tmp_path))
+    assert done.stdout.splitlines()[-1] == "3 passed, 2 failed, 2 skipped"
+    assert done.returncode == 1
+
+
 def test_a_module_that_cannot_be_imported_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "test_not_python.py").write_text(OUTCOMES["test_not_python.py"], encoding="utf-8")
     done = run_dev("test", str(tmp_path))
