@@ -4,8 +4,13 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from meterproof_local.broker import LocalBroker
+
+# How fast a busy machine is says nothing about a rule.
+settings.register_profile("meterproof", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("meterproof")
 
 
 @pytest.fixture(scope="session")

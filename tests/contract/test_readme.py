@@ -100,7 +100,7 @@ def test_the_client_of_the_page_finds_the_same_partition(subject: str, partition
     assert CLIENT["partition"](subject, partitions) == partition_of(subject, partitions)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4))
 def test_the_batches_of_the_client_of_the_page_are_accepted(sizes: list[int]) -> None:
     key = make_key()

@@ -3,7 +3,7 @@
 import base64
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meterproof_proofs import (
@@ -140,7 +140,6 @@ def test_unsigned_and_otherwise_signed_checkpoints_are_refused() -> None:
     size=st.integers(1, MAX_TREE_SIZE),
     root=st.binary(min_size=32, max_size=32),
 )
-@settings(deadline=None)
 def test_every_checkpoint_round_trips(origin: str, size: int, root: bytes) -> None:
     checkpoint = Checkpoint(origin, size, root)
     assert Checkpoint.parse(checkpoint.format()) == checkpoint
@@ -148,7 +147,6 @@ def test_every_checkpoint_round_trips(origin: str, size: int, root: bytes) -> No
 
 
 @given(st.text(max_size=20) | st.builds("{}\n{}\n{}\n".format, st.text(), st.text(max_size=3), st.just(ROOT_TEXT)))
-@settings(deadline=None)
 def test_whatever_is_read_is_written_back_the_same(text: str) -> None:
     try:
         checkpoint = Checkpoint.parse(text)

@@ -59,7 +59,7 @@ def test_root_of_every_size_is_that_of_the_definition() -> None:
 
 
 @given(size=st.integers(0, LARGEST))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_hashes_are_the_complete_subtrees(size: int) -> None:
     frontier = frontier_of(LEAVES[:size])
     assert frontier.hashes == subtrees(size)
@@ -67,7 +67,7 @@ def test_hashes_are_the_complete_subtrees(size: int) -> None:
 
 
 @given(st.lists(st.integers(0, 150), max_size=14))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_split_into_batches_gives_the_same_frontier(batches: list[int]) -> None:
     frontier, start = Frontier(), 0
     for count in batches:
@@ -78,7 +78,7 @@ def test_any_split_into_batches_gives_the_same_frontier(batches: list[int]) -> N
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=7, max_size=15))
-@settings(deadline=None, max_examples=4)
+@settings(max_examples=4)
 def test_splits_across_a_large_power_of_two(batches: list[int]) -> None:
     leaves = leaf_hashes(index.to_bytes(4, "big") for index in range(sum(batches) + 65_400))
     frontier, start = frontier_of(leaves[:65_400]), 65_400

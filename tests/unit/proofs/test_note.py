@@ -7,7 +7,7 @@ import pickle
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meterproof_proofs import (
@@ -276,7 +276,6 @@ def test_sixteen_signatures_are_read_and_too_many_are_refused() -> None:
 
 
 @given(st.binary(max_size=60) | st.text(alphabet="\u2014 \nab+=/A\r\t", max_size=60).map(str.encode))
-@settings(deadline=None)
 def test_whatever_is_read_is_written_back_the_same(note: bytes) -> None:
     try:
         parsed = SignedNote.parse(note)
@@ -292,7 +291,6 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], include_
 
 
 @given(text=TEXTS, names=st.lists(NAMES, min_size=1, max_size=3, unique=True))
-@settings(deadline=None)
 def test_every_note_round_trips(text: str, names: list[str]) -> None:
     signers = [Signer(name, hashlib.sha256(name.encode()).digest()) for name in names]
     signed = sign_note(text, signers)
@@ -302,7 +300,6 @@ def test_every_note_round_trips(text: str, names: list[str]) -> None:
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_no_change_of_a_note_goes_unnoticed(data: st.DataObject) -> None:
     signed = sign_note(TEXT, [SIGNER, OTHER])
     start = data.draw(st.integers(0, len(signed)))

@@ -106,7 +106,7 @@ def test_an_odd_last_node_is_not_doubled() -> None:
 
 
 @given(size=st.integers(0, LARGEST))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_root_is_that_of_the_definition(size: int) -> None:
     assert batch_root(LEAVES[:size]) == root_of(ENTRIES[:size]) == definition.root(ENTRIES[:size])
 
@@ -126,7 +126,7 @@ def test_small_proofs_are_those_of_the_definition_and_verify() -> None:
 
 
 @given(size=SIZES, data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_inclusion_is_proved_and_no_forgery_is(size: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, size - 1))
     root = root_of(ENTRIES[:size])
@@ -138,7 +138,7 @@ def test_inclusion_is_proved_and_no_forgery_is(size: int, data: st.DataObject) -
 
 
 @given(size=SIZES, data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_consistency_is_proved_and_no_forgery_is(size: int, data: st.DataObject) -> None:
     old_size = data.draw(st.integers(1, size))
     old_root, root = root_of(ENTRIES[:old_size]), root_of(ENTRIES[:size])

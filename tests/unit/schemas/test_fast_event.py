@@ -185,7 +185,7 @@ def test_meter_names_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatc
     assert len(known) == 3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(odd_events(), min_size=1, max_size=3), st.integers(0, 2**32))
 @example([valid_document(status_code=200.0)], 0)
 @example([valid_document(usage={"requests": 1.0})], 0)
@@ -200,7 +200,7 @@ def test_same_verdict_and_values_for_documents(documents: list[dict[str, Any]], 
     assert_same([json.dumps(document, separators=(",", ":")).encode() for document in documents])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(st.integers(0, 2**32), min_size=1, max_size=3), st.booleans())
 def test_same_verdict_and_values_for_damaged_lines(seeds: list[int], full: bool) -> None:
     line = FULL if full else valid_line(salt="0123456789abcdef" * 2)

@@ -89,7 +89,7 @@ def late_writer(records: Records, number: int) -> bytes:
     return encode_record(orjson.dumps(header), record.carried, record.lines)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logs(), st.data())
 def test_any_split_of_the_records_gives_the_same_state(records: Records, data: st.DataObject) -> None:
     whole = fold(records)
@@ -102,7 +102,7 @@ def test_any_split_of_the_records_gives_the_same_state(records: Records, data: s
     assert whole.position == sum(decode_record(value).header.accepted for _, value in records)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logs(), st.data())
 def test_echoes_are_counted_and_change_nothing(records: Records, data: st.DataObject) -> None:
     truth = fold(records)
@@ -311,7 +311,7 @@ def test_chain_and_fold_accept_the_same_records() -> None:
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logs())
 def test_records_come_back_as_they_were_encoded(records: Records) -> None:
     prev = GENESIS_PREV

@@ -73,7 +73,7 @@ EACH = pytest.mark.parametrize(
 
 
 @EACH
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.one_of(st.binary(max_size=60), st.text(alphabet='{}[]":,\\u0e1-.\n\ttrfanls', max_size=60).map(str.encode)))
 def test_any_bytes(
     decode: Callable[[bytes], Any], error: type[ContractError], samples: list[bytes], value: bytes
@@ -83,7 +83,7 @@ def test_any_bytes(
 
 
 @EACH
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32))
 def test_damaged_messages(
     decode: Callable[[bytes], Any], error: type[ContractError], samples: list[bytes], seed: int
@@ -115,7 +115,7 @@ def test_a_record_without_a_value_is_refused(decode: Callable[[bytes | None], An
         decode(None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**32))
 def test_a_reader_meets_damaged_records_and_stops_or_goes_on(seed: int) -> None:
     rng = random.Random(seed)

@@ -105,7 +105,7 @@ def events(draw: st.DrawFn) -> bytes:
     return orjson.dumps(valid_document(**data) | {"time": format_instant_us(time_us)})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(events(), BOOKS)
 def test_price_is_the_naive_sum_in_fractions(line: bytes, book: PriceBook) -> None:
     event = read_event(line)

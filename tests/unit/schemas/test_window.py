@@ -28,7 +28,7 @@ def us(moment: datetime) -> int:
     return (moment.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(MOMENTS, st.sampled_from(KINDS), st.sampled_from(ZONES))
 def test_every_instant_lies_in_one_window_and_windows_touch(moment: datetime, kind: WindowKind, zone: ZoneInfo) -> None:
     instant_us = us(moment)
@@ -40,7 +40,7 @@ def test_every_instant_lies_in_one_window_and_windows_touch(moment: datetime, ki
     assert window_start_us(end_us, kind, zone) == end_us
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(MOMENTS, st.sampled_from(ZONES))
 def test_a_day_is_one_local_date_and_a_month_one_local_month(moment: datetime, zone: ZoneInfo) -> None:
     instant_us = us(moment)

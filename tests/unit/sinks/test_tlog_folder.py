@@ -121,7 +121,7 @@ def test_nothing_is_published_before_a_checkpoint_and_nothing_beyond_one(tmp_pat
 
 
 @given(data=st.data())
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_checkpoints_and_restarts_on_the_way_give_the_same_files(
     data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,7 +112,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(STEPS)
 def test_holds_what_a_list_of_everything_would_say(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, bool, str]]

@@ -160,7 +160,7 @@ REFUSALS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(steps, max_size=30))
 def test_judged_and_built_records_fold_to_what_a_simple_model_says(plan: list[Step]) -> None:
     state, model = fold([(0, GENESIS)]), Model()
