@@ -6,6 +6,8 @@
                      <first position>.records.jsonl         per record: frame, record header, batch header, signatures
                      checkpoint                             latest signed checkpoint whose every entry is on disk
                      tlog/                                  the log as tiles, to publish: see `tlog_folder`
+                     records-checkpoint                     latest signed checkpoint of the second tree, as above
+                     records-tlog/                          the second tree as tiles: a leaf per record (`records_tree`)
                      lock                                   held by the one writer while it runs
                      <file>.<n>.torn                        a torn tail that a writer found on start and set aside
 ```
@@ -51,6 +53,8 @@ from meterproof_sinks.disk import NEW_SUFFIX
 LOG_FILE: Final = "log.json"
 CHECKPOINT_FILE: Final = "checkpoint"
 TLOG_FOLDER: Final = "tlog"
+RECORDS_CHECKPOINT_FILE: Final = "records-checkpoint"
+RECORDS_TLOG_FOLDER: Final = "records-tlog"
 LOCK_FILE: Final = "lock"
 VOLUME_FOLDER: Final = "lost+found"
 """What the root of an ext4 volume holds, unreadable for all but root: none of our business."""
@@ -174,6 +178,14 @@ class StoredRecord:
     events_bytes: int
     """Size of the events file up to and with it."""
 
+    @property
+    def head(self) -> bytes:
+        """Its lines but the events: what the second tree's entry is the digest of (`records_tree.head_entry`)."""
+        end = -1
+        for _ in range(self.header_lines):
+            end = self.value.index(b"\n", end + 1)
+        return self.value[: end + 1]
+
 
 class LogName(BaseModel):
     """What `log.json` says: which log the folder holds."""
@@ -248,11 +260,12 @@ def torn_files(folder: Path) -> list[Path]:
 
 def unexpected_files(folder: Path) -> list[Path]:
     """What lies in a log's folder and belongs to no log."""
-    own = {LOG_FILE, CHECKPOINT_FILE, LOCK_FILE, LOG_FILE + NEW_SUFFIX, CHECKPOINT_FILE + NEW_SUFFIX}
+    replaced = {LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE}
+    own = {LOCK_FILE, *replaced, *(name + NEW_SUFFIX for name in replaced)}
     return sorted(
         path
         for path in folder.iterdir()
-        if (path.is_dir() and path.name != TLOG_FOLDER)
+        if (path.is_dir() and path.name not in {TLOG_FOLDER, RECORDS_TLOG_FOLDER})
         or (
             path.is_file()
             and path.name not in own

@@ -32,7 +32,12 @@ from meterproof_schemas.batch import (
     root_of_lines,
     signed_bytes,
 )
-from meterproof_schemas.checkpoint_record import CheckpointHeader, CheckpointRecord, encode_checkpoint_record
+from meterproof_schemas.checkpoint_record import (
+    CheckpointHeader,
+    CheckpointRecord,
+    RecordsCheckpoint,
+    encode_checkpoint_record,
+)
 from meterproof_schemas.event import entry_of, identity_of
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.keys import KeyEntry, encode_registry, key_id_of
@@ -775,9 +780,8 @@ LIMITS: Final = Limits(
     horizon_ms=HORIZON_MS,
     corrections=False,
 )
-SIGNER: Final = Signer(
-    "meter.example.com/golden", hashlib.sha256(b"meterproof golden log key, for tests only").digest()
-)
+LOG_SEED: Final = hashlib.sha256(b"meterproof golden log key, for tests only").digest()
+SIGNER: Final = Signer("meter.example.com/golden", LOG_SEED)
 
 
 @dataclass
@@ -962,6 +966,7 @@ def golden_log() -> tuple[dict[str, bytes], dict[str, Any]]:
         digest=end_digest,
         clock_ms=log.clock_ms,
     )
+    with_records = checkpoint.model_copy(update={"records": _records_checkpoint(origin, log.files)})
     rejected = {
         "line.rejection": make_rejection(
             Reason.CONFLICTING_ID,
@@ -991,6 +996,7 @@ def golden_log() -> tuple[dict[str, bytes], dict[str, Any]]:
         | {name: encode_rejection(rejection) for name, rejection in rejected.items()}
         | {
             "checkpoint.record": encode_checkpoint_record(CheckpointRecord(checkpoint, note)),
+            "checkpoint-with-records.record": encode_checkpoint_record(CheckpointRecord(with_records, note)),
             "price-book.json": encode_price_book(PRICE_BOOK),
         }
     )
@@ -1024,6 +1030,8 @@ def golden_log() -> tuple[dict[str, bytes], dict[str, Any]]:
             "file": "checkpoint.record",
             "key": f"{origin}|{log.clock_ms // HOUR_MS}",
             "vkey": SIGNER.verifier.vkey,
+            "file_with_records": "checkpoint-with-records.record",
+            "records_vkey": Signer(f"{origin}/records", LOG_SEED).verifier.vkey,
         },
         "rejections": {"line.rejection": f"{PARTITION}/1/1", "batch.rejection": f"{PARTITION}/3/-"},
         "fold": {
@@ -1044,6 +1052,19 @@ def golden_log() -> tuple[dict[str, bytes], dict[str, Any]]:
         },
     }
     return files, expected
+
+
+def _records_checkpoint(origin: str, files: dict[str, bytes]) -> RecordsCheckpoint:
+    """The second tree over the log's records but the echoes, signed: what of a record is no event line is hashed."""
+    frontier = Frontier()
+    for name in sorted(files):
+        if "echo" not in name:
+            lines = files[name].splitlines(keepends=True)
+            head = b"".join(lines[: 1 if len(lines) == 1 else 3])
+            frontier.extend(leaf_hashes([hashlib.sha256(head).digest()]))
+    name = f"{origin}/records"
+    note = sign_checkpoint(Checkpoint(name, frontier.size, frontier.root()), [Signer(name, LOG_SEED)])
+    return RecordsCheckpoint(size=frontier.size, frontier=b"".join(frontier.hashes).hex(), note=note.decode())
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -7,13 +7,16 @@ import orjson
 import pytest
 
 from meterproof_proofs.checkpoint import open_checkpoint
-from meterproof_proofs.note import Verifier
+from meterproof_proofs.frontier import batch_root, leaf_hashes
+from meterproof_proofs.note import Signer, Verifier
 from meterproof_schemas.accounts import Account, Accounts
 from meterproof_schemas.batch import decode_batch, encode_batch
+from meterproof_schemas.chain import LogChain
 from meterproof_schemas.checkpoint_record import (
     checkpoint_key,
     decode_checkpoint_record,
     encode_checkpoint_record,
+    records_frontier,
 )
 from meterproof_schemas.errors import InvalidEvent
 from meterproof_schemas.event import entry_of, identity_of, parse_event
@@ -25,6 +28,7 @@ from meterproof_schemas.log_record import Limits, decode_record, frontier_of, ma
 from meterproof_schemas.partitioner import partition_of
 from meterproof_schemas.price_book import parse_price_book
 from meterproof_schemas.quantity import plain
+from meterproof_schemas.records_tree import head_entry, head_of, records_origin, records_verifiers
 from meterproof_schemas.rejection import decode_rejection, encode_rejection, rejection_key
 from meterproof_stream.judge import judge, judge_hole, judge_quarantined
 from meterproof_stream.record_builder import InForce, append_record
@@ -224,3 +228,32 @@ def test_the_checkpoint_is_signed_over_the_folded_log() -> None:
     (signed,) = [value for offset, value in _records() if offset == record.header.log_offset]
     assert decode_record(signed).digest == record.header.digest
     assert frontier_of(decode_record(signed).header).root() == checkpoint.root
+
+
+def test_the_second_tree_is_signed_over_the_heads_of_the_accepted_records() -> None:
+    value = (FOLDER / "log" / LOG["checkpoint"]["file_with_records"]).read_bytes()
+    record = decode_checkpoint_record(value)
+    assert encode_checkpoint_record(record) == value
+    assert record.header.records is not None
+    assert record.records_note is not None
+    chain, heads = LogChain(), []
+    for offset, stored in _records():
+        taken = chain.offer(offset, stored)
+        heads += [] if taken is None else [head_of(taken)]
+    name = records_origin(LOG["origin"])
+    checkpoint = open_checkpoint(record.records_note, [Verifier.parse(LOG["checkpoint"]["records_vkey"])], origin=name)
+    assert checkpoint.size == len(heads) == record.header.records.size
+    assert checkpoint.root == batch_root(leaf_hashes(map(head_entry, heads)))
+    assert records_frontier(record.header.records).root() == checkpoint.root
+
+
+def test_a_checkpoint_from_before_the_second_tree_is_read() -> None:
+    record = decode_checkpoint_record((FOLDER / "log" / LOG["checkpoint"]["file"]).read_bytes())
+    assert record.header.records is None
+    assert record.records_note is None
+
+
+def test_the_keys_of_the_second_tree_follow_from_those_of_the_log() -> None:
+    seed, other = bytes(32), b"\x01" * 32
+    named, free = Signer("a/p0", seed).verifier, Signer("somebody", other).verifier
+    assert records_verifiers([named, free], "a/p0") == [Signer("a/p0/records", seed).verifier, free]
