@@ -155,13 +155,18 @@ def make_batch(
     return encode_batch(header_line, signatures, lines)
 
 
-def make_limits(*, horizon_ms: int = HORIZON_MS_DEFAULT, corrections: bool = False) -> Limits:
-    """The contract's limits with this horizon."""
+def make_limits(
+    *,
+    horizon_ms: int = HORIZON_MS_DEFAULT,
+    future_tolerance_ms: int = FUTURE_TOLERANCE_MS,
+    corrections: bool = False,
+) -> Limits:
+    """The contract's limits with this horizon and tolerance."""
     return Limits(
         line_bytes_max=LINE_BYTES_MAX,
         batch_bytes_max=BATCH_BYTES_MAX,
         batch_lines_max=BATCH_LINES_MAX,
-        future_tolerance_ms=FUTURE_TOLERANCE_MS,
+        future_tolerance_ms=future_tolerance_ms,
         horizon_ms=horizon_ms,
         corrections=corrections,
     )

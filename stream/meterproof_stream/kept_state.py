@@ -49,8 +49,8 @@ class KeptState(LogState):
         self._appended: deque[_Appended] = deque()
         self._new_index = self._create
 
-    def _create(self, horizon_ms: int) -> RocksdbIndex:
-        self._kept = RocksdbIndex.create(self._folder, horizon_ms)
+    def _create(self, keep_ms: int) -> RocksdbIndex:
+        self._kept = RocksdbIndex.create(self._folder, keep_ms)
         return self._kept
 
     @classmethod

@@ -26,7 +26,6 @@ from typing import Any, Final, Self
 import orjson
 import rocksdict
 
-from meterproof_schemas.limits import FUTURE_TOLERANCE_MS
 from meterproof_stream.errors import IndexDamaged, IndexUnusable
 
 SPANS_KEPT: Final = 4
@@ -36,7 +35,7 @@ WRITE_IDENTITIES: Final = 2_000
 WRITE_RECORDS: Final = 1_000
 """Acknowledged records that are written together, whatever they hold."""
 _SPAN_MS_MAX: Final = 0xFFFFFFFF
-_VERSION: Final = 1
+_VERSION: Final = 2
 _CURSOR: Final = b"cursor"
 _ROW: Final = b"row"
 _FAMILY: Final = "span-"
@@ -88,11 +87,10 @@ class RocksdbIndex:
     Not for several processes at once, which a lock beside the folder ensures. Lives as long as its partition is held.
     """
 
-    def __init__(self, folder: Path, horizon_ms: int, lock: int, database: rocksdict.Rdict) -> None:
+    def __init__(self, folder: Path, keep_ms: int, lock: int, database: rocksdict.Rdict) -> None:
         """Use `create` or `open`."""
         self._folder = folder
-        self._horizon_ms = horizon_ms
-        self._keep_ms = horizon_ms + FUTURE_TOLERANCE_MS
+        self._keep_ms = keep_ms
         self._span_ms = min(self._keep_ms // SPANS_KEPT + 1, _SPAN_MS_MAX)
         self._lock = lock
         self._database = database
@@ -109,8 +107,8 @@ class RocksdbIndex:
         """Identities of lower clocks are forgotten."""
 
     @classmethod
-    def create(cls, folder: Path, horizon_ms: int) -> Self:
-        """An empty index; whatever was in the folder is thrown away.
+    def create(cls, folder: Path, keep_ms: int) -> Self:
+        """An empty index that keeps an identity for so long; whatever was in the folder is thrown away.
 
         Raises:
             IndexUnusable: another process holds the folder, or it cannot be written.
@@ -122,7 +120,7 @@ class RocksdbIndex:
         except Exception as error:  # rocksdict raises plain Exception
             os.close(lock)
             raise IndexUnusable(folder, str(error)) from error
-        return cls(folder, horizon_ms, lock, database)
+        return cls(folder, keep_ms, lock, database)
 
     @classmethod
     def open(cls, folder: Path) -> Self | None:
@@ -147,7 +145,7 @@ class RocksdbIndex:
                 undo.callback(_close, database, spans)
                 numbers = sorted((int(name.removeprefix(_FAMILY)) for name in names), reverse=True)
                 cursor = cls._newest_cursor(database, numbers)
-                index = cls(folder, cursor["horizon_ms"], lock, database)
+                index = cls(folder, cursor["keep_ms"], lock, database)
                 index._cursor = cursor["cursor"]
                 index._row_number = cursor["rows"]
                 index._oldest_ms = cursor["clock_ms"] - index._keep_ms
@@ -283,7 +281,7 @@ class RocksdbIndex:
             batch[_CURSOR] = orjson.dumps(
                 {
                     "v": _VERSION,
-                    "horizon_ms": self._horizon_ms,
+                    "keep_ms": self._keep_ms,
                     "rows": self._row_number,
                     "clock_ms": clock_ms,
                     "spans": {str(each.number): each.identities for each in self._spans if each.end_ms >= oldest_ms},

@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from meterproof_schemas.limits import FUTURE_TOLERANCE_MS
-
 
 class DedupeIndex(Protocol):
     """Identity → entry of the accepted event, for one partition, for at least the horizon.
@@ -34,8 +32,9 @@ class DedupeIndex(Protocol):
 class MemoryIndex:
     """A `DedupeIndex` in a dict: about 200 bytes per identity, lost with the process, rebuilt from the log."""
 
-    def __init__(self, horizon_ms: int) -> None:
-        self._keep_ms = horizon_ms + FUTURE_TOLERANCE_MS
+    def __init__(self, keep_ms: int) -> None:
+        """Empty; `keep_ms` is `Limits.identities_kept_ms` of the log."""
+        self._keep_ms = keep_ms
         self._entries: dict[bytes, bytes] = {}
         self._ages: deque[tuple[int, Sequence[bytes]]] = deque()
         self.get = self._entries.get

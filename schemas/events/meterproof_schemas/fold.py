@@ -95,8 +95,8 @@ class LogState(LogChain):
         """Advance by one record; `batch` is the header of the batch that it carries."""
         self.advance(offset, header, digest)
         if header.genesis is not None:
-            horizon_ms = header.genesis.limits.horizon_ms
-            self.index, self.series = self._new_index(horizon_ms), SeriesIndex(horizon_ms)
+            limits = header.genesis.limits
+            self.index, self.series = self._new_index(limits.identities_kept_ms), SeriesIndex(limits.horizon_ms)
         self.frontier = frontier
         self.index.evict(header.clock_ms)
         self.index.add(identities, entries, header.clock_ms)

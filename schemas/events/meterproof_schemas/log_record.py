@@ -59,6 +59,11 @@ class Limits(BaseModel):
     corrections: bool
     """Whether corrections are taken; a log that says no refuses them with `correction_not_allowed`."""
 
+    @property
+    def identities_kept_ms(self) -> int:
+        """For how long of the ingest clock an identity is remembered: then its bytes are `too_late` for ever."""
+        return self.horizon_ms + self.future_tolerance_ms
+
 
 class Genesis(BaseModel):
     """What the first record of a log fixes for ever."""

@@ -24,7 +24,7 @@ def entry(number: int) -> bytes:
 
 
 def test_found_until_the_clock_passes_horizon_and_tolerance() -> None:
-    index = MemoryIndex(HORIZON_MS)
+    index = MemoryIndex(KEEP_MS)
     index.add([identity(1)], [entry(1)], 500)
     for clock_ms in (500, 501, 500 + HORIZON_MS, 500 + KEEP_MS):
         index.evict(clock_ms)
@@ -41,7 +41,7 @@ def test_found_until_the_clock_passes_horizon_and_tolerance() -> None:
     )
 )
 def test_holds_what_a_list_of_everything_would_say(steps: list[tuple[int, int, bool]]) -> None:
-    index, everything, clock_ms, number = MemoryIndex(HORIZON_MS), list[tuple[int, int]](), 0, 0
+    index, everything, clock_ms, number = MemoryIndex(KEEP_MS), list[tuple[int, int]](), 0, 0
     for ahead_ms, count, again in steps:
         clock_ms += ahead_ms
         index.evict(clock_ms)
@@ -59,17 +59,21 @@ def test_holds_what_a_list_of_everything_would_say(steps: list[tuple[int, int, b
 
 def test_identities_without_entries_are_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        MemoryIndex(HORIZON_MS).add([identity(1), identity(2)], [entry(1)], 0)
+        MemoryIndex(KEEP_MS).add([identity(1), identity(2)], [entry(1)], 0)
 
 
-@pytest.mark.parametrize(
-    ("after_ms", "expected"), [(0, "duplicate"), (KEEP_MS, "duplicate"), (KEEP_MS + 1, "too_late")]
-)
-def test_what_the_index_forgets_the_horizon_refuses(after_ms: int, expected: str) -> None:
-    """The latest event that can be accepted at a clock, sent again when the index is about to forget it, and then."""
+@pytest.mark.parametrize("tolerance_ms", [0, FUTURE_TOLERANCE_MS, 3 * FUTURE_TOLERANCE_MS])
+@pytest.mark.parametrize(("beyond_ms", "expected"), [(None, "duplicate"), (0, "duplicate"), (1, "too_late")])
+def test_what_the_index_forgets_the_horizon_refuses(tolerance_ms: int, beyond_ms: int | None, expected: str) -> None:
+    """The latest event that can be accepted at a clock, sent again when the index is about to forget it, and then.
+
+    Whatever the tolerance that the log's own genesis states.
+    """
+    after_ms = 0 if beyond_ms is None else HORIZON_MS + tolerance_ms + beyond_ms
     state, key = LogState(), make_key()
-    state.offer(0, make_genesis_record(limits=make_limits(horizon_ms=HORIZON_MS)))
-    batch = make_batch([make_event("e", time_ms=NOW_MS + FUTURE_TOLERANCE_MS)], key)
+    limits = make_limits(horizon_ms=HORIZON_MS, future_tolerance_ms=tolerance_ms)
+    state.offer(0, make_genesis_record(limits=limits))
+    batch = make_batch([make_event("e", time_ms=NOW_MS + tolerance_ms)], key)
 
     def sequence(value: bytes, append_ms: int) -> Judgement:
         offset = state.next_source_offset

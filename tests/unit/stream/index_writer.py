@@ -1,4 +1,4 @@
-"""A process that adds records to an index on disk until it is killed: `python -m … FOLDER HORIZON_MS`.
+"""A process that adds records to an index on disk until it is killed: `python -m … FOLDER KEEP_MS`.
 
 Record n has n % 7 identities, all derived from n, and clock n * 10 ms. It is acknowledged five records later, and after
 each acknowledgement the process prints n.

@@ -49,8 +49,8 @@ def make_index(request: pytest.FixtureRequest, tmp_path: Path, opened_on_disk: l
 
     def make() -> DedupeIndex:
         if request.param == "memory":
-            return MemoryIndex(HORIZON_MS)
-        opened_on_disk.append(RocksdbIndex.create(tmp_path / f"p{next(numbers)}", HORIZON_MS))
+            return MemoryIndex(KEEP_MS)
+        opened_on_disk.append(RocksdbIndex.create(tmp_path / f"p{next(numbers)}", KEEP_MS))
         return opened_on_disk[-1]
 
     return make
@@ -119,7 +119,7 @@ def test_holds_what_a_list_of_everything_would_say(
 ) -> None:
     """Both against the list, whatever is acknowledged, written and opened again at whatever moment."""
     folder = tmp_path_factory.mktemp("index") / "p0"
-    memory, disk = MemoryIndex(HORIZON_MS), RocksdbIndex.create(folder, HORIZON_MS)
+    memory, disk = MemoryIndex(KEEP_MS), RocksdbIndex.create(folder, KEEP_MS)
     everything: list[tuple[int, int, int]] = []  # clock, identity, entry
     unacknowledged: list[int] = []
     clock_ms = number = 0
@@ -166,18 +166,18 @@ RECORDS = KEPT_RECORDS + KEPT_RECORDS // 3
 """Enough for several spans, of which the oldest was dropped."""
 
 
-def fill(folder: Path, records: int, horizon_ms: int = HORIZON_MS) -> None:
+def fill(folder: Path, records: int, keep_ms: int = KEEP_MS) -> None:
     """Records 0 to `records` - 1, all acknowledged, closed."""
-    index = RocksdbIndex.create(folder, horizon_ms)
+    index = RocksdbIndex.create(folder, keep_ms)
     for number in range(records):
         add(index, number)
         acknowledge(index, number)
     index.close()
 
 
-def holds_exactly(index: RocksdbIndex, last: int, horizon_ms: int, also: int = 20) -> None:
+def holds_exactly(index: RocksdbIndex, last: int, keep_ms: int, also: int = 20) -> None:
     """Whether the index is what records 0 to `last` make, and knows nothing of those behind it."""
-    oldest_ms = last * CLOCK_STEP_MS - horizon_ms - FUTURE_TOLERANCE_MS
+    oldest_ms = last * CLOCK_STEP_MS - keep_ms
     for number in range(last + also):
         held = number <= last and number * CLOCK_STEP_MS >= oldest_ms
         for known, what in content(number).items():
@@ -188,7 +188,7 @@ def holds_exactly(index: RocksdbIndex, last: int, horizon_ms: int, also: int = 2
 
 
 def test_what_is_not_acknowledged_is_found_and_not_on_disk(tmp_path: Path) -> None:
-    index = RocksdbIndex.create(tmp_path / "p0", HORIZON_MS)
+    index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
     for number in range(10):
         add(index, number)
     for number in range(6):
@@ -196,12 +196,12 @@ def test_what_is_not_acknowledged_is_found_and_not_on_disk(tmp_path: Path) -> No
     assert all(index.get(known) == what for number in range(10) for known, what in content(number).items())
     index = reopened(index, tmp_path / "p0")
     assert index.cursor == {"number": 5}
-    holds_exactly(index, 5, HORIZON_MS)
+    holds_exactly(index, 5, KEEP_MS)
     index.close()
 
 
 def test_eviction_by_a_record_that_was_never_acknowledged_leaves_the_disk_alone(tmp_path: Path) -> None:
-    index = RocksdbIndex.create(tmp_path / "p0", HORIZON_MS)
+    index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
     index.add([identity(1)], [entry(1)], 0)
     index.acknowledge([], {"number": 0})
     index.evict(100 * KEEP_MS)
@@ -214,7 +214,7 @@ def test_eviction_by_a_record_that_was_never_acknowledged_leaves_the_disk_alone(
 
 def test_forgetting_gives_the_space_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rocksdb_index, "WRITE_IDENTITIES", 50)
-    index = RocksdbIndex.create(tmp_path / "p0", HORIZON_MS)
+    index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
     sizes = []
     for number in range(1_000):
         clock_ms = number * KEEP_MS // 200
@@ -232,10 +232,10 @@ def test_forgetting_gives_the_space_back(tmp_path: Path, monkeypatch: pytest.Mon
 def test_killed_in_the_middle_of_writing_it_is_whole_up_to_its_cursor(tmp_path: Path) -> None:
     """Over more than one span, so that families are made between two kills."""
     folder, chance, last, spans = tmp_path / "p0", random.Random(5), -1, set[int]()
-    horizon_ms = 0
+    keep_ms = FUTURE_TOLERANCE_MS
     for _ in range(4):
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.unit.stream.index_writer", str(folder), str(horizon_ms)],
+            [sys.executable, "-m", "tests.unit.stream.index_writer", str(folder), str(keep_ms)],
             stdout=subprocess.PIPE,
         ) as writer:
             assert writer.stdout is not None
@@ -247,13 +247,13 @@ def test_killed_in_the_middle_of_writing_it_is_whole_up_to_its_cursor(tmp_path: 
         assert index.cursor["number"] >= int(told[-1]) - 20
         assert index.cursor["number"] > last
         last = index.cursor["number"]
-        holds_exactly(index, last, horizon_ms)
+        holds_exactly(index, last, keep_ms)
         index.close()
     assert len(spans) > 1
 
 
 def test_a_second_process_cannot_have_the_folder(tmp_path: Path) -> None:
-    index = RocksdbIndex.create(tmp_path / "p0", HORIZON_MS)
+    index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
     index.add([identity(1)], [entry(1)], 0)
     index.acknowledge([], {"number": 0})
     with pytest.raises(IndexUnusable, match="another process"):
@@ -272,7 +272,7 @@ def test_there_is_none_before_the_first(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(IndexUnusable, match="--index memory"):
-        RocksdbIndex.create(tmp_path / "file" / "p0", HORIZON_MS)
+        RocksdbIndex.create(tmp_path / "file" / "p0", KEEP_MS)
 
 
 def test_an_older_copy_is_what_it_was(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_an_older_copy_is_what_it_was(tmp_path: Path) -> None:
     index = RocksdbIndex.open(tmp_path / "p0")
     assert index is not None
     assert index.cursor == {"number": 49}
-    holds_exactly(index, 49, HORIZON_MS)
+    holds_exactly(index, 49, KEEP_MS)
     index.close()
 
 
@@ -303,7 +303,7 @@ def no_block_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an index with several spans."""
     folder = tmp_path_factory.mktemp("whole") / "p0"
-    fill(folder, RECORDS, 0)
+    fill(folder, RECORDS, FUTURE_TOLERANCE_MS)
     return folder
 
 
@@ -366,6 +366,6 @@ def test_after_damage_was_met_the_folder_is_refused_for_good_and_made_anew(tmp_p
     index.close()
     with pytest.raises(IndexDamaged, match="Corruption"):
         RocksdbIndex.open(tmp_path / "p0")
-    index = RocksdbIndex.create(tmp_path / "p0", HORIZON_MS)
+    index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
     assert index.get_many(list(content(RECORDS - 1))) == [None] * len(content(RECORDS - 1))
     index.close()
