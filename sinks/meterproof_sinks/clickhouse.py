@@ -1,6 +1,8 @@
 """One ClickHouse, reached the same way whether it is a folder opened in this process (chDB) or a server at a URL."""
 
 import contextlib
+import io
+import re
 import shutil
 import tempfile
 import threading
@@ -13,7 +15,9 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError as DriverError
-from clickhouse_connect.driver.exceptions import OperationalError, ProgrammingError
+from clickhouse_connect.driver.exceptions import OperationalError
+
+from meterproof_sinks.sink import SinkUnavailable
 
 DATABASE: Final = "meterproof"
 _INSERT_FOLDER: Final = "inserts"
@@ -27,14 +31,44 @@ EXACT_JSON: Final[Mapping[str, Any]] = MappingProxyType({"output_format_json_quo
 """Money and quantities as JSON strings, on every connection: a JSON number would be read as a float."""
 _NO_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType({})
 _PORTS: Final = {"http": 8123, "https": 8443}
+ANSWER_TIMEOUT_S: Final = 120.0
+"""How long a call waits for a server's answer."""
+_PASSING: Final = frozenset({
+    159, 202, 203, 236, 241, 252, 290, 364, 394, 425, 439,  # busy, slow, out of memory, shutting down
+    95, 96, 198, 209, 210, 279, 319,  # the network
+    75, 76, 242, 243, 294, 499, 774,  # the disk: full, read-only
+    225, 254, 285, 286, 289, 369, 999,  # replicas and Keeper
+    164, 192, 193, 194, 201, 497, 516,  # what an operator takes away and gives back: rights, quota, password
+})  # fmt: skip
+"""Numbers of ClickHouse's errors that say nothing about the data: the same call may succeed later."""
+_UNFIT_ROWS: Final = frozenset({
+    6, 25, 26, 27, 33, 38, 41, 72, 117, 376, 467, 632,  # cannot be parsed
+    53, 69, 70, 131, 321, 349, 407,  # does not fit its column
+    395, 469,  # refused by a check of ours
+})  # fmt: skip
+"""Numbers of ClickHouse's errors that are about the rows of an insert: these rows will never go in."""
+_BUSY_STATUS: Final = re.compile(r"HTTP status (?:408|429|5\d\d)\b")
+_CODE: Final = re.compile(r"\bCode:\s*(\d+)")
 
 
 class ClickHouseError(Exception):
     """What the database refused or could not do; the text is the engine's own."""
 
+    def __init__(self, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+        """ClickHouse's number for the error; None where it did not get so far as to say one."""
 
-class ClickHouseUnavailable(ClickHouseError):
-    """The database could not be reached; the same call may succeed later."""
+
+class ClickHouseUnavailable(ClickHouseError, SinkUnavailable):
+    """The database cannot be reached, or cannot do it now: the same call may succeed later.
+
+    Of an insert or a command it is not known whether it was done.
+    """
+
+
+class UnfitRows(ClickHouseError):
+    """The database read the rows of an insert and refuses at least one of them; none is known to be there."""
 
 
 class FolderInUse(ClickHouseError):
@@ -101,9 +135,18 @@ class ClickHouse:
 
     @classmethod
     def connect(
-        cls, url: str, *, username: str = "default", password: str = "", database: str = DATABASE, create: bool = False
+        cls,
+        url: str,
+        *,
+        username: str = "default",
+        password: str = "",
+        database: str = DATABASE,
+        create: bool = False,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Self:
         """Connect to a server: `http://host:8123` or `https://host:8443`; create the database if asked to.
+
+        A call that is not answered in `answer_timeout_s` ends as unavailable.
 
         Raises:
             ClickHouseUnavailable: nothing answers there.
@@ -122,6 +165,7 @@ class ClickHouse:
                 password=password,
                 database=database,
                 settings=dict(EXACT_JSON),
+                send_receive_timeout=answer_timeout_s,
                 # Without a session, queries of several threads do not exclude one another.
                 autogenerate_session_id=False,
             )
@@ -181,10 +225,13 @@ class ClickHouse:
 
         Raises:
             ClickHouseUnavailable: it is not known whether the rows arrived; insert them again.
+            UnfitRows: a row is refused for what is in it.
             ClickHouseError: refused, or another number of rows was taken than was sent.
         """
+        # A body that cannot be rewound keeps the driver from sending it again by itself when a connection is cut.
+        block = body if self.embedded else io.BytesIO(body)
         with self._calling() as client:
-            summary = client.raw_insert(table, list(columns), body, settings=_INSERT_SETTINGS, fmt=format_name)
+            summary = client.raw_insert(table, list(columns), block, settings=_INSERT_SETTINGS, fmt=format_name)
         written = summary.written_rows
         # A server also counts what a view made of the rows.
         if written < rows or (self.embedded and written != rows):
@@ -258,7 +305,18 @@ def _translated() -> Iterator[None]:
     """The driver's errors as ours."""
     try:
         yield
-    except OperationalError as error:
-        raise ClickHouseUnavailable(str(error)) from error
-    except (DriverError, ProgrammingError) as error:
-        raise ClickHouseError(str(error)) from error
+    except DriverError as error:
+        raise _ours(error) from error
+
+
+def _ours(error: DriverError) -> ClickHouseError:
+    text = str(error)
+    code = getattr(error, "code", None)
+    if code is None and (found := _CODE.search(text)) is not None:
+        code = int(found[1])
+    kind = ClickHouseError
+    if code in _PASSING or (code is None and (isinstance(error, OperationalError) or _BUSY_STATUS.search(text))):
+        kind = ClickHouseUnavailable
+    elif code in _UNFIT_ROWS:
+        kind = UnfitRows
+    return kind(text, code)

@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterproof.deployment import DataFolder
-from meterproof_sinks.clickhouse import DATABASE, ClickHouse
+from meterproof_sinks.clickhouse import ANSWER_TIMEOUT_S, DATABASE, ClickHouse
 
 
 class ClickHouseSettings(BaseSettings):
@@ -20,6 +20,8 @@ class ClickHouseSettings(BaseSettings):
     password: SecretStr = SecretStr("")
     database: str = Field(default=DATABASE, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
     """One for each deployment: its tables hold one deployment's logs."""
+    answer_timeout_s: float = Field(default=ANSWER_TIMEOUT_S, gt=0)
+    """After which a server that does not answer counts as away."""
 
     def open(self, data: Path) -> ClickHouse:
         """Open for reading and writing.
@@ -38,4 +40,11 @@ class ClickHouseSettings(BaseSettings):
             ClickHouseError: it cannot be reached, or refuses.
         """
         password = self.password.get_secret_value()
-        return ClickHouse.connect(url, username=self.username, password=password, database=self.database, create=create)
+        return ClickHouse.connect(
+            url,
+            username=self.username,
+            password=password,
+            database=self.database,
+            create=create,
+            answer_timeout_s=self.answer_timeout_s,
+        )

@@ -1,13 +1,26 @@
 """The sink that carries the log into ClickHouse."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import sha256
+
+import orjson
+import structlog
 
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
-from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
-from meterproof_sinks.usage_rows import EVENT_COLUMNS, Books, event_rows, record_rows, sent_of
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, UnfitRows
+from meterproof_sinks.usage_rows import (
+    EVENT_COLUMNS,
+    Books,
+    UnfitRow,
+    event_rows,
+    line_of,
+    position_of,
+    record_rows,
+    sent_of,
+)
 
 ReadBooks = Callable[[], Awaitable[Mapping[int, PriceBook]]]
 """Reads all published price books."""
@@ -25,6 +38,8 @@ INSERT INTO sink_progress (log, partition, epoch, log_offset, digest, next) VALU
 ({log:String}, {partition:UInt32}, {epoch:String}, {log_offset:UInt64}, {digest:String}, {next:UInt64})
 """
 
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.sink")
+
 
 class UnknownPriceBook(Exception):
     """A log record names a price book that is not published."""
@@ -38,8 +53,9 @@ class ClickHouseSink:
     """Rows in ClickHouse: exact for everybody who reads the views, at any moment, whatever was retried or replayed.
 
     Promises: `sink_progress` names a record only after every event and record up to it was acknowledged to this very
-    object; a row is the same however often and in whatever company it is written. Lives as long as its worker; the
-    database stays the caller's.
+    object; a row is the same however often and in whatever company it is written. A row that the database will not have
+    stands in `quarantine` with its error before any progress is noted, and keeps no other row out. Lives as long as its
+    worker; the database stays the caller's.
     """
 
     name = "clickhouse"
@@ -73,16 +89,18 @@ class ClickHouseSink:
     async def write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]]) -> None:
         """Write records; see `Sink.write`.
 
-        1. once per run: what of the log is there already above the progress row, left by a crash in the steps below
+        1. once per run, and again after each call of which the end is not known: what of the log is there already
+           above the progress row, left by the steps below
         2. the price books that the records name
         3. insert the events that are not there
         4. insert the records that are not there
-        5. both are acknowledged: insert the progress row
+        5. insert the rows that steps 3 and 4 found unfit, each alone, into `quarantine`
+        6. all are acknowledged: insert the progress row
 
         Raises:
             UnknownPriceBook: a record names a book that is not on its topic.
-            CostTooLarge: an event's cost does not fit its column.
-            ClickHouseError: the database refused, or cannot be reached.
+            ClickHouseUnavailable: the database is away; the same call may succeed later.
+            ClickHouseError: the database refused.
         """
         if not records:
             return
@@ -90,24 +108,32 @@ class ClickHouseSink:
         if origin not in self._present:  # 1
             self._present[origin] = await asyncio.to_thread(self._find_present, partition, origin)
         books = await self._books_for(records)  # 2
-        await asyncio.to_thread(self._write, partition, genesis, records, books)
+        try:
+            await asyncio.to_thread(self._write, partition, genesis, records, books)
+        except ClickHouseUnavailable:
+            # It may have been done and only the answer lost, or a part of it.
+            self._present.pop(origin, None)
+            raise
 
     async def close(self) -> None:
         """Nothing to let go of: the database is the caller's."""
 
     def _write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]], books: Books) -> None:
-        """Steps 3 to 5."""
+        """Steps 3 to 6."""
         origin = genesis.origin
         positions, offsets = self._present[origin]
         sent = [sent_of(record) for _, record in records]
-        body, count = event_rows(origin, [record for _, record in records], sent, books, positions)
-        if count:  # 3
-            self._clickhouse.insert("usage_in", EVENT_COLUMNS, body, "TSVRaw", count)
-        body, count = record_rows(origin, records, sent, offsets)
-        if count:  # 4
-            self._clickhouse.insert("usage_records", (), body, "JSONEachRow", count)
+        rows, unfit_events = event_rows(origin, [record for _, record in records], sent, books, positions)
+        for row, error in self._insert("usage_in", EVENT_COLUMNS, rows, "TSVRaw"):  # 3
+            unfit_events.append(UnfitRow(position_of(row), line_of(row), error))
+        rows = record_rows(origin, records, sent, offsets)
+        unfit_records = [  # 4
+            UnfitRow(orjson.loads(row)["log_offset"], row, error)
+            for row, error in self._insert("usage_records", (), rows, "JSONEachRow")
+        ]
+        self._quarantine(origin, unfit_events, unfit_records)  # 5
         log_offset, last = records[-1]
-        self._clickhouse.command(  # 5
+        self._clickhouse.command(  # 6
             _ADVANCE,
             {
                 "log": origin,
@@ -118,11 +144,55 @@ class ClickHouseSink:
                 "next": last.header.size,
             },
         )
+        self._cursors[partition] = Cursor(genesis.epoch, log_offset, last.digest, last.header.size)
         if positions or offsets:
             self._present[origin] = (
                 frozenset(position for position in positions if position >= last.header.size),
                 frozenset(offset for offset in offsets if offset > log_offset),
             )
+
+    def _insert(
+        self, table: str, columns: Sequence[str], rows: list[bytes], format_name: str
+    ) -> list[tuple[bytes, str]]:
+        """Insert rows, and return those that can't be, each with the engine's error.
+
+        A refusal is of all rows together. So halves are tried, until each unfit row stands alone and all others are in.
+        """
+        if not rows:
+            return []
+        try:
+            self._clickhouse.insert(table, columns, b"\n".join([*rows, b""]), format_name, len(rows))
+        except UnfitRows as error:
+            if len(rows) == 1:
+                return [(rows[0], str(error))]
+            half = len(rows) // 2
+            return [
+                unfit
+                for part in (rows[:half], rows[half:])
+                for unfit in self._insert(table, columns, part, format_name)
+            ]
+        return []
+
+    def _quarantine(self, origin: str, events: list[UnfitRow], records: list[UnfitRow]) -> None:
+        rows = [
+            orjson.dumps(
+                {
+                    "log": origin,
+                    "kind": kind,
+                    "position": unfit.position,
+                    "digest": sha256(unfit.row).hexdigest(),
+                    "error": unfit.error,
+                    "row": unfit.row.decode("utf-8", "backslashreplace"),
+                }
+            )
+            for kind, all_unfit in (("event", events), ("record", records))
+            for unfit in all_unfit
+        ]
+        if not rows:
+            return
+        self._clickhouse.insert("quarantine", (), b"\n".join([*rows, b""]), "JSONEachRow", len(rows))
+        for unfit in [*events, *records]:
+            _log.error("row_quarantined", log=origin, position=unfit.position, error=unfit.error)
 
     def _find_present(self, partition: int, origin: str) -> tuple[frozenset[int], frozenset[int]]:
         """Positions and log offsets that are there above the progress row: what is left of an unfinished write."""

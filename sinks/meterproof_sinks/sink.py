@@ -6,6 +6,13 @@ from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 
 
+class SinkUnavailable(Exception):
+    """The destination cannot be reached, or cannot do it now; nothing is wrong with what it was given.
+
+    The worker waits and makes the same call again.
+    """
+
+
 class Sink(Protocol):
     """A destination that holds accepted log records durably and can say how far it got.
 
@@ -28,6 +35,9 @@ class Sink(Protocol):
 
         After it returned, `cursor` names the last of them. Any error leaves the cursor where it was, and writing the
         same records again, cut in any other way, gives the same content.
+
+        Raises:
+            SinkUnavailable: the destination is away; the worker repeats the call until it is back.
         """
 
     async def close(self) -> None:

@@ -40,8 +40,15 @@ Books = Callable[[int], PriceBook | None]
 """The price book of a version; None for version 0, which is none."""
 
 
-class CostTooLarge(Exception):
-    """An event costs more than a column can hold: 26 digits before the point."""
+@dataclass(frozen=True, slots=True)
+class UnfitRow:
+    """A row that no table can hold, and why; it goes to `quarantine`, so that all others can go where they belong."""
+
+    position: int
+    """Of the event in its log; of a log record, its offset."""
+    row: bytes
+    """Of an event, its line; of a log record, the row as it was spelled."""
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +80,8 @@ def sent_of(record: LogRecord) -> Sent:
 
 def event_rows(
     origin: str, records: Sequence[LogRecord], sent: Sequence[Sent], books: Books, present: frozenset[int]
-) -> tuple[bytes, int]:
-    """The accepted events of these records as TSVRaw rows of `usage_in`, and how many they are.
+) -> tuple[list[bytes], list[UnfitRow]]:
+    """The accepted events of these records as TSVRaw rows of `usage_in`, and those that cost more than a column holds.
 
     TSVRaw knows no escapes: a field ends at a tab, a row at LF. Neither can stand in a line or a name of the contract.
 
@@ -85,11 +92,9 @@ def event_rows(
         books: the price book by version.
         present: positions that the destination has already; they are left out.
 
-    Raises:
-        CostTooLarge: naming the event and the price book.
-
     """
     rows: list[bytes] = []
+    unfit: list[UnfitRow] = []
     for record, batch in zip(records, sent, strict=True):
         if not record.lines:
             continue
@@ -110,19 +115,31 @@ def event_rows(
             else:
                 rated = price(event, book)
                 if abs(rated.amount) >= _COST_MAX:
-                    raise CostTooLarge(
-                        f"event {position} of {origin} costs {rated.amount} by price book {book.version}, more than "
-                        "Decimal(38, 12) can hold; publish a corrected price book and restore the log from before it"
+                    error = (
+                        f"it costs {rated.amount} by price book {book.version}, more than Decimal(38, 12) can hold; "
+                        "publish a corrected price book, and rebuild this database from the audit folder"
                     )
+                    unfit.append(UnfitRow(position, line, error))
+                    continue
                 cost, unpriced = format(rated.amount, "f"), _SEPARATOR.join(rated.unpriced)
             rows.append(f"{origin}\t{position}{shared}{event.time_us}\t{cost}\t{unpriced}\t".encode() + line)
-    return b"\n".join([*rows, b""]), len(rows)
+    return rows, unfit
+
+
+def position_of(row: bytes) -> int:
+    """The position of a row of `usage_in`."""
+    return int(row.split(b"\t", 2)[1])
+
+
+def line_of(row: bytes) -> bytes:
+    """The event line of a row of `usage_in`."""
+    return row.split(b"\t", len(EVENT_COLUMNS) - 1)[-1]
 
 
 def record_rows(
     origin: str, records: Sequence[tuple[int, LogRecord]], sent: Sequence[Sent], present: frozenset[int]
-) -> tuple[bytes, int]:
-    """The records themselves as JSONEachRow rows of `usage_records`, and how many they are.
+) -> list[bytes]:
+    """The records themselves as JSONEachRow rows of `usage_records`.
 
     Args:
         origin: of the log.
@@ -131,12 +148,11 @@ def record_rows(
         present: offsets that the destination has already; they are left out.
 
     """
-    rows = [
-        orjson.dumps(_record_row(origin, log_offset, record, batch), option=orjson.OPT_APPEND_NEWLINE)
+    return [
+        orjson.dumps(_record_row(origin, log_offset, record, batch))
         for (log_offset, record), batch in zip(records, sent, strict=True)
         if log_offset not in present
     ]
-    return b"".join(rows), len(rows)
 
 
 def _record_row(origin: str, log_offset: int, record: LogRecord, batch: Sent) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """The one loop that carries `usage.log` into a destination, the same for every sink."""
 
 import asyncio
+import contextlib
 import os
+import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import structlog
 
@@ -17,7 +20,7 @@ from meterproof.kafka.topics import partitions_of
 from meterproof.status import StatusFile
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.batch_bounds import Batch, BatchBounds
-from meterproof_sinks.sink import Sink
+from meterproof_sinks.sink import Sink, SinkUnavailable
 
 STATUS_INTERVAL_S: Final = 0.2
 """How often the status file is written."""
@@ -25,6 +28,10 @@ _IDLE_POLL_S: Final = 0.5
 """How long a poll waits for records while nothing is gathered: bounds how long a stop takes."""
 _LAG_INTERVAL_S: Final = 2.0
 _DEFAULT_BOUNDS: Final = BatchBounds()
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 15.0
+"""Between two attempts at a destination that is away: doubled from the first to the longest, less a random half."""
+_Answer = TypeVar("_Answer")
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.sink")
 
@@ -49,6 +56,10 @@ class Progress:
     """Writes since the worker started."""
     write_s: float = 0.0
     """Spent in writing since the worker started."""
+    away: str | None = None
+    """Why the destination cannot be written to now; None when it can."""
+    attempts: int = 0
+    """At reaching the destination that failed, since the worker started."""
 
 
 async def run_sink(
@@ -70,7 +81,8 @@ async def run_sink(
     2. start a follower there: it re-reads the record that the cursor names, and refuses if it is another one
     3. poll: accepted records, in order
     4. batch: until a bound on rows, bytes, records or age is reached
-    5. write; an error ends the worker before anything is counted
+    5. write; a destination that is away is waited for, with nothing read meanwhile: the log keeps what comes, and lag
+       and the status file's state `waiting` show it; any other error ends the worker before anything is counted
     6. advance: the write's return is the new cursor, which the status file shows
     7. back to 3, or end if asked to stop; what is gathered and not written is read again by the next run
 
@@ -101,7 +113,7 @@ async def run_sink(
     try:
         while not ended and not stop.is_set():
             ended, _ = await asyncio.wait(tasks, timeout=STATUS_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
-            show("running")
+            show("waiting" if any(carrier.progress.away for carrier in carriers) else "running")
         # The others finish the write that they are in, so that a failure of one leaves nothing torn of another.
         stop.set()
         show("stopping")
@@ -113,6 +125,10 @@ async def run_sink(
     show("stopped" if failure is None else "failed", failure)
     if failure is not None:
         raise failure
+
+
+class _AskedToStop(Exception):
+    """The worker was asked to stop while its destination was away."""
 
 
 class _Carrier:
@@ -131,7 +147,11 @@ class _Carrier:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Steps 1 to 7 of `run_sink`."""
-        cursor = await self._sink.cursor(self.partition)  # 1
+        with contextlib.suppress(_AskedToStop):
+            await self._carry(stop)
+
+    async def _carry(self, stop: asyncio.Event) -> None:
+        cursor = await self._reached(lambda: self._sink.cursor(self.partition), stop)  # 1
         if cursor is not None:
             self.progress.log_offset, self.progress.position = cursor.log_offset, cursor.position
         async with LogFollower(self._settings, self.partition, cursor) as follower:  # 2
@@ -148,9 +168,44 @@ class _Carrier:
                 if batch.full or batch.left_s(self._clock()) == 0:
                     records = batch.take()
                     began_s = self._clock()
-                    await self._sink.write(self.partition, follower.genesis, records)  # 5
+                    await self._reached(
+                        partial(self._sink.write, self.partition, follower.genesis, records), stop, follower
+                    )  # 5
                     self._advance(records, self._clock() - began_s)  # 6
                 await self._measure_lag(follower)
+
+    async def _reached(
+        self, call: Callable[[], Awaitable[_Answer]], stop: asyncio.Event, follower: LogFollower | None = None
+    ) -> _Answer:
+        """What the destination answers, asked again, ever less often, for as long as it is away.
+
+        Raises:
+            _AskedToStop: it was still away when the worker was asked to stop.
+            Exception: any other error of the destination.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                answer = await call()
+            except SinkUnavailable as error:
+                away = str(error)
+            else:
+                if self.progress.away is not None:
+                    _log.info("destination_back", sink=self._sink.name, partition=self.partition)
+                self.progress.away = None
+                return answer
+            if self.progress.away is None:
+                _log.warning("destination_away", sink=self._sink.name, partition=self.partition, reason=away)
+            self.progress.away = away
+            self.progress.attempts += 1
+            if follower is not None:
+                await self._measure_lag(follower)
+            with contextlib.suppress(TimeoutError):
+                # Not all at once when it is back: the pauses of several workers differ.
+                await asyncio.wait_for(stop.wait(), pause_s * random.uniform(0.5, 1))  # noqa: S311 - nothing secret
+            if stop.is_set():
+                raise _AskedToStop
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _advance(self, records: list[Accepted], write_s: float) -> None:
         """Count a write that returned."""

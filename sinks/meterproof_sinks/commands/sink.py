@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import importlib.util
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -114,6 +115,9 @@ async def _open_clickhouse(
     from meterproof_sinks.migrate import migrate, pending
     from meterproof_sinks.query_front import QueryFront
 
+    # What they say of each attempt at a server that is away, the worker says once.
+    for name in ("clickhouse_connect", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     clickhouse = await _opened(settings, data)
     async with AsyncExitStack() as stack:
         stack.callback(clickhouse.close)

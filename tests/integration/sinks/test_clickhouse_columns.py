@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
-from meterproof_schemas.event import UsageData
+from meterproof_schemas.event import UsageData, entry_of
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, UnknownPriceBook
-from meterproof_sinks.usage_rows import EVENT_COLUMNS, CostTooLarge
+from meterproof_sinks.usage_rows import EVENT_COLUMNS
 from tests.builders import make_event, make_genesis_record, make_key, make_limits
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
 from tests.rated_log import HOSTILE, RatedLog
@@ -233,16 +233,24 @@ async def test_a_price_book_that_is_not_there_is_looked_for_once_and_then_named(
     assert one(clickhouse, "SELECT sum(cost) FROM usage") == 7
 
 
-async def test_a_cost_that_no_column_can_hold_stops_the_sink_and_names_the_event(clickhouse: ClickHouse) -> None:
+async def test_a_cost_that_no_column_can_hold_is_set_aside_and_keeps_nothing_else_out(clickhouse: ClickHouse) -> None:
     log = RatedLog(price_book=9)
     dear = PriceBook(
         version=9, currency="USD", meters=DEFAULT_METERS, prices=(UnitPrice(meter="bytes", amount="9" * 18),)
     )
     log.accounts._books = {9: dear}
-    log.batch([make_event("dear", usage={"bytes": 2**63 - 1})])
+    dear_line = make_event("dear", usage={"bytes": 2**63 - 1})
+    log.batch([make_event("one"), dear_line, make_event("two")])
 
     async def read_books() -> dict[int, PriceBook]:
         return {9: dear}
 
-    with pytest.raises(CostTooLarge, match=r"event 0 of .* by price book 9"):
-        await ClickHouseSink(clickhouse, read_books).write(0, log.genesis, log.records)
+    await ClickHouseSink(clickhouse, read_books).write(0, log.genesis, log.records)
+    assert clickhouse.rows("SELECT id FROM usage ORDER BY position") == [("one",), ("two",)]
+    ((kind, position, digest, error, row),) = clickhouse.rows(
+        "SELECT kind, position, digest, error, row FROM quarantine"
+    )
+    assert (kind, position, row) == ("event", 1, dear_line.decode())
+    assert digest == entry_of(dear_line).hex()
+    assert "by price book 9, more than Decimal(38, 12) can hold" in error
+    assert one(clickhouse, "SELECT dense FROM density") == 0, "a row that is missing is never passed over in silence"

@@ -119,8 +119,8 @@ async def test_rows_above_the_progress_row_are_not_shown_and_not_written_again(c
     before = assert_holds_exactly(clickhouse, log)
     # What a crash between the events and the progress row leaves: here only the last month has arrived.
     rest = [record for _, record in log.records[half:]]
-    body, count = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, frozenset())
-    clickhouse.insert("usage_in", EVENT_COLUMNS, body, "TSVRaw", count)
+    rows, _ = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, frozenset())
+    clickhouse.insert("usage_in", EVENT_COLUMNS, b"\n".join([*rows, b""]), "TSVRaw", len(rows))
     clickhouse.command(
         "ALTER TABLE usage_events DELETE WHERE toYYYYMM(event_time) = 202512 SETTINGS mutations_sync = 2"
     )
@@ -165,8 +165,8 @@ async def test_a_write_that_ends_while_a_query_is_analysed_is_not_shown_torn(cli
                 # Half of the write is there when the query begins; the rest and the progress row come later
                 rest = [record for _, record in records]
                 other = frozenset(range(rest[0].header.first, rest[-1].header.size, 2))
-                body, count = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, other)
-                clickhouse.insert("usage_in", EVENT_COLUMNS, body, "TSVRaw", count)
+                rows, _ = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, other)
+                clickhouse.insert("usage_in", EVENT_COLUMNS, b"\n".join([*rows, b""]), "TSVRaw", len(rows))
                 reading = asyncio.create_task(asyncio.to_thread(one, reader, query, {"view": view}))
                 await asyncio.sleep(moment_s)
                 await sink.write(0, log.genesis, records)

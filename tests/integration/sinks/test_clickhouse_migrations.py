@@ -76,7 +76,13 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
             "SELECT name, create_table_query FROM system.tables "
             "WHERE database = currentDatabase() AND engine LIKE '%Tree'"
         )
-    assert {name for name, _ in tables} == {"usage_events", "usage_records", "sink_progress", "migrations"}
+    assert {name for name, _ in tables} == {
+        "usage_events",
+        "usage_records",
+        "sink_progress",
+        "quarantine",
+        "migrations",
+    }
     for name, definition in tables:
         assert "fsync_after_insert = 1, fsync_part_directory = 1" in definition, name
 

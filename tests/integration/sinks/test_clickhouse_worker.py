@@ -26,8 +26,10 @@ from meterproof.kafka.topics import Deployment, create_topics
 from meterproof.status import read_status
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.topics import Topic
+from meterproof_sinks.migrate import migrate
 from tests.builders import DEPLOYMENT
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, opened
+from tests.integration.sinks.clickhouse_server import PASSWORD, served
 from tests.rated_log import BOOKS, RatedLog, costs
 
 pytestmark = [pytest.mark.broker, pytest.mark.clickhouse]
@@ -77,12 +79,15 @@ class Deployed:
                 log.log_offset += 1
 
     @contextmanager
-    def sink(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    def sink(self, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """`meterproof sink clickhouse run` as long as the block; killed at its end if it still runs."""
         command = [*_meterproof("sink", "clickhouse", "run"), "--data", str(self.data), "--prefix"]
         command += [self.settings.topic_prefix, "--bootstrap", self.settings.bootstrap, *arguments]
         self.data.mkdir(exist_ok=True)
-        with (self.data / "stderr.log").open("ab") as stderr, subprocess.Popen(command, stderr=stderr) as process:
+        with (
+            (self.data / "stderr.log").open("ab") as stderr,
+            subprocess.Popen(command, stderr=stderr, env=os.environ | (environment or {})) as process,
+        ):
             try:
                 yield process
             finally:
@@ -190,6 +195,39 @@ async def test_kills_at_any_moment_lose_and_double_nothing(deployed: Deployed) -
         for log in deployed.logs:
             assert assert_holds_exactly(clickhouse, log) == log.state.position
         assert clickhouse.rows("SELECT count(), min(dense) FROM density") == [(2, 1)]
+
+
+async def test_a_server_that_is_away_is_waited_for(deployed: Deployed, tmp_path: Path) -> None:
+    with served(tmp_path / "server") as server:
+        server.password = PASSWORD
+        os_environ = {"METERPROOF_CLICKHOUSE_PASSWORD": PASSWORD}
+        migrate(server.engine)
+        for log in deployed.logs:
+            log.grow(5)
+        await deployed.send()
+        with deployed.sink("--url", server.url, "--batch-rows", "100", environment=os_environ) as process:
+            _wait(deployed.is_carried, deployed)
+            server.down()
+            for log in deployed.logs:
+                log.grow(20)
+            await deployed.send()
+            _wait(lambda: deployed.status()["state"] == "waiting", deployed)
+            _wait(lambda: all(own["attempts"] > 1 for own in deployed.status()["partitions"].values()), deployed)
+            _wait(lambda: all((own["lag"] or 0) > 1 for own in deployed.status()["partitions"].values()), deployed)
+            assert process.poll() is None, "it stays alive"
+            assert all("127.0.0.1" in own["away"] for own in deployed.status()["partitions"].values())
+            server.up()
+            _wait(deployed.is_carried, deployed)
+            _wait(lambda: deployed.status()["state"] == "running", deployed)
+            for log in deployed.logs:
+                assert assert_holds_exactly(server.engine, log) == log.state.position
+            server.password = "changed by an operator"
+            for log in deployed.logs:
+                log.grow(2)
+            await deployed.send()
+            _wait(lambda: deployed.status()["state"] == "waiting", deployed)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(_PATIENCE_S) == 0, "asked to stop, it does not wait any longer"
 
 
 async def test_another_log_under_the_same_rows_stops_the_worker(
