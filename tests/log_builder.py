@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
+from meterproof_proofs.frontier import Frontier, leaf_hashes
 from meterproof_proofs.note import Signer
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
+from meterproof_schemas.records_tree import head_entry, head_of, records_origin
+from meterproof_sinks.audit import Signed, SignedPair
 from meterproof_stream.judge import Judgement, judge, judge_hole
 from meterproof_stream.record_builder import InForce, append_record
 from tests.builders import (
@@ -124,6 +127,25 @@ class LogBuilder:
         self.records.append((self.log_offset, record))
         self.log_offset += 1
         return record
+
+
+def signed_pair(log: LogBuilder, number: int = -1, *signers: Signer, seed: bytes | None = None) -> SignedPair:
+    """The checkpoints of both trees at the end of a log's record.
+
+    Signed by the log's own signer; or by those given; or by the key of this seed, under the trees' names.
+    """
+    end = number % len(log.records) + 1
+    header = log.records[end - 1][1].header
+    events = Checkpoint(log.origin, header.size, bytes.fromhex(header.root))
+    heads = Frontier()
+    heads.extend(leaf_hashes([head_entry(head_of(record)) for _, record in log.records[:end]]))
+    records = Checkpoint(records_origin(log.origin), heads.size, heads.root())
+
+    def signed(checkpoint: Checkpoint) -> Signed:
+        keys = signers or (log.signer if seed is None else Signer(checkpoint.origin, seed),)
+        return Signed(checkpoint, sign_checkpoint(checkpoint, keys))
+
+    return SignedPair(signed(events), signed(records))
 
 
 def make_log(*, partition: int = 0, partitions: int = 1, epoch: str = "0f" * 16) -> LogBuilder:

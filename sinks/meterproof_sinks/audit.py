@@ -10,16 +10,18 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
-from meterproof_proofs.errors import ProofError
+from meterproof_proofs.errors import ProofError, WrongOrigin
+from meterproof_proofs.frontier import Frontier, leaf_hashes
 from meterproof_proofs.note import SignedNote, Verifier
 from meterproof_proofs.tree import EMPTY_ROOT
 from meterproof_schemas.chain import Cursor, LogChain
@@ -27,10 +29,13 @@ from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
 from meterproof_schemas.reasons import StopReason
+from meterproof_schemas.records_tree import head_entry, head_of, records_origin, records_verifiers
 from meterproof_sinks.audit_folder import (
     CHECKPOINT_FILE,
     LOCK_FILE,
     LOG_FILE,
+    RECORDS_CHECKPOINT_FILE,
+    RECORDS_TLOG_FOLDER,
     TLOG_FOLDER,
     AuditError,
     DamagedAudit,
@@ -48,7 +53,7 @@ from meterproof_sinks.audit_folder import (
     split_record,
 )
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
-from meterproof_sinks.tlog_folder import TlogFolder
+from meterproof_sinks.tlog_folder import TlogFolder, adds_a_signature
 
 _BOUNDARIES_MAX: Final = 16_384
 """Record ends whose roots are kept in memory; the roots of older ones are read from disk."""
@@ -56,6 +61,8 @@ _WAITING_MAX: Final = 4_096
 """Checkpoints kept that are ahead of the disk; the smallest go first, for a larger one will do."""
 _RECENT_MAX: Final = 262_144
 """Entries kept in memory for the next checkpoint's tiles (about 20 MB); if more come, they are read from disk then."""
+_PUBLISH_POLL_S: Final = 0.5
+"""How long the publisher waits at most before it looks whether to stop."""
 _LOCK_ATTEMPTS: Final = 20
 _LOCK_PAUSE_S: Final = 0.05
 _FOLDER_MODE: Final = 0o750
@@ -99,12 +106,75 @@ class _Open:
     """Ingest clock of its first record that has one; 0 before."""
 
 
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed checkpoint: what it says, and the note itself. Whoever makes one has verified the signature."""
+
+    checkpoint: Checkpoint
+    note: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPair:
+    """The checkpoints of a log's two trees at one record, as one record of the topic publishes them."""
+
+    events: Signed
+    records: Signed | None = None
+    """None in what was signed before logs had a second tree."""
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Entries of the two trees: grows from pair to pair of a log."""
+        return self.events.checkpoint.size, 0 if self.records is None else self.records.checkpoint.size
+
+
+@dataclass(slots=True)
+class _Tree:
+    """One of a log's two trees, as far as the lines on disk have it."""
+
+    origin: str
+    file: Path
+    """Of its signed checkpoint."""
+    tlog: TlogFolder
+    size: int = 0
+    """Entries on disk."""
+    recent: list[bytes] = field(default_factory=list)
+    """The last entries before the end, for the next checkpoint's tiles."""
+    roots: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
+    """Roots at the last record ends."""
+    signed: Signed | None = None
+    """The checkpoint on disk."""
+
+    def take(self, entries: Iterable[bytes], root: bytes) -> None:
+        """Count entries that are on the device."""
+        before = len(self.recent)
+        self.recent += entries
+        self.size += len(self.recent) - before
+        if len(self.recent) > _RECENT_MAX:
+            self.recent = []
+        self.note_root(root)
+
+    def note_root(self, root: bytes) -> None:
+        """Remember the root at the present size."""
+        self.roots[self.size] = root
+        if len(self.roots) > _BOUNDARIES_MAX:
+            self.roots.popitem(last=False)
+
+    def wants(self, offered: Signed) -> bool:
+        """Whether a checkpoint is larger than the one on disk, or of its size with one signature more."""
+        if self.signed is None:
+            return True
+        size, own = offered.checkpoint.size, self.signed.checkpoint.size
+        return size > own or (size == own and adds_a_signature(offered.note, self.signed.note))
+
+
 class AuditLog:
     """The one writer of one log's folder.
 
     Promises: what `append` returned from is on the device, whole and in order; after any error of the disk it refuses
     everything, and a new one that is opened on the folder goes on after the last whole record. Holds the folder's lock
-    from `__init__` to `close`. Blocking; calls from several threads wait for each other.
+    from `__init__` to `close`. Blocking; appends from several threads wait for each other, and so do publications, but
+    a publication lets appends through: it works on entries that are on the device already.
 
     Opening reads the whole log once and checks every record's digest and its link to the one before.
 
@@ -135,29 +205,37 @@ class AuditLog:
         self.torn_tails = 0
         """Torn tails set aside by this writer."""
         self.torn_bytes = 0
-        self.checkpoint: Checkpoint | None = None
-        """The one on disk."""
         self._limits = SegmentLimits() if limits is None else limits
         self._disk = Disk() if disk is None else disk
         self._chain = LogChain()
-        self._tlog = TlogFolder(folder / TLOG_FOLDER, self._disk)
-        self._recent: list[bytes] = []
-        """The last entries before the log's end, for the next checkpoint's tiles."""
-        self._boundaries: OrderedDict[int, bytes] = OrderedDict()
+        self._events = _Tree(origin, folder / CHECKPOINT_FILE, TlogFolder(folder / TLOG_FOLDER, self._disk))
+        self._records = _Tree(
+            records_origin(origin),
+            folder / RECORDS_CHECKPOINT_FILE,
+            TlogFolder(folder / RECORDS_TLOG_FOLDER, self._disk),
+        )
+        self._records_frontier = Frontier()
+        self._records_before: dict[int, int] = {}
+        """By first position of each segment: records of the log before it."""
         self._writing = False
         """Set while a write is under way, and for good by a failed one or by `close`: nothing more is written then."""
         self._one_at_a_time = threading.Lock()
+        """Held while anything above changes: for an append as long as it takes, for a publication briefly."""
+        self._publishing = threading.Lock()
+        """Held for a whole publication; taken before the other where both are."""
         self._open: _Open | None = None
         self._lock = self._take_lock()  # 1
         try:
             self._name_log(LogName(version=1, origin=origin, partition=partition))  # 2
             whole, torn = self._read()  # 3
-            signed = self._check_checkpoint()  # 4
+            self._check_checkpoint(self._events)  # 4
+            self._check_checkpoint(self._records)
             if torn is not None:
                 self._set_aside(torn)  # 5
             self._reopen(whole)  # 6
-            if signed is not None:
-                self._tlog.bring_up(*signed, self._entries_from)  # 7
+            for tree in (self._events, self._records):  # 7
+                if tree.signed is not None:
+                    tree.tlog.bring_up(tree.signed.checkpoint, tree.signed.note, partial(self._entries_from, tree))
         except OSError as error:
             self.close()
             raise AuditDiskError(f"{folder}: cannot be opened for writing: {error}") from error
@@ -172,6 +250,21 @@ class AuditLog:
         if chain.genesis is None:
             return None
         return Cursor(chain.genesis.epoch, chain.log_offset, chain.digest, chain.position)
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The log's signed checkpoint on disk."""
+        return None if self._events.signed is None else self._events.signed.checkpoint
+
+    @property
+    def records_checkpoint(self) -> Checkpoint | None:
+        """The second tree's signed checkpoint on disk."""
+        return None if self._records.signed is None else self._records.signed.checkpoint
+
+    def covers(self, pair: SignedPair) -> bool:
+        """Whether everything that the pair commits to is on the device."""
+        events, records = pair.sizes
+        return events <= self._events.size and records <= self._records.size
 
     def append(self, records: Sequence[tuple[int, LogRecord]]) -> None:
         """Write the next records, as (log offset, record); returns when they are on the device.
@@ -202,56 +295,55 @@ class AuditLog:
                 ) from error
             self._writing = False
 
-    def take_checkpoint(self, checkpoint: Checkpoint, note: bytes) -> None:
-        """Make `note`, a signed checkpoint whose every entry is on disk, the folder's checkpoint if it is the largest.
+    def take_checkpoints(self, pair: SignedPair) -> None:
+        """Make signed checkpoints, whose every entry is on disk, the folder's own if they are the largest; publish.
 
-        Verify signatures before. 1. Compare it with the disk. 2. Write it down. 3. Bring the tiles up to it: what is
-        published there is never ahead of what this folder itself would hold a later writer to.
-
-        Raises:
-            StageStopped: `log_diverged` when it contradicts what is on disk, or the tiles do.
-            AuditDiskError: it cannot be written.
-        """
-        self.compare_checkpoint(checkpoint)  # 1
-        if self.checkpoint is not None and checkpoint.size <= self.checkpoint.size:
-            return
-        try:
-            with self._one_at_a_time:
-                self._disk.replace(self.folder / CHECKPOINT_FILE, note)  # 2
-                self._tlog.write(checkpoint, note, self._entries_from)  # 3
-                self._recent = self._recent[max(0, len(self._recent) - (self._chain.position - checkpoint.size)) :]
-        except OSError as error:
-            self._writing = True
-            place = error.filename or self.folder / CHECKPOINT_FILE
-            raise AuditDiskError(f"{place}: {error.strerror or error}") from error
-        except StageStopped:
-            self._writing = True
-            raise
-        self.checkpoint = checkpoint
-
-    def compare_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Return if a signed checkpoint whose every entry is on disk agrees with the disk.
+        Verify signatures before. 1. Compare both with the disk. 2. Write them down. 3. Bring the tiles up to them: what
+        is published there is never ahead of what this folder itself would hold a later writer to. Appends go on
+        meanwhile.
 
         Raises:
-            StageStopped: `log_diverged` when it does not.
+            StageStopped: `log_diverged` when one contradicts what is on disk, or the tiles do.
+            AuditDiskError: they cannot be written.
         """
-        root = self._root_at(checkpoint.size)
-        if root != checkpoint.root:
-            found = "is not the end of any record" if root is None else f"has root {root.hex()}"
-            raise StageStopped(
-                StopReason.LOG_DIVERGED,
-                f"a signed checkpoint of {self.origin} says size {checkpoint.size} has root {checkpoint.root.hex()}, "
-                f"but on disk it {found}. Keep {self.folder} and the topic as they are and compare them: one "
-                "of them was changed, or the log's key signed two histories.",
-            )
+        offered = [(self._events, pair.events)]
+        if pair.records is not None:
+            offered.append((self._records, pair.records))
+        with self._publishing:
+            for tree, signed in offered:  # 1
+                self._compare(tree, signed.checkpoint)
+            wanted = [(tree, signed) for tree, signed in offered if tree.wants(signed)]
+            try:
+                for tree, signed in wanted:  # 2
+                    self._must_go_on()
+                    self._disk.replace(tree.file, signed.note)
+                for tree, signed in wanted:  # 3
+                    self._publish(tree, signed)
+            except OSError as error:
+                self._stop_writing()
+                raise AuditDiskError(f"{error.filename or self.folder}: {error.strerror or error}") from error
+            except StageStopped:
+                self._stop_writing()
+                raise
 
-    def has_root_in_memory(self, size: int) -> bool:
-        """Whether comparing a checkpoint of this size costs no reading."""
-        return size in self._boundaries
+    def compare_checkpoints(self, pair: SignedPair) -> None:
+        """Return if signed checkpoints whose every entry is on disk agree with the disk.
+
+        Raises:
+            StageStopped: `log_diverged` when one does not.
+        """
+        self._compare(self._events, pair.events.checkpoint)
+        if pair.records is not None:
+            self._compare(self._records, pair.records.checkpoint)
+
+    def has_roots_in_memory(self, pair: SignedPair) -> bool:
+        """Whether comparing these checkpoints costs no reading."""
+        events, records = pair.sizes
+        return events in self._events.roots and (pair.records is None or records in self._records.roots)
 
     def close(self) -> None:
         """Let go of the files and the lock, after a write that is under way. May be repeated."""
-        with self._one_at_a_time:
+        with self._publishing, self._one_at_a_time:
             self._writing = True
             self._close_segment()
             if self._lock is not None:
@@ -278,7 +370,7 @@ class AuditLog:
         raise LockedAudit(f"{self.folder}: another process writes here; one audit worker per log")
 
     def _name_log(self, name: LogName) -> None:
-        for beside in (LOG_FILE, CHECKPOINT_FILE):
+        for beside in (LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE):
             (self.folder / (beside + NEW_SUFFIX)).unlink(missing_ok=True)
         try:
             found = read_log_name(self.folder)
@@ -301,36 +393,37 @@ class AuditLog:
                     raise DamagedAudit(
                         stored.segment.records, stored.records_line + 1, 0, f"not the genesis of {self.origin}"
                     )
+                if whole is None or stored.segment != whole.segment:
+                    self._records_before[stored.segment.first] = self._records.size
                 whole = stored
-                self._note_boundary(record)
+                self._count(record, keep_entries=False)
         except TornAudit as torn:
             return whole, torn
         return whole, None
 
-    def _check_checkpoint(self) -> tuple[Checkpoint, bytes] | None:
-        """Compare the signed checkpoint with the records; return it and its note, None if there is none."""
-        file = self.folder / CHECKPOINT_FILE
+    def _check_checkpoint(self, tree: _Tree) -> None:
+        """Compare a tree's signed checkpoint, if there is one, with the records."""
+        file = tree.file
         try:
             note = file.read_bytes()
             checkpoint = Checkpoint.parse(SignedNote.parse(note).text)
         except FileNotFoundError:
-            return None
+            return
         except ProofError as error:
             raise DamagedAudit(file, None, None, str(error)) from error
-        if checkpoint.origin != self.origin:
+        if checkpoint.origin != tree.origin:
             raise DamagedAudit(file, 1, None, f"is a checkpoint of {checkpoint.origin}")
-        if checkpoint.size > self._chain.position:
+        if checkpoint.size > tree.size:
             raise DamagedAudit(
                 file,
                 2,
                 self._chain.position,
-                f"{checkpoint.size} entries were on disk and signed for, now {self._chain.position} are whole. "
+                f"{checkpoint.size} entries were on disk and signed for, now {tree.size} are whole. "
                 "Restore the segments from a copy, or move the folder away: a new one begins where the topic does",
             )
-        if self._root_at(checkpoint.size) != checkpoint.root:
+        if self._root_at(tree, checkpoint.size) != checkpoint.root:
             raise DamagedAudit(file, 3, None, f"its root is not the root of the {checkpoint.size} entries on disk")
-        self.checkpoint = checkpoint
-        return checkpoint, note
+        tree.signed = Signed(checkpoint, note)
 
     def _set_aside(self, torn: TornAudit) -> None:
         """Move the bytes behind the last whole record to side files: copied and synced before they are cut off."""
@@ -415,10 +508,7 @@ class AuditLog:
         self._open = grown
         for log_offset, record in records[: len(frames)]:
             self._chain.advance(log_offset, record.header, record.digest)
-            self._note_boundary(record)
-            self._recent += map(entry_of, record.lines)
-        if len(self._recent) > _RECENT_MAX:
-            self._recent.clear()
+            self._count(record, keep_entries=True)
         return records[len(frames) :]
 
     def _is_full(self, opened: _Open, record: LogRecord) -> bool:
@@ -440,6 +530,7 @@ class AuditLog:
             os.close(events)
             raise
         self._open = _Open(segment, events, records)
+        self._records_before.setdefault(segment.first, self._records.size)
         if new:
             self._disk.sync_folder(self.folder)
         return self._open
@@ -467,12 +558,30 @@ class AuditLog:
 
     # --- entries and roots ---
 
-    def _entries_from(self, first: int) -> Iterator[bytes]:
-        """The entries on disk from a position on; from memory if they are all kept there."""
-        recent_first = self._chain.position - len(self._recent)
-        if first >= recent_first:
-            yield from self._recent[first - recent_first :]
+    def _count(self, record: LogRecord, *, keep_entries: bool) -> None:
+        """Take a record that is on disk into both trees; its entries stay in memory if they were just written."""
+        head = head_entry(head_of(record))
+        self._records_frontier.extend(leaf_hashes([head]))
+        events, records = self._events, self._records
+        root, records_root = bytes.fromhex(record.header.root), self._records_frontier.root()
+        if keep_entries:
+            events.take(map(entry_of, record.lines), root)
+            records.take([head], records_root)
             return
+        events.size += len(record.lines)
+        events.note_root(root)
+        records.size += 1
+        records.note_root(records_root)
+
+    def _entries_from(self, tree: _Tree, first: int) -> Iterable[bytes]:
+        """A tree's entries on disk from number `first` on; from memory if they are all kept there."""
+        with self._one_at_a_time:
+            recent_first = tree.size - len(tree.recent)
+            if first >= recent_first:
+                return tree.recent[first - recent_first :]
+        return self._events_on_disk(first) if tree is self._events else self._heads_on_disk(first)
+
+    def _events_on_disk(self, first: int) -> Iterator[bytes]:
         segments = segments_of(self.folder)
         begin = max(number for number, segment in enumerate(segments) if segment.first <= first)
         for segment in segments[begin:]:
@@ -481,17 +590,37 @@ class AuditLog:
                 for line in lines[max(0, first - stored.position) :]:
                     yield entry_of(line)
 
-    def _note_boundary(self, record: LogRecord) -> None:
-        self._boundaries[record.header.size] = bytes.fromhex(record.header.root)
-        if len(self._boundaries) > _BOUNDARIES_MAX:
-            self._boundaries.popitem(last=False)
+    def _heads_on_disk(self, first: int) -> Iterator[bytes]:
+        # A segment that is only being made has no record yet, and is not counted.
+        segments = [one for one in segments_of(self.folder) if one.first in self._records_before]
+        begin = max(number for number, one in enumerate(segments) if self._records_before[one.first] <= first)
+        number = self._records_before[segments[begin].first]
+        for segment in segments[begin:]:
+            for stored in read_segment(segment, last=segment is segments[-1]):
+                if number >= first:
+                    yield head_entry(stored.head)
+                number += 1
 
-    def _root_at(self, size: int) -> bytes | None:
+    def _compare(self, tree: _Tree, checkpoint: Checkpoint) -> None:
+        root = self._root_at(tree, checkpoint.size)
+        if checkpoint.origin != tree.origin or root != checkpoint.root:
+            found = "is not the end of any record" if root is None else f"has root {root.hex()}"
+            raise StageStopped(
+                StopReason.LOG_DIVERGED,
+                f"a signed checkpoint of {checkpoint.origin} says size {checkpoint.size} has root "
+                f"{checkpoint.root.hex()}, but on disk {tree.origin} {found}. Keep {self.folder} and the topic as they "
+                "are and compare them: one of them was changed, or the log's key signed two histories.",
+            )
+
+    def _root_at(self, tree: _Tree, size: int) -> bytes | None:
         """The root over the first `size` entries on disk; None unless a record ends there."""
         if size == 0:
             return EMPTY_ROOT
-        if (root := self._boundaries.get(size)) is not None:
-            return root
+        with self._one_at_a_time:
+            if (root := tree.roots.get(size)) is not None:
+                return root
+        if tree is self._records:
+            return self._records_root_on_disk(size)
         segment = max(
             (one for one in segments_of(self.folder) if one.first < size), key=lambda one: one.first, default=None
         )
@@ -504,6 +633,36 @@ class AuditLog:
                 if stored.position > size:
                     break
         return None
+
+    def _records_root_on_disk(self, size: int) -> bytes | None:
+        """No record states this root, so all heads up to there are hashed again."""
+        frontier = Frontier()
+        with suppress(TornAudit):
+            for entry in self._heads_on_disk(0):
+                frontier.extend(leaf_hashes([entry]))
+                if frontier.size == size:
+                    return frontier.root()
+        return None
+
+    # --- publishing ---
+
+    def _publish(self, tree: _Tree, signed: Signed) -> None:
+        """Bring a tree's tiles up to its checkpoint, then forget the entries that are in them."""
+        tree.tlog.write(signed.checkpoint, signed.note, partial(self._entries_from, tree))
+        with self._one_at_a_time:
+            tree.signed = signed
+            tree.recent = tree.recent[max(0, len(tree.recent) - (tree.size - signed.checkpoint.size)) :]
+
+    def _must_go_on(self) -> None:
+        with self._one_at_a_time:
+            if self._writing:
+                raise AuditDiskError(
+                    f"{self.folder}: closed, or an earlier write failed; start the sink again to go on"
+                )
+
+    def _stop_writing(self) -> None:
+        with self._one_at_a_time:
+            self._writing = True
 
 
 def _stopped(damage: DamagedAudit) -> StageStopped:
@@ -518,8 +677,8 @@ def _stopped(damage: DamagedAudit) -> StageStopped:
 class AuditSink:
     """The sink of a worker: one `AuditLog` per partition, opened when it is first asked for.
 
-    Promises what `AuditLog` promises, for any number of partitions at once; blocking work is done in threads. Lives as
-    long as its worker.
+    Promises what `AuditLog` promises, for any number of partitions at once; blocking work is done in threads. Writing
+    and publishing do not wait for each other: `publish_until` runs beside the writers. Lives as long as its worker.
     """
 
     name = "audit"
@@ -546,7 +705,12 @@ class AuditSink:
         self._limits = limits
         self._disk = disk
         self._logs: dict[int, AuditLog] = {}
-        self._waiting: dict[str, dict[int, tuple[Checkpoint, bytes]]] = {}
+        self._waiting: dict[str, dict[tuple[int, int], SignedPair]] = {}
+        """By log and sizes: pairs that are not compared with the disk yet."""
+        self._waiting_roots: dict[tuple[str, int], bytes] = {}
+        """By tree and size: the roots of those pairs."""
+        self._due = asyncio.Event()
+        """Set when there may be something to publish."""
         self._locks: dict[int, asyncio.Lock] = {}
         self.refused_checkpoints = 0
         """Records of the checkpoint topic that no given key signed, or that are no checkpoints."""
@@ -585,40 +749,65 @@ class AuditSink:
                     f"{self._folder} to begin the new log; it stays verifiable where it lies.",
                 )
             await asyncio.to_thread(log.append, records)
-            await self._take_checkpoints(log)
+        self._due.set()
 
-    async def offer_checkpoint(self, note: bytes) -> None:
-        """Take a signed checkpoint from the topic; it becomes the folder's once all its entries are on disk.
+    def offer_checkpoints(self, note: bytes, records_note: bytes | None = None) -> None:
+        """Take the signed checkpoints of a log's trees from the topic: they are published once all is on disk.
 
-        A note without a valid signature by one of the keys is counted and ignored: anyone may write to a topic.
+        Notes without a valid signature by one of the keys are counted and ignored: anyone may write to a topic.
 
         Raises:
-            StageStopped: `log_diverged` when it contradicts what is on disk.
-            AuditDiskError: it cannot be written.
+            StageStopped: `log_diverged` when two that wait contradict each other.
         """
         try:
-            if self._verifiers:
-                checkpoint = open_checkpoint(note, self._verifiers)
-            else:
-                checkpoint = Checkpoint.parse(SignedNote.parse(note).text)
+            events = self._verified(note, None)
+            records = None if records_note is None else self._verified(records_note, events.checkpoint.origin)
         except ProofError as error:
             self.refused_checkpoints += 1
             _log.warning("audit_checkpoint_refused", reason=str(error))
             return
-        waiting = self._waiting.setdefault(checkpoint.origin, {})
-        known = waiting.setdefault(checkpoint.size, (checkpoint, note))
-        if known[0].root != checkpoint.root:
-            raise StageStopped(
-                StopReason.LOG_DIVERGED,
-                f"two signed checkpoints of {checkpoint.origin} give size {checkpoint.size} different roots: the log's "
-                "key signed two histories. Keep both and ask the log's owner.",
-            )
+        pair = SignedPair(events, records)
+        waiting = self._waiting.setdefault(events.checkpoint.origin, {})
+        for tree in filter(None, (events, records)):
+            self._compare_waiting(tree.checkpoint)
+        known = waiting.get(pair.sizes)
+        if known is None or adds_a_signature(note, known.events.note):
+            waiting[pair.sizes] = pair
         if len(waiting) > _WAITING_MAX:
-            del waiting[min(waiting)]
-        for partition, log in list(self._logs.items()):
-            if log.origin == checkpoint.origin:
-                async with self._lock(partition):
-                    await self._take_checkpoints(log)
+            self._forget(waiting.pop(min(waiting)))
+        self._due.set()
+
+    async def publish(self) -> None:
+        """Compare every waiting checkpoint that the disk now covers, and publish the largest of each log.
+
+        Raises:
+            StageStopped: `log_diverged` when one contradicts what is on disk.
+            AuditDiskError: it cannot be written.
+        """
+        for log in list(self._logs.values()):
+            waiting = self._waiting.get(log.origin, {})
+            covered = sorted(sizes for sizes, pair in waiting.items() if log.covers(pair))
+            for sizes in covered:
+                pair = waiting[sizes]
+                if sizes == covered[-1]:
+                    await asyncio.to_thread(log.take_checkpoints, pair)
+                elif log.has_roots_in_memory(pair):
+                    log.compare_checkpoints(pair)
+                if waiting.get(sizes) is pair:  # another one with more signatures may have come meanwhile
+                    self._forget(waiting.pop(sizes))
+
+    async def publish_until(self, stop: asyncio.Event) -> None:
+        """Publish whenever there is something to, until `stop` is set; then once more.
+
+        Raises:
+            StageStopped, AuditDiskError: see `publish`.
+        """
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._due.wait(), _PUBLISH_POLL_S)
+            self._due.clear()
+            await self.publish()
+        await self.publish()
 
     async def close(self) -> None:
         """Let go of all folders."""
@@ -662,16 +851,28 @@ class AuditSink:
             raise _stopped(damage) from damage
         return log
 
-    async def _take_checkpoints(self, log: AuditLog) -> None:
-        """Compare every waiting checkpoint that the disk now covers, and keep the largest."""
-        waiting = self._waiting.get(log.origin, {})
-        cursor = log.cursor
-        position = 0 if cursor is None else cursor.position
-        covered = sorted(size for size in waiting if size <= position)
-        for size in covered:
-            checkpoint, note = waiting[size]
-            if size == covered[-1]:
-                await asyncio.to_thread(log.take_checkpoint, checkpoint, note)
-            elif log.has_root_in_memory(size):
-                log.compare_checkpoint(checkpoint)
-            del waiting[size]
+    def _compare_waiting(self, checkpoint: Checkpoint) -> None:
+        root = self._waiting_roots.setdefault((checkpoint.origin, checkpoint.size), checkpoint.root)
+        if root != checkpoint.root:
+            raise StageStopped(
+                StopReason.LOG_DIVERGED,
+                f"two signed checkpoints of {checkpoint.origin} give size {checkpoint.size} different roots: the log's "
+                "key signed two histories. Keep both and ask the log's owner.",
+            )
+
+    def _forget(self, pair: SignedPair) -> None:
+        for tree in filter(None, (pair.events, pair.records)):
+            self._waiting_roots.pop((tree.checkpoint.origin, tree.checkpoint.size), None)
+
+    def _verified(self, note: bytes, log: str | None) -> Signed:
+        """The checkpoint of a log, or of the second tree of `log`."""
+        if not self._verifiers:
+            checkpoint = Checkpoint.parse(SignedNote.parse(note).text)
+        elif log is None:
+            checkpoint = open_checkpoint(note, self._verifiers)
+        else:
+            trusted = [key for key in self._verifiers if key.name == log] or self._verifiers
+            checkpoint = open_checkpoint(note, records_verifiers(trusted, log))
+        if log is not None and checkpoint.origin != records_origin(log):
+            raise WrongOrigin(records_origin(log), checkpoint.origin)
+        return Signed(checkpoint, note)

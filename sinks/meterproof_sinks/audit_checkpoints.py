@@ -24,7 +24,7 @@ async def follow_checkpoints(sink: AuditSink, settings: KafkaSettings, *, stop: 
     Reading from the beginning is cheap: the topic is compacted to one checkpoint per log and hour.
 
     Raises:
-        StageStopped: `log_diverged`; a checkpoint contradicts the disk.
+        StageStopped: `log_diverged`; two checkpoints contradict each other.
         KafkaProblem: the topic is missing or was re-created.
     """
     async with PartitionReader(settings, settings.topic(Topic.CHECKPOINTS), 0) as reader:
@@ -39,9 +39,9 @@ async def follow_checkpoints(sink: AuditSink, settings: KafkaSettings, *, stop: 
                 if (record.key or b"").endswith(_GENESIS_SUFFIX) or record.value is None:
                     continue
                 try:
-                    note = decode_checkpoint_record(record.value).note
+                    found = decode_checkpoint_record(record.value)
                 except InvalidRecord as error:
                     sink.refused_checkpoints += 1
                     _log.warning("audit_checkpoint_refused", reason=str(error), offset=record.offset)
                     continue
-                await sink.offer_checkpoint(note)
+                sink.offer_checkpoints(found.note, found.records_note)

@@ -11,7 +11,7 @@ from meterproof_sinks.audit import AuditSink, SegmentLimits
 from meterproof_sinks.audit_checkpoints import follow_checkpoints
 from meterproof_sinks.batch_bounds import BatchBounds
 from meterproof_sinks.sink import Sink
-from meterproof_sinks.sink_process import run_sink_process
+from meterproof_sinks.sink_process import run_sink_process, run_together
 from meterproof_sinks.verification import load_verifiers
 
 
@@ -54,7 +54,7 @@ def run_audit_process(
             await sink.close()
 
     async def beside(kafka: KafkaSettings, stop: asyncio.Event) -> None:
-        await follow_checkpoints(sink, kafka, stop=stop)
+        await run_together(stop, follow_checkpoints(sink, kafka, stop=stop), sink.publish_until(stop))
 
     return run_sink_process(
         opened,

@@ -4,6 +4,7 @@
 <audit folder>/<log>/tlog/checkpoint                        the signed checkpoint that all below belongs to
                           tile/<L>/<N>[.p/<W>]              hashes of the Merkle tree
                           tile/entries/<N>[.p/<W>]          entries: the event lines' SHA-256 digests, 32 bytes each
+                     records-tlog/…                         the same of the second tree, over the records' heads
 ```
 They hold digests only: whoever reads them learns how many events there were, and nothing of what was in them.
 
@@ -52,12 +53,12 @@ EntriesFrom = Callable[[int], Iterable[bytes]]
 
 
 class TlogFolder:
-    """The one writer of one log's `tlog` folder.
+    """The one writer of one tree's published folder: `tlog`, or `records-tlog` for the second tree.
 
     Promises: `tlog/checkpoint` never names a tile or bundle that is not on the device; no file is ever overwritten with
     other bytes; writing the same log again, from whatever state, leaves the same full tiles and bundles and the same
     partial ones for the checkpoint. After an `OSError` it must not be used again: a new one goes on. Blocking. Lives as
-    long as its log's writer, under whose lock it works.
+    long as its log's writer, which sees to it that one publication is at work at a time.
     """
 
     def __init__(self, folder: Path, disk: Disk) -> None:
@@ -90,6 +91,8 @@ class TlogFolder:
             self._go_on_from(known)  # 2
         if known is None or known.size < checkpoint.size or self.size != checkpoint.size:
             self.write(checkpoint, note, entries_from)  # 3
+        elif adds_a_signature(note, (self.folder / CHECKPOINT_FILE).read_bytes()):
+            self._disk.replace(self.folder / CHECKPOINT_FILE, note)
         for path in found:  # 4
             if f"{path}{_PARTIAL_SUFFIX}" in found:
                 self._prune(path)
@@ -154,7 +157,7 @@ class TlogFolder:
             raise _diverged(file, str(error)) from error
         if known.origin != checkpoint.origin:
             raise _diverged(file, f"it is a checkpoint of {known.origin}")
-        if known.size > checkpoint.size or (known.size == checkpoint.size and content != note):
+        if known.size > checkpoint.size or (known.size == checkpoint.size and not _is_one_checkpoint(content, note)):
             raise _diverged(file, f"it is of size {known.size} and not the log's checkpoint of size {checkpoint.size}")
         return known
 
@@ -222,6 +225,26 @@ class TlogFolder:
                 file.unlink()
         with suppress(OSError):  # something that is not ours lies there: the verifier names it
             folder.rmdir()
+
+
+def adds_a_signature(note: bytes, to: bytes) -> bool:
+    """Whether a note is another one over the same text, by a key that the other is not signed by.
+
+    A log's key is replaced by signing with the old and the new one for a while; so a size is signed anew, and its root
+    stays. Nothing is verified here.
+    """
+    mine, others = SignedNote.parse(note), SignedNote.parse(to)
+    return mine.text == others.text and not _keys_of(mine) <= _keys_of(others)
+
+
+def _is_one_checkpoint(one: bytes, other: bytes) -> bool:
+    """Whether two notes are over the same text and signed by a common key."""
+    mine, others = SignedNote.parse(one), SignedNote.parse(other)
+    return mine.text == others.text and bool(_keys_of(mine) & _keys_of(others))
+
+
+def _keys_of(note: SignedNote) -> set[tuple[str, bytes]]:
+    return {(line.key_name, line.key_id) for line in note.signatures}
 
 
 def place_of(path: str) -> Tile | Bundle | None:

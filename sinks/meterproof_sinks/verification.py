@@ -4,7 +4,8 @@ For each log, per record: every line is hashed again; the record's digest, its l
 the ingest clock, the size, root and frontier that it states are re-derived; the producer's signature over the batch's
 header is verified, and the signed batch root is re-derived from the accepted lines and the digests of the others. The
 log's signed checkpoint must be by one of the keys and give the size where it stands the root that was derived. Where
-the log is published as tiles, every file of that is derived again from the lines and compared.
+the log is published as tiles, every file of that is derived again from the lines and compared. The same is done for the
+log's second tree, over the heads of its records (`meterproof_schemas.records_tree`).
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import orjson
 from pydantic import ValidationError
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
-from meterproof_proofs.errors import MalformedCheckpoint, ProofError
+from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
 from meterproof_proofs.note import Verifier
 from meterproof_schemas.batch import BatchHeader, Signatures
@@ -26,9 +27,12 @@ from meterproof_schemas.errors import InvalidBatch, InvalidEvent, InvalidRecord
 from meterproof_schemas.event import entry_of, parse_event
 from meterproof_schemas.keys import KeyRegistry, parse_registry
 from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, frontier_of
+from meterproof_schemas.records_tree import head_entry, head_of, records_origin, records_verifiers
 from meterproof_sinks.audit_folder import (
     CHECKPOINT_FILE,
     LOG_FILE,
+    RECORDS_CHECKPOINT_FILE,
+    RECORDS_TLOG_FOLDER,
     TLOG_FOLDER,
     VOLUME_FOLDER,
     AuditFault,
@@ -83,6 +87,10 @@ class LogReport:
     """The signed checkpoint, if a key given vouches for it."""
     covered: int = 0
     """Events whose place in the log the checkpoint proves; the others are not yet covered."""
+    records_checkpoint: Checkpoint | None = None
+    """The signed checkpoint of the second tree, if a key given vouches for it."""
+    records_covered: int = 0
+    """Records whose verdicts and batch headers that checkpoint proves."""
     batches: int = 0
     """Records that carry a producer's batch."""
     signatures_verified: int = 0
@@ -99,6 +107,10 @@ class LogReport:
     """Entries that the published tiles were signed for; None if there are no such files, or they do not hold."""
     tlog_files: int = 0
     """Published tiles and entry bundles that were derived again and compared."""
+    records_tlog_size: int | None = None
+    """Records that the second tree's published tiles were signed for; None as above."""
+    records_tlog_files: int = 0
+    """Published tiles and entry bundles of the second tree that were derived again and compared."""
     torn_files: int = 0
     """Torn tails that a writer set aside. They are no part of the log."""
     writer_running: bool = False
@@ -125,9 +137,9 @@ class LogReport:
             "holds": self.holds,
             "records": self.records,
             "events": self.events,
-            "checkpoint": None
-            if self.checkpoint is None
-            else {"size": self.checkpoint.size, "root": self.checkpoint.root.hex()},
+            "checkpoint": _checkpoint_as_json(self.checkpoint),
+            "records_checkpoint": _checkpoint_as_json(self.records_checkpoint),
+            "records_covered": self.records_covered,
             "covered": self.covered,
             "not_covered": self.not_covered,
             "batches": self.batches,
@@ -138,6 +150,9 @@ class LogReport:
             },
             "batch_roots": {"verified": self.batch_roots_verified, "unchecked": self.batch_roots_unchecked},
             "tlog": None if self.tlog_size is None else {"size": self.tlog_size, "files": self.tlog_files},
+            "records_tlog": None
+            if self.records_tlog_size is None
+            else {"size": self.records_tlog_size, "files": self.records_tlog_files},
             "torn_files": self.torn_files,
             "writer_running": self.writer_running,
             "unfinished": self.unfinished,
@@ -183,6 +198,10 @@ class FolderReport:
             "logs_elsewhere": self.logs_elsewhere,
             "faults": [fault_as_json(fault) for fault in self.faults],
         }
+
+
+def _checkpoint_as_json(checkpoint: Checkpoint | None) -> dict[str, object] | None:
+    return None if checkpoint is None else {"size": checkpoint.size, "root": checkpoint.root.hex()}
 
 
 def fault_as_json(fault: AuditFault) -> dict[str, object]:
@@ -294,12 +313,128 @@ def verify_log(
     return verification.report
 
 
+class _TreeVerification:
+    """One of a log's two trees: its signed checkpoint and its published files beside the derived roots and entries.
+
+    Lives for one pass over the log. Read it before the records: what is covered by one file is then in the next.
+    """
+
+    def __init__(self, report: LogReport, file: Path, tlog: Path, what: str) -> None:
+        self.file = file
+        self.checkpoint: Checkpoint | None = None
+        """The signed checkpoint, if a key given signed it; `compare` says whether it holds."""
+        self.holds = False
+        """Whether the signed root follows from the lines."""
+        self.tlog_size: int | None = None
+        """Entries that the published files were signed for, if they hold."""
+        self._report = report
+        self._tlog_folder = tlog
+        self._what = what
+        self._size = 0
+        self._roots: dict[int, bytes] = {}
+        """The derived roots where the checkpoints stand, once they were reached."""
+        self._published: Checkpoint | None = None
+        self._tlog: TlogVerification | None = None
+
+    @property
+    def files(self) -> int:
+        """Published files that were derived again and compared."""
+        return 0 if self._tlog is None else self._tlog.files
+
+    def read(self, verifiers: Sequence[Verifier], origin: str) -> None:
+        """Read the published checkpoint, then the log's own."""
+        published_note = self._note(self._tlog_folder / CHECKPOINT_FILE)
+        note = self._note(self.file)
+        self._read_published(published_note, note, verifiers, origin)
+        if note is not None:
+            self.checkpoint = self._opened(self.file, note, verifiers, origin)
+
+    def take(self, entries: Sequence[bytes], leaves: Sequence[bytes], frontier: Frontier) -> None:
+        """Take the entries of the next record; `frontier` is the tree's, they included."""
+        self._size = frontier.size
+        if any(one is not None and one.size == self._size for one in (self.checkpoint, self._published)):
+            self._roots[self._size] = frontier.root()
+        if self._tlog is not None:
+            self._tlog.take(entries, leaves)
+
+    def compare(self, *, whole: bool) -> None:
+        """Compare both checkpoints, the right edge, and look for files that are missing; `whole`: all was followed."""
+        self._compare_own()
+        self._compare_published(whole=whole)
+
+    def _compare_own(self) -> None:
+        checkpoint, report = self.checkpoint, self._report
+        if checkpoint is None:
+            return
+        root = self._roots.get(checkpoint.size)
+        self.holds = root == checkpoint.root
+        if self.holds:
+            return
+        if checkpoint.size > self._size:
+            fault = f"{checkpoint.size} {self._what} are signed for, but only {self._size} are here and hold"
+            report.faults.append(DamagedAudit(self.file, 2, report.events, fault))
+        elif root is None:
+            fault = "the signed size is not the end of any record"
+            report.faults.append(DamagedAudit(self.file, 2, checkpoint.size, fault))
+        else:
+            fault = f"the signed root of size {checkpoint.size} is not {root.hex()}, which follows from the lines"
+            report.faults.append(DamagedAudit(self.file, 3, 0, fault))
+
+    def _read_published(self, note: bytes | None, own: bytes | None, keys: Sequence[Verifier], origin: str) -> None:
+        """The published checkpoint if a key given signed it; says so if it is not the log's own.
+
+        While a writer is at work, it may be an earlier one.
+        """
+        folder, report = self._tlog_folder, self._report
+        file = folder / CHECKPOINT_FILE
+        if not folder.is_dir():
+            return
+        self._tlog = TlogVerification(folder, writer_running=report.writer_running)
+        if note is None:
+            if own is not None and not report.writer_running:
+                report.faults.append(DamagedAudit(file, None, None, f"is missing; {_DERIVED_ON_START}"))
+            return
+        self._published = published = self._opened(file, note, keys, origin)
+        if published is not None and note != own and not report.writer_running:
+            fault = f"of size {published.size}, is not the log's own {self.file.name}; {_DERIVED_ON_START}"
+            report.faults.append(DamagedAudit(file, None, None, fault))
+
+    def _compare_published(self, *, whole: bool) -> None:
+        tlog, published = self._tlog, self._published
+        if tlog is None:
+            return
+        holds = published is not None and self._roots.get(published.size) == published.root
+        if published is not None and whole and not holds:
+            fault = f"the signed root of size {published.size} does not follow from the lines"
+            self._report.faults.append(DamagedAudit(self._tlog_folder / CHECKPOINT_FILE, 3, None, fault))
+        if whole:
+            tlog.finish(published.size if published is not None and holds else None)
+        self._report.faults.extend(tlog.faults)
+        if published is not None and holds and not tlog.faults:
+            self.tlog_size = published.size
+
+    def _opened(self, file: Path, note: bytes, verifiers: Sequence[Verifier], origin: str) -> Checkpoint | None:
+        try:
+            return open_checkpoint(note, verifiers, origin=origin)
+        except ProofError as error:
+            self._report.faults.append(DamagedAudit(file, getattr(error, "line", None), None, str(error)))
+            return None
+
+    def _note(self, file: Path) -> bytes | None:
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._report.faults.append(DamagedAudit(file, None, None, f"cannot be read: {error.strerror}"))
+            return None
+
+
 class _LogVerification:
     """One pass over one log. Stops at the first fault in the records: nothing behind it can be judged.
 
-    1. Read the published checkpoint, then the log's own, then the records: what is covered by one is then in the next.
-    2. Follow the records, and compare the published tiles on the way. 3. Compare the checkpoints with what was derived.
-    4. Look for what does not belong there.
+    1. Read both trees' checkpoints, then the records. 2. Follow the records, and compare the published tiles on the
+    way. 3. Compare the checkpoints with what was derived. 4. Look for what does not belong there.
     """
 
     def __init__(self, folder: Path, verifiers: Sequence[Verifier], producers: Producers | None) -> None:
@@ -310,14 +445,15 @@ class _LogVerification:
         self._name: LogName | None = None
         self._chain = LogChain()
         self._frontier = Frontier()
-        self._roots: dict[int, bytes] = {}
-        """The derived roots where the checkpoints stand, once they were reached."""
-        self._tlog: TlogVerification | None = None
-        self._note: bytes | None = None
-        """The log's own checkpoint as it was read; None if there is none."""
+        self._heads = Frontier()
+        """Of the second tree."""
+        self._events_tree = _TreeVerification(self.report, folder / CHECKPOINT_FILE, folder / TLOG_FOLDER, "events")
+        self._records_tree = _TreeVerification(
+            self.report, folder / RECORDS_CHECKPOINT_FILE, folder / RECORDS_TLOG_FOLDER, "records"
+        )
 
     def run(self, on_progress: OnProgress | None) -> None:
-        report = self.report
+        report, events, records = self.report, self._events_tree, self._records_tree
         try:
             self._name = read_log_name(self._folder)
             report.origin = self._name.origin
@@ -325,14 +461,12 @@ class _LogVerification:
             report.faults.append(fault)
         except FileNotFoundError:
             report.faults.append(DamagedAudit(self._folder / LOG_FILE, None, None, "is missing"))
-        tlog_note = self._read_note(self._folder / TLOG_FOLDER / CHECKPOINT_FILE)  # 1
-        self._note = self._read_note(self._folder / CHECKPOINT_FILE)
-        published = self._read_published(tlog_note)
-        checkpoint = self._read_checkpoint()
-        sizes = {one.size for one in (published, checkpoint) if one is not None}
+        trusted = self._trusted()
+        records.read(records_verifiers(trusted, report.origin), records_origin(report.origin))  # 1
+        events.read(trusted, report.origin)
         whole = False
         try:
-            self._follow(sizes, on_progress)  # 2
+            self._follow(on_progress)  # 2
             whole = True
         except TornAudit as torn:
             if torn.incomplete and report.writer_running:
@@ -344,102 +478,27 @@ class _LogVerification:
         except OSError as error:
             file = Path(error.filename) if error.filename else self._folder
             report.faults.append(DamagedAudit(file, None, None, f"cannot be read: {error.strerror}"))
-        self._compare(checkpoint)  # 3
-        self._compare_published(published, whole=whole or report.unfinished)
+        for tree in (events, records):  # 3
+            tree.compare(whole=whole or report.unfinished)
+        if events.holds and events.checkpoint is not None:
+            report.checkpoint, report.covered = events.checkpoint, events.checkpoint.size
+        if records.holds and records.checkpoint is not None:
+            report.records_checkpoint, report.records_covered = records.checkpoint, records.checkpoint.size
+        report.tlog_size, report.tlog_files = events.tlog_size, events.files
+        report.records_tlog_size, report.records_tlog_files = records.tlog_size, records.files
         report.torn_files = len(torn_files(self._folder))  # 4
         report.faults.extend(
             DamagedAudit(path, None, None, "is no part of a log and does not belong here")
             for path in unexpected_files(self._folder)
         )
 
-    # --- the checkpoint ---
-
-    def _read_checkpoint(self) -> Checkpoint | None:
-        file = self._folder / CHECKPOINT_FILE
-        if self._note is None:
-            return None
-        try:
-            return open_checkpoint(self._note, self._trusted(), origin=self.report.origin)
-        except MalformedCheckpoint as error:
-            self.report.faults.append(DamagedAudit(file, error.line, None, str(error)))
-        except ProofError as error:
-            self.report.faults.append(DamagedAudit(file, getattr(error, "line", None), None, str(error)))
-        return None
-
-    def _read_note(self, file: Path) -> bytes | None:
-        try:
-            return file.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self.report.faults.append(DamagedAudit(file, None, None, f"cannot be read: {error.strerror}"))
-            return None
-
     def _trusted(self) -> Sequence[Verifier]:
         """The keys that may sign for this log."""
         return [key for key in self._verifiers if key.name == self.report.origin] or self._verifiers
 
-    def _compare(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is None:
-            return
-        report, file = self.report, self._folder / CHECKPOINT_FILE
-        root = self._roots.get(checkpoint.size)
-        if root == checkpoint.root:
-            report.checkpoint, report.covered = checkpoint, checkpoint.size
-        elif checkpoint.size > report.events:
-            fault = f"{checkpoint.size} events are signed for, but only {report.events} are here and hold"
-            report.faults.append(DamagedAudit(file, 2, report.events, fault))
-        elif root is None:
-            report.faults.append(DamagedAudit(file, 2, checkpoint.size, "the signed size is not the end of any record"))
-        else:
-            fault = f"the signed root of size {checkpoint.size} is not {root.hex()}, which follows from the lines"
-            report.faults.append(DamagedAudit(file, 3, 0, fault))
-
-    # --- the published files ---
-
-    def _read_published(self, note: bytes | None) -> Checkpoint | None:
-        """The published checkpoint if a key given signed it; says so if it is not the log's own.
-
-        While a writer is at work, it may be an earlier one.
-        """
-        folder, report = self._folder / TLOG_FOLDER, self.report
-        file = folder / CHECKPOINT_FILE
-        if not folder.is_dir():
-            return None
-        self._tlog = TlogVerification(folder, writer_running=report.writer_running)
-        if note is None:
-            if self._note is not None and not report.writer_running:
-                report.faults.append(DamagedAudit(file, None, None, f"is missing; {_DERIVED_ON_START}"))
-            return None
-        try:
-            published = open_checkpoint(note, self._trusted(), origin=report.origin)
-        except ProofError as error:
-            report.faults.append(DamagedAudit(file, getattr(error, "line", None), None, str(error)))
-            return None
-        if note != self._note and not report.writer_running:
-            fault = f"of size {published.size}, is not the log's own {CHECKPOINT_FILE}; {_DERIVED_ON_START}"
-            report.faults.append(DamagedAudit(file, None, None, fault))
-        return published
-
-    def _compare_published(self, published: Checkpoint | None, *, whole: bool) -> None:
-        """Compare the right edge and the checkpoint; `whole` if all records were followed."""
-        tlog, report = self._tlog, self.report
-        if tlog is None:
-            return
-        holds = published is not None and self._roots.get(published.size) == published.root
-        if published is not None and whole and not holds:
-            fault = f"the signed root of size {published.size} does not follow from the lines"
-            report.faults.append(DamagedAudit(self._folder / TLOG_FOLDER / CHECKPOINT_FILE, 3, None, fault))
-        if whole:
-            tlog.finish(published.size if published is not None and holds else None)
-        report.faults.extend(tlog.faults)
-        report.tlog_files = tlog.files
-        if published is not None and holds and not tlog.faults:
-            report.tlog_size = published.size
-
     # --- the records ---
 
-    def _follow(self, signed_sizes: set[int], on_progress: OnProgress | None) -> None:
+    def _follow(self, on_progress: OnProgress | None) -> None:
         report, frontier = self.report, self._frontier
         unreported = 0
         for stored in read_records(self._folder):
@@ -457,10 +516,11 @@ class _LogVerification:
                 raise _fault_in_header(stored, "its frontier does not follow from the lines")
             if record.carried is not None:
                 self._check_batch(stored, record, leaves)
-            if header.size in signed_sizes:
-                self._roots[header.size] = root
-            if self._tlog is not None:
-                self._tlog.take(entries, leaves)
+            self._events_tree.take(entries, leaves, frontier)
+            head = [head_entry(head_of(record))]
+            head_leaf = leaf_hashes(head)
+            self._heads.extend(head_leaf)
+            self._records_tree.take(head, head_leaf, self._heads)
             report.records += 1
             report.events = header.size
             unreported += len(stored.value)

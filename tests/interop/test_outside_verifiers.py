@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.cosignature import WitnessSigner, add_signatures
 from meterproof_proofs.note import Signer
 from meterproof_proofs.tile_proofs import TileTree
@@ -25,7 +25,7 @@ from meterproof_sinks.audit import AuditSink
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.verification import verify_folder
 from tests.interop.tools import verdict
-from tests.log_builder import LogBuilder
+from tests.log_builder import LogBuilder, signed_pair
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,8 @@ class Published:
 
 
 LOG = LogBuilder()
-SIGNER = Signer(LOG.origin, b"\x07" * 32)
+SEED = b"\x07" * 32
+SIGNER = Signer(LOG.origin, SEED)
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +83,14 @@ async def write(folder: Path) -> None:
     sink = AuditSink(folder / "audit", verifiers=[SIGNER.verifier])
     await sink.write(0, LOG.genesis, LOG.records)
     for number, size in enumerate(SIZES):
-        record = LOG.batch(size)
+        LOG.batch(size)
         await sink.write(0, LOG.genesis, LOG.records[-1:])
         if number % 16 < 4 or number >= len(SIZES) - 2:
-            header = record.header
-            checkpoint = Checkpoint(LOG.origin, header.size, bytes.fromhex(header.root))
-            note = sign_checkpoint(checkpoint, [SIGNER])
-            await sink.offer_checkpoint(note)
-            (folder / f"old-{number:03}").write_bytes(note)
+            pair = signed_pair(LOG, seed=SEED)
+            assert pair.records is not None
+            sink.offer_checkpoints(pair.events.note, pair.records.note)
+            await sink.publish()
+            (folder / f"old-{number:03}").write_bytes(pair.events.note)
     await sink.close()
     (folder / "audit" / log_folder_name(LOG.origin)).rename(folder / "log")
 

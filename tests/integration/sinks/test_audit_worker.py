@@ -103,7 +103,8 @@ async def run_until_covered(deployed: Deployed, folder: Path, size: int) -> Audi
     try:
         async with asyncio.timeout(60):
             carrying = run_sink(sink, deployed.settings, status=status, stop=stop)
-            await run_together(stop, carrying, follow_checkpoints(sink, deployed.settings, stop=stop))
+            following = follow_checkpoints(sink, deployed.settings, stop=stop)
+            await run_together(stop, carrying, following, sink.publish_until(stop))
     finally:
         waiting.cancel()
         await sink.close()

@@ -16,7 +16,7 @@ from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
 from meterproof_proofs.note import Signer
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.log_record import LogRecord
-from meterproof_sinks.audit import AuditDiskError, AuditLog, AuditSink, LockedAudit, SegmentLimits
+from meterproof_sinks.audit import AuditDiskError, AuditLog, AuditSink, LockedAudit, SegmentLimits, Signed, SignedPair
 from meterproof_sinks.audit_folder import (
     AuditError,
     DamagedAudit,
@@ -27,7 +27,7 @@ from meterproof_sinks.audit_folder import (
     torn_files,
 )
 from meterproof_sinks.disk import Disk
-from tests.log_builder import LogBuilder, make_log
+from tests.log_builder import LogBuilder, make_log, signed_pair
 
 SMALL = SegmentLimits(bytes_max=3_000, age_ms=3_500)
 LOG = make_log()
@@ -325,46 +325,45 @@ def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_claimed(tmp_path
 # --- checkpoints ---
 
 
-def checkpoint_at(log: LogBuilder, number: int) -> tuple[Checkpoint, bytes]:
-    """The signed checkpoint at the end of a record."""
-    header = log.records[number][1].header
-    checkpoint = Checkpoint(log.origin, header.size, bytes.fromhex(header.root))
-    return checkpoint, sign_checkpoint(checkpoint, [log.signer])
-
-
 def test_the_largest_checkpoint_stays(folder: Path) -> None:
     writer = AuditLog(folder, LOG.origin, 0)
-    last, first = checkpoint_at(LOG, -1), checkpoint_at(LOG, 1)
+    last, first = signed_pair(LOG, -1), signed_pair(LOG, 1)
     for one in (first, last, first):
-        writer.take_checkpoint(*one)
+        writer.take_checkpoints(one)
     writer.close()
-    assert (folder / "checkpoint").read_bytes() == last[1]
-    assert AuditLog(folder, LOG.origin, 0).checkpoint == last[0]
+    assert last.records is not None
+    assert (folder / "checkpoint").read_bytes() == last.events.note
+    assert (folder / "records-checkpoint").read_bytes() == last.records.note
+    again = AuditLog(folder, LOG.origin, 0)
+    assert (again.checkpoint, again.records_checkpoint) == (last.events.checkpoint, last.records.checkpoint)
 
 
 def test_roots_are_known_after_a_restart_and_beyond_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meterproof_sinks.audit._BOUNDARIES_MAX", 1)
     writer = AuditLog(folder, LOG.origin, 0)
     for number in range(len(LOG.records)):
-        checkpoint, note = checkpoint_at(LOG, number)
-        writer.take_checkpoint(checkpoint, note)
-        assert writer.checkpoint is None or writer.checkpoint.size == checkpoint.size
+        pair = signed_pair(LOG, number)
+        writer.take_checkpoints(pair)
+        assert (writer.checkpoint, writer.records_checkpoint) == (
+            pair.events.checkpoint,
+            pair.records and pair.records.checkpoint,
+        )
     writer.close()
 
 
 def test_a_checkpoint_that_contradicts_the_disk_stops(folder: Path) -> None:
     writer = AuditLog(folder, LOG.origin, 0)
-    good, _ = checkpoint_at(LOG, -1)
+    good = signed_pair(LOG).events.checkpoint
     for bad in (Checkpoint(LOG.origin, good.size, b"\1" * 32), Checkpoint(LOG.origin, 1, good.root)):
         with pytest.raises(StageStopped, match="log_diverged"):
-            writer.take_checkpoint(bad, sign_checkpoint(bad, [LOG.signer]))
+            writer.take_checkpoints(SignedPair(Signed(bad, sign_checkpoint(bad, [LOG.signer]))))
     writer.close()
     assert not (folder / "checkpoint").exists()
 
 
 def test_less_on_disk_than_was_signed_for_refuses_to_start_and_sets_nothing_aside(folder: Path) -> None:
     writer = AuditLog(folder, LOG.origin, 0)
-    writer.take_checkpoint(*checkpoint_at(LOG, -1))
+    writer.take_checkpoints(signed_pair(LOG))
     writer.close()
     last = segments_of(folder)[-1]
     os.truncate(last.events, last.events.stat().st_size - 1)
@@ -398,26 +397,30 @@ async def test_each_partition_has_its_folder_and_its_cursor(tmp_path: Path) -> N
 async def test_checkpoints_wait_until_their_entries_are_on_disk(tmp_path: Path) -> None:
     sink = AuditSink(tmp_path, verifiers=[LOG.signer.verifier])
     folder = tmp_path / log_folder_name(LOG.origin)
-    (_, early), (_, late) = checkpoint_at(LOG, 2), checkpoint_at(LOG, -1)
-    await sink.offer_checkpoint(late)
-    await sink.offer_checkpoint(early)
-    await sink.offer_checkpoint(sign_checkpoint(Checkpoint(LOG.origin, 3, b"\1" * 32), [Signer("x", bytes(32))]))
+    early, late = signed_pair(LOG, 2), signed_pair(LOG)
+    for pair in (late, early):
+        assert pair.records is not None
+        sink.offer_checkpoints(pair.events.note, pair.records.note)
+    sink.offer_checkpoints(sign_checkpoint(Checkpoint(LOG.origin, 3, b"\1" * 32), [Signer("x", bytes(32))]))
     assert sink.refused_checkpoints == 1
-    await sink.write(0, LOG.genesis, LOG.records[:2])
-    assert not (folder / "checkpoint").exists()
-    await sink.write(0, LOG.genesis, LOG.records[2:5])
-    assert (folder / "checkpoint").read_bytes() == early
-    await sink.write(0, LOG.genesis, LOG.records[5:])
-    assert (folder / "checkpoint").read_bytes() == late
+    for begin, end, due in ((0, 2, None), (2, 5, early), (5, None, late)):
+        await sink.write(0, LOG.genesis, LOG.records[begin:end])
+        await sink.publish()
+        if due is None or due.records is None:
+            assert not (folder / "checkpoint").exists()
+            assert not (folder / "records-checkpoint").exists()
+        else:
+            assert (folder / "checkpoint").read_bytes() == due.events.note
+            assert (folder / "records-checkpoint").read_bytes() == due.records.note
     await sink.close()
 
 
 async def test_two_signed_roots_of_one_size_stop_even_before_the_disk_has_them(tmp_path: Path) -> None:
     sink = AuditSink(tmp_path, verifiers=[LOG.signer.verifier])
-    await sink.offer_checkpoint(checkpoint_at(LOG, -1)[1])
+    sink.offer_checkpoints(signed_pair(LOG).events.note)
     size = LOG.state.position
     with pytest.raises(StageStopped, match="two histories"):
-        await sink.offer_checkpoint(sign_checkpoint(Checkpoint(LOG.origin, size, b"\1" * 32), [LOG.signer]))
+        sink.offer_checkpoints(sign_checkpoint(Checkpoint(LOG.origin, size, b"\1" * 32), [LOG.signer]))
 
 
 async def test_a_damaged_folder_stops_the_worker_for_a_person(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from meterproof_sinks.audit import AuditDiskError, AuditLog, SegmentLimits
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.tlog_folder import place_of
 from meterproof_sinks.verification import verify_folder
-from tests.log_builder import LogBuilder
+from tests.log_builder import LogBuilder, signed_pair
 
 SIGNER = Signer("meter.example.com/test", b"\x07" * 32)
 LIMITS = SegmentLimits(bytes_max=60_000)
+TREES = {"tlog", "records-tlog"}
 
 
 def long_log() -> LogBuilder:
@@ -65,7 +66,7 @@ def grow(writer: AuditLog, to: int, *, sign: bool = True) -> None:
     done = -1 if cursor is None else cursor.log_offset
     writer.append([one for one in LOG.records[: to + 1] if one[0] > done])
     if sign:
-        writer.take_checkpoint(*checkpoint_at(to))
+        writer.take_checkpoints(signed_pair(LOG, to, SIGNER))
 
 
 def published(folder: Path) -> dict[str, bytes]:
@@ -115,7 +116,7 @@ def test_nothing_is_published_before_a_checkpoint_and_nothing_beyond_one(tmp_pat
     writer = open_log(tmp_path / "log")
     grow(writer, 5, sign=False)
     assert not (tmp_path / "log" / "tlog").exists()
-    writer.take_checkpoint(*checkpoint_at(2))
+    writer.take_checkpoints(signed_pair(LOG, 2, SIGNER))
     assert set(published(tmp_path / "log")) == due_paths(SIZES[2])
     writer.close()
 
@@ -296,14 +297,14 @@ class FailingDisk(Disk):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def put(self, path: Path, content: bytes) -> None:
-        if "tlog" in path.parts and self.left == 0:
+        if TREES & set(path.parts) and self.left == 0:
             path.with_name(path.name + ".new").write_bytes(content[: len(content) // 2])
-        if "tlog" in path.parts:
+        if TREES & set(path.parts):
             self._count()
         super().put(path, content)
 
     def sync_folder(self, folder: Path) -> None:
-        if "tlog" in folder.parts or folder.name == "log":
+        if TREES & set(folder.parts) or folder.name == "log":
             self._count()
         super().sync_folder(folder)
 
@@ -337,7 +338,7 @@ def test_whatever_fails_the_published_files_hold_and_the_next_start_completes_th
     assert 20 < failed < 200
 
 
-class WatchedDisk(Disk):
+class WatchedDisk(QuickDisk):
     """A disk that tells what was written and which folders were synced, in order."""
 
     def __init__(self) -> None:
@@ -345,33 +346,38 @@ class WatchedDisk(Disk):
 
     def put(self, path: Path, content: bytes) -> None:
         super().put(path, content)
-        self.told.append(f"put {path.name}" if path.name == "checkpoint" else f"put {path}")
+        self.told.append(f"put {path}")
 
     def sync_folder(self, folder: Path) -> None:
         super().sync_folder(folder)
         self.told.append(f"sync {folder}")
 
 
-def test_bundles_then_tiles_then_their_folders_then_the_checkpoint(tmp_path: Path) -> None:
-    mine, disk = tmp_path / "log", WatchedDisk()
-    writer = open_log(mine, disk)
-    grow(writer, 8, sign=False)
+@pytest.mark.parametrize(("own", "tree"), [("checkpoint", "tlog"), ("records-checkpoint", "records-tlog")])
+def test_bundles_then_tiles_then_their_folders_then_the_checkpoint(tmp_path: Path, own: str, tree: str) -> None:
+    log, mine, disk = LogBuilder(), tmp_path / "log", WatchedDisk()
+    for _ in range(260):
+        log.batch(2)
+    writer = AuditLog(mine, log.origin, 0, disk=disk)
+    writer.append(log.records)
     disk.told.clear()
-    writer.take_checkpoint(*checkpoint_at(8))
+    writer.take_checkpoints(signed_pair(log))
     writer.close()
-    tlog = mine / "tlog"
-    own, folder_synced, *rest = disk.told
-    assert (own, folder_synced) == ("put checkpoint", f"sync {mine}")
+    tlog = mine / tree
+    assert disk.told[0] == f"put {mine / 'checkpoint'}"
+    assert f"put {mine / own}" in disk.told[:4]
+    first_in_tree = next(number for number, told in enumerate(disk.told) if told.startswith(f"put {tlog}/"))
+    assert disk.told.index(f"put {mine / own}") < first_in_tree
+    rest = [told for told in disk.told[first_in_tree:] if f"{tlog}/" in f"{told}/" or told == f"sync {mine}"]
     puts = [told for told in rest if told.startswith("put ")]
     kinds = ["entries" if "/entries/" in told else "tile" if "/tile/" in told else "checkpoint" for told in puts]
-    full, partial = kinds[: kinds.index("tile") + 2], kinds[kinds.index("tile") :]
-    assert full[:2] == ["entries", "entries"]
-    assert partial[-1] == kinds[-1] == "checkpoint"
+    full = 521 // 256 if tree == "tlog" else 1
+    assert kinds == ["entries"] * full + ["tile"] * (full) + ["entries"] + ["tile"] * 2 + ["checkpoint"]
     last_put_but_checkpoint = rest.index(puts[-2])
-    synced = {told for told in rest[last_put_but_checkpoint : rest.index("put checkpoint")] if told.startswith("sync")}
+    synced = {told for told in rest[last_put_but_checkpoint : rest.index(puts[-1])] if told.startswith("sync")}
     made = {tlog, *(path for path in tlog.rglob("*") if path.is_dir())}
-    assert synced == {f"sync {path}" for path in made | {mine}}
-    assert rest[-1] == f"sync {tlog}"
+    assert synced >= {f"sync {path}" for path in made | {mine}}
+    assert rest.index(f"sync {tlog}", rest.index(puts[-1])) > rest.index(puts[-1])
 
 
 # --- what verify finds ---

@@ -17,7 +17,7 @@ from meterproof_sinks.commands.verify import main
 from meterproof_sinks.verification import Producers, load_producers, load_verifiers, verify_folder
 from meterproof_stream.judge import Judgement, judge
 from tests.builders import make_batch, make_event, make_key, make_registry_file
-from tests.log_builder import LogBuilder, make_log
+from tests.log_builder import LogBuilder, make_log, signed_pair
 
 LOGS = [make_log(partition=number, partitions=2) for number in range(2)]
 
@@ -27,9 +27,7 @@ def write_log(folder: Path, log: LogBuilder) -> Path:
     mine = folder / log_folder_name(log.origin)
     writer = AuditLog(mine, log.origin, log.partition, limits=SegmentLimits(bytes_max=3_000))
     writer.append(log.records)
-    header = log.records[-2][1].header
-    checkpoint = Checkpoint(log.origin, header.size, bytes.fromhex(header.root))
-    writer.take_checkpoint(checkpoint, sign_checkpoint(checkpoint, [Signer(log.origin, b"\7" * 32)]))
+    writer.take_checkpoints(signed_pair(log, -2, seed=b"\7" * 32))
     writer.close()
     return mine
 
