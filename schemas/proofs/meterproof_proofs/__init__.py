@@ -2,6 +2,7 @@
 
 from meterproof_proofs.bundle import MAX_ENTRY_BYTES, decode_bundle, encode_bundle
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from meterproof_proofs.checkpoint_comparison import Comparison, compare_checkpoints
 from meterproof_proofs.cosignature import (
     MAX_COSIGNATURE_TIME_S,
     Cosignature,
@@ -15,6 +16,7 @@ from meterproof_proofs.errors import (
     BadTile,
     MalformedBundle,
     MalformedCheckpoint,
+    MalformedEventProof,
     MalformedFrontier,
     MalformedKey,
     MalformedNote,
@@ -28,7 +30,9 @@ from meterproof_proofs.errors import (
     WrongHashSize,
     WrongOrigin,
 )
+from meterproof_proofs.event_proof import EventProof, ProvedEvent
 from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
+from meterproof_proofs.multi_proof import inclusion_multi_proof, root_of_multi_proof
 from meterproof_proofs.note import (
     MAX_NOTE_BYTES,
     MAX_SIGNATURES,
@@ -85,10 +89,13 @@ __all__ = [
     "BadTile",
     "Bundle",
     "Checkpoint",
+    "Comparison",
     "Cosignature",
+    "EventProof",
     "Frontier",
     "MalformedBundle",
     "MalformedCheckpoint",
+    "MalformedEventProof",
     "MalformedFrontier",
     "MalformedKey",
     "MalformedNote",
@@ -98,6 +105,7 @@ __all__ = [
     "NoteSignature",
     "OutOfRange",
     "ProofError",
+    "ProvedEvent",
     "SignedNote",
     "Signer",
     "Tile",
@@ -116,11 +124,13 @@ __all__ = [
     "batch_root",
     "bundles_between",
     "bundles_of",
+    "compare_checkpoints",
     "consistency_proof",
     "decode_bundle",
     "decode_tile",
     "encode_bundle",
     "encode_tile",
+    "inclusion_multi_proof",
     "inclusion_proof",
     "leaf_hash",
     "leaf_hashes",
@@ -129,6 +139,7 @@ __all__ = [
     "open_note",
     "partial_tiles",
     "root_of",
+    "root_of_multi_proof",
     "sign_checkpoint",
     "sign_note",
     "tile_at",

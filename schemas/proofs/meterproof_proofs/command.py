@@ -3,19 +3,22 @@
 A sub-command is an entry point of the group `meterproof.commands`: its name, and a function `main(argv) -> int` whose
 first docstring line is its summary. Only the one that is called gets imported; the summaries are read from the source
 text, so that `--help` stays quick and a package that cannot be imported does not break the others.
+
+This package's own `check` is found without asking for entry points, which costs more than the whole check of a proof.
 """
 
-import ast
-import difflib
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import EntryPoint, entry_points, version
-from typing import Final, TextIO, cast
+from typing import TYPE_CHECKING, Final, TextIO, cast
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from importlib.metadata import EntryPoint
 
 GROUP: Final = "meterproof.commands"
 """Entry-point group in which packages declare their sub-commands."""
+
+_OWN: Final = "check"
 
 _SUCCESS: Final = 0
 _FAILURE: Final = 1
@@ -37,12 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show_help(sys.stdout)
         return _SUCCESS
     if name == "--version":
+        from importlib.metadata import version
+
         sys.stdout.write(f"meterproof {version('meterproof-proofs')}\n")
         return _SUCCESS
     return _run(name, arguments[1:])
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    if name == _OWN:
+        from meterproof_proofs.commands.check import main as check
+
+        return _called(name, check, arguments)
+    from importlib.metadata import entry_points
+
     found = {point.value: point for point in entry_points(group=GROUP, name=name)}
     if not found:
         _complain(_unknown(name))
@@ -56,6 +67,10 @@ def _run(name: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         _complain(f"'{name}' needs the Python module '{error.name}', which is not installed; install it and try again")
         return _FAILURE
+    return _called(name, command, arguments)
+
+
+def _called(name: str, command: Callable[[list[str]], int], arguments: list[str]) -> int:
     try:
         return command(arguments)
     except KeyboardInterrupt:
@@ -64,6 +79,9 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _unknown(name: str) -> str:
+    import difflib
+    from importlib.metadata import entry_points
+
     names = sorted({point.name for point in entry_points(group=GROUP)})
     nearest = difflib.get_close_matches(name, names, n=1)
     advice = f"did you mean '{nearest[0]}'?" if nearest else "'meterproof --help' lists what is installed"
@@ -75,6 +93,8 @@ def _complain(message: str) -> None:
 
 
 def _show_help(stream: TextIO) -> None:
+    from importlib.metadata import entry_points
+
     summaries = {point.name: _summary(point) for point in entry_points(group=GROUP)}
     width = max(map(len, summaries), default=0)
     lines = [f"  {name:{width}}  {summaries[name]}".rstrip() for name in sorted(summaries)]
@@ -90,8 +110,10 @@ def _show_help(stream: TextIO) -> None:
     stream.write("\n".join(lines or ["  none: no installed package declares a command"]) + "\n")
 
 
-def _summary(point: EntryPoint) -> str:
+def _summary(point: "EntryPoint") -> str:
     """Return the first docstring line of an entry point's function, read from its source without importing it."""
+    import ast
+
     source = _source(point.module)
     if source is None:
         return "(not installed completely: its module is missing)"
@@ -107,6 +129,9 @@ def _summary(point: EntryPoint) -> str:
 
 def _source(module: str) -> str | None:
     """Return the source text of a module, or None; imports neither it nor the packages above it."""
+    import importlib.util
+    from importlib.machinery import PathFinder
+
     spec: ModuleSpec | None = None
     path: list[str] | None = None
     parts = module.split(".")

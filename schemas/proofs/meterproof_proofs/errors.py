@@ -213,6 +213,20 @@ class MalformedTlogProof(ProofError):
         return f"malformed proof{_at(self.line)}: {self.problem}"
 
 
+class MalformedEventProof(ProofError):
+    """Bytes that are not an event proof, or values that none can hold."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        """Say what is wrong, and in which line (counted from 1) where one line is to blame."""
+        super().__init__(problem, line)
+        self.problem = problem
+        self.line = line
+
+    def __str__(self) -> str:
+        """Say what is wrong and where."""
+        return f"malformed event proof{_at(self.line)}: {self.problem}"
+
+
 class TooFewWitnesses(ProofError):
     """Fewer of the known witnesses cosigned a checkpoint than the caller requires."""
 

@@ -6,12 +6,13 @@ partial tile. Proof generation follows RFC 6962 section 2.1; every proof is buil
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from meterproof_proofs.bundle import decode_bundle
 from meterproof_proofs.errors import BadTile, MalformedBundle, MissingTile
 from meterproof_proofs.frontier import leaf_hashes
+from meterproof_proofs.multi_proof import inclusion_multi_proof
 from meterproof_proofs.tiles import TILE_WIDTH, Bundle, Tile, TileEdge, decode_tile, partial_tiles, tile_at
 from meterproof_proofs.tree import EMPTY_ROOT, check_hash, check_range, node_hash, pair_hashes
 
@@ -142,6 +143,16 @@ class TileTree:
         """
         check_range("size", size, 0, self.size)
         return self._range(0, size) if size else EMPTY_ROOT
+
+    def multi_proof(self, indexes: Sequence[int]) -> list[bytes]:
+        """Return one proof for several entries (`inclusion_multi_proof`), for the signed size; `indexes` ascend.
+
+        Raises:
+            OutOfRange: an index is not below the signed size, or they do not ascend.
+            MissingTile: a tile is not there.
+            BadTile: one does not lead to the root.
+        """
+        return inclusion_multi_proof(indexes, self.size, self._range)
 
     def _climb(self, position: int, level: int, size: int) -> list[bytes]:
         """The siblings from the complete subtree (level, position) up to the root of the tree of `size`."""

@@ -11,6 +11,7 @@ from meterproof_proofs import (
     BadTile,
     MalformedBundle,
     MalformedCheckpoint,
+    MalformedEventProof,
     MalformedFrontier,
     MalformedKey,
     MalformedNote,
@@ -44,6 +45,7 @@ EXAMPLES = [
     (MalformedBundle("too long"), "malformed entry bundle: too long"),
     (MalformedBundle("too long", 3), "malformed entry bundle, entry 3: too long"),
     (MalformedTlogProof("no index", 2), "malformed proof in line 2: no index"),
+    (MalformedEventProof("no event", 2), "malformed event proof in line 2: no event"),
     (TooFewWitnesses(2, ("w1",)), "2 known witnesses must have cosigned the checkpoint; 1 did: 'w1'"),
     (TooFewWitnesses(1, ()), "1 known witnesses must have cosigned the checkpoint; 0 did: none"),
 ]

@@ -1,0 +1,1 @@
+"""Sub-commands of `meterproof` that need nothing but this package."""
