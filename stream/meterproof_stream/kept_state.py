@@ -15,6 +15,7 @@ from meterproof_schemas.errors import ContractError
 from meterproof_schemas.fold import LogState, count_verdicts
 from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, frontier_of
 from meterproof_schemas.series import SeriesIndex, SeriesRow
+from meterproof_schemas.source_anchors import SourceAnchor, SourceAnchors
 from meterproof_stream.errors import IndexDamaged
 from meterproof_stream.rocksdb_index import RocksdbIndex
 
@@ -32,9 +33,9 @@ class KeptState(LogState):
     """The fold of one partition's log, of which the acknowledged part is also kept in a folder.
 
     The folder is a cache of the log. Beside the index stand, in the same write batch, a cursor (epoch, log offset and
-    digest of the last record, counts of verdicts) and what the record's batch changed in its producer's series. The
-    cursor is good for the log that holds this very record there; the record itself says the rest: next source offset,
-    ingest clock, position, frontier.
+    digest of the last record, counts of verdicts, source records far apart) and what the record's batch changed in its
+    producer's series. The cursor is good for the log that holds this very record there; the record itself says the
+    rest: next source offset, ingest clock, position, frontier.
 
     Promises what `LogState` promises; and a state that `resume_at` brings back equals the fold of the same records.
     Lives as long as its partition is held; `close` gives the folder back.
@@ -46,6 +47,7 @@ class KeptState(LogState):
         self._folder = folder
         self._kept: RocksdbIndex | None = None
         self._kept_counts: Counter[str] = Counter()
+        self._kept_anchors = SourceAnchors()
         self._appended: deque[_Appended] = deque()
         self._new_index = self._create
 
@@ -68,6 +70,8 @@ class KeptState(LogState):
             state.frontier = frontier_of(record.header)
             state.foreign = kept["foreign"]
             state.counts.update(kept["counts"])
+            anchors = [SourceAnchor(*anchor) for anchor in kept["anchors"]]
+            state.anchors, state._kept_anchors = SourceAnchors(anchors), SourceAnchors(anchors)
             state.series = SeriesIndex(genesis.limits.horizon_ms)
             for row in index.rows():
                 state.series.restore(_decode_row(row))
@@ -104,6 +108,7 @@ class KeptState(LogState):
         """
         appended = self._appended.popleft()
         count_verdicts(self._kept_counts, appended.header)
+        self._kept_anchors.add(appended.header)
         if self._kept is None or self.genesis is None:
             message = "a record before the genesis was acknowledged"
             raise ValueError(message)
@@ -115,6 +120,7 @@ class KeptState(LogState):
                 "digest": appended.digest,
                 "foreign": self.foreign,
                 "counts": dict(self._kept_counts),
+                "anchors": list(map(tuple, self._kept_anchors)),
             },
         )
 

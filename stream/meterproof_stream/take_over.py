@@ -28,6 +28,8 @@ from meterproof_stream.rocksdb_index import RocksdbIndex
 
 PROGRESS_INTERVAL_S: Final = 5.0
 """How often a long fold tells how far it is."""
+SOURCE_ANCHORS_COMPARED: Final = 3
+"""Source records that are compared with the log beside the last one, each time."""
 
 _log: Final = structlog.get_logger("meterproof.take_over")
 
@@ -56,7 +58,8 @@ async def fold_log(
     Args:
         kafka: where the log is.
         partition: of the log.
-        kept: a state and the physical offset behind what it holds; folding goes on there.
+        kept: a state and the physical offset behind what it holds; folding goes on there. After an error that came
+            while records were read, it is closed and may not be used.
         folder: where the dedupe index is kept on disk, with all that is needed to go on behind what it holds; None
             keeps it in memory. A folder that does not fit the log is thrown away, and the log says why.
         on_progress: told the offset reached and the end, after each chunk.
@@ -84,16 +87,20 @@ async def fold_log(
                 f"{topic}[{partition}] holds offsets {start} to {end}, and is to be read from {begin}: it was trimmed, "
                 "truncated or re-created. Restore the topic from the audit folder, or start a new deployment.",
             )
-        async for records in reader.read(begin, end):
-            for record in records:
-                accepted = state.offer(record.offset, record.value)
-                if accepted is not None:
-                    last = accepted.header
-            offset = records[-1].offset + 1
-            on_progress(offset, end)
-            if time.monotonic() - told_s > PROGRESS_INTERVAL_S:
-                told_s = time.monotonic()
-                _log.info("log_folding", partition=partition, offset=offset, end=end, position=state.position)
+        try:
+            async for records in reader.read(begin, end):
+                for record in records:
+                    accepted = state.offer(record.offset, record.value)
+                    if accepted is not None:
+                        last = accepted.header
+                offset = records[-1].offset + 1
+                on_progress(offset, end)
+                if time.monotonic() - told_s > PROGRESS_INTERVAL_S:
+                    told_s = time.monotonic()
+                    _log.info("log_folding", partition=partition, offset=offset, end=end, position=state.position)
+        except BaseException:
+            state.close()  # it holds a part that nobody can name
+            raise
     took_s = round(time.monotonic() - began_s, 3)
     _log.info("log_folded", partition=partition, begin=begin, end=end, position=state.position, took_s=took_s)
     return FoldedLog(state, end, last)
@@ -204,7 +211,16 @@ async def first_geneses(kafka: KafkaSettings) -> dict[int, Genesis]:
 
 
 async def check_source(kafka: KafkaSettings, partition: int, state: LogState, last: RecordHeader | None) -> None:
-    """Compare the source topic with what the log says of it; `last` is the log's last record.
+    """Compare the source topic with what the log says of it: its last record, and some that are older.
+
+    A record is the same if its bytes and its append time are: a topic that was created again and filled with the same
+    batches has other times, so it is noticed whatever stands on it.
+
+    Args:
+        kafka: where the topic is.
+        partition: of the topic and of the log.
+        state: the fold of the log.
+        last: header of the log's last record; None if it is not known.
 
     Raises:
         StageStopped: `source_lost` when records that are due were deleted; `source_diverged` when it is another topic.
@@ -221,17 +237,31 @@ async def check_source(kafka: KafkaSettings, partition: int, state: LogState, la
             )
         if start > due:
             raise source_lost(topic, partition, due, start)
+        # Oldest first: a read near the end leaves a request behind that waits for more.
+        anchors = state.anchors.spread(start, SOURCE_ANCHORS_COMPARED)
+        for anchor in [each for each in anchors if each.offset < due - 1]:
+            record = await reader.at(anchor.offset)
+            if record is None or record.value is None or record_digest(record.value) != anchor.digest:
+                raise _source_diverged(topic, partition, anchor.offset, "another record")
+            if record.timestamp_ms != anchor.append_ms:
+                raise _source_diverged(topic, partition, anchor.offset, "the same record, appended at another time,")
         source = None if last is None else last.source
-        if source is None or start >= due:
+        if last is None or source is None or start >= due:
             return
         record = await reader.at(due - 1)
     digest = None if record is None or record.value is None else record_digest(record.value)
-    if digest != source.digest and not (last is not None and last.kind == "quarantined" and source.digest is None):
-        raise StageStopped(
-            StopReason.SOURCE_DIVERGED,
-            f"{topic}[{partition}] holds another record at offset {due - 1} than the one that its log was made from. "
-            "The topic was re-created. Restore it, or start a new deployment.",
-        )
+    if digest != source.digest and not (last.kind == "quarantined" and source.digest is None):
+        raise _source_diverged(topic, partition, due - 1, "another record")
+    if record is not None and digest is not None and digest == source.digest and record.timestamp_ms != last.append_ms:
+        raise _source_diverged(topic, partition, due - 1, "the same record, appended at another time,")
+
+
+def _source_diverged(topic: str, partition: int, offset: int, found: str) -> StageStopped:
+    return StageStopped(
+        StopReason.SOURCE_DIVERGED,
+        f"{topic}[{partition}] holds {found} at offset {offset} than the one that its log was made from. "
+        "The topic was re-created. Restore it, or start a new deployment.",
+    )
 
 
 def source_lost(topic: str, partition: int, due: int, start: int) -> StageStopped:

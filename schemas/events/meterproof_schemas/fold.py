@@ -17,6 +17,7 @@ from meterproof_schemas.dedupe_index import DedupeIndex, MemoryIndex
 from meterproof_schemas.event import entry_of, identity_of
 from meterproof_schemas.log_record import LogRecord, RecordHeader
 from meterproof_schemas.series import SeriesIndex
+from meterproof_schemas.source_anchors import SourceAnchors
 
 
 class LogState(LogChain):
@@ -34,6 +35,7 @@ class LogState(LogChain):
         self.series = SeriesIndex(0)
         self.counts: Counter[str] = Counter()
         """Lines by verdict: `accepted`, `duplicate`, each reason; whole records by reason under `record:<reason>`."""
+        self.anchors = SourceAnchors()
         self.accounts = accounts
 
     def offer(self, offset: int, value: bytes | None) -> LogRecord | None:
@@ -104,6 +106,7 @@ class LogState(LogChain):
         if batch is not None and header.reason is None:
             self.series.add(batch, header.clock_ms)
         count_verdicts(self.counts, header)
+        self.anchors.add(header)
 
     def acknowledge(self, offset: int) -> None:
         """The oldest record appended and not acknowledged stands on the log, at this offset, for every reader.

@@ -281,6 +281,32 @@ async def test_a_source_that_was_created_again_is_noticed(
             assert worker.events()[-1]["stop_reason"] == "source_diverged"
 
 
+@pytest.mark.parametrize("index", ["memory", "rocksdb"])
+async def test_a_source_that_was_filled_again_so_that_its_last_record_agrees_is_noticed(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, index: str
+) -> None:
+    """By older records, which are others; and where every record is the same, by the time when it was appended."""
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
+    first = [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(9)]
+    others = [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(9)]
+    await pipeline.send(0, [*first])
+    with pipeline.worker(f"--index={index}") as worker:
+        await pipeline.wait_until_sequenced(worker)
+        assert await asyncio.to_thread(worker.stop) == 0, worker.log()
+    faults = []
+    for again in ([*others[:8], first[8]], first):
+        await delete_topic(pipeline, Topic.BATCHES)
+        await pipeline.create_topics()
+        await pipeline.send(0, [*again, others[8]])
+        with pipeline.worker(f"--index={index}") as worker:
+            assert await asyncio.to_thread(worker.wait) == 78, worker.log()
+            assert worker.events()[-1]["stop_reason"] == "source_diverged"
+            faults.append(worker.events()[-1]["event"])
+    assert "another record at offset 0" in faults[0]
+    assert "appended at another time" in faults[1]
+    assert (await pipeline.log(0)).next_source_offset == 9
+
+
 @pytest.mark.slow
 async def test_a_source_that_is_created_again_under_a_running_worker_is_noticed(
     broker: LocalBroker, topic_prefix: str, tmp_path: Path

@@ -35,6 +35,7 @@ def snapshot(state: LogState, identities: list[bytes]) -> dict[str, Any]:
         "roots": state.series.roots(),
         "gaps": state.series.gaps(),
         "counts": dict(state.counts),
+        "anchors": list(state.anchors),
     }
 
 
