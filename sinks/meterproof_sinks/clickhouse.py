@@ -176,6 +176,11 @@ class ClickHouse:
                     client.command("CREATE DATABASE IF NOT EXISTS {database:Identifier}", {"database": database})
             return cls(lambda: connect(database), None)
 
+    def another(self) -> Self:
+        """One more connection to the same database, which waits for no call of this one; close it before this one."""
+        with _translated():
+            return type(self)(self._connect, self._folder)
+
     @property
     def folder(self) -> Path:
         """The folder that is open in this process.

@@ -20,6 +20,8 @@ class ClickHouseSettings(BaseSettings):
     password: SecretStr = SecretStr("")
     database: str = Field(default=DATABASE, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
     """One for each deployment: its tables hold one deployment's logs."""
+    replicated: bool = False
+    """Make replicated tables. The database must exist, with engine `Replicated`, which does it on all replicas."""
     answer_timeout_s: float = Field(default=ANSWER_TIMEOUT_S, gt=0)
     """After which a server that does not answer counts as away."""
 

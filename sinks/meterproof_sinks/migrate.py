@@ -11,6 +11,7 @@ from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _STATEMENT_END: Final = re.compile(r";[ \t]*$", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^--.*$", re.MULTILINE)
+_ENGINE: Final = re.compile(r"\bENGINE = (\w*MergeTree)\b")
 _LEDGER: Final = """
 CREATE TABLE IF NOT EXISTS migrations (
   number UInt32, name String, digest String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
@@ -36,10 +37,20 @@ class Migration:
         """SHA-256 of the text in hexadecimal."""
         return sha256(self.text.encode()).hexdigest()
 
-    def statements(self) -> list[str]:
-        """Its statements, each of which can be repeated."""
-        text = _COMMENT.sub("", self.text)
+    def statements(self, *, replicated: bool = False) -> list[str]:
+        """Its statements, each of which can be repeated.
+
+        Args:
+            replicated: name the replicated engines, for a database of ClickHouse's engine `Replicated`, which runs them
+                on every replica.
+
+        """
+        text = _engines(_COMMENT.sub("", self.text), replicated=replicated)
         return [statement for part in _STATEMENT_END.split(text) if (statement := part.strip())]
+
+
+def _engines(text: str, *, replicated: bool) -> str:
+    return _ENGINE.sub(r"ENGINE = Replicated\1", text) if replicated else text
 
 
 def all_migrations() -> list[Migration]:
@@ -52,7 +63,9 @@ def all_migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.number)
 
 
-def migrate(clickhouse: ClickHouse, migrations: list[Migration] | None = None) -> list[Migration]:
+def migrate(
+    clickhouse: ClickHouse, migrations: list[Migration] | None = None, *, replicated: bool = False
+) -> list[Migration]:
     """Apply what the database lacks, in order, and return it.
 
     1. read the ledger; refuse a database that was made by another text
@@ -65,7 +78,7 @@ def migrate(clickhouse: ClickHouse, migrations: list[Migration] | None = None) -
         MigrationChanged: an applied migration has another text here.
         ClickHouseError: a statement was refused.
     """
-    clickhouse.command(_LEDGER)
+    clickhouse.command(_engines(_LEDGER, replicated=replicated))
     applied: dict[int, str] = dict(clickhouse.rows("SELECT number, digest FROM migrations FINAL"))  # 1
     done = []
     for migration in all_migrations() if migrations is None else migrations:
@@ -78,7 +91,7 @@ def migrate(clickhouse: ClickHouse, migrations: list[Migration] | None = None) -
                 f"(SHA-256 {digest[:16]}…) than this version of meterproof-sinks has; use the version that made "
                 "the database, or a new database: the sink fills it from the log"
             )
-        for statement in migration.statements():  # 2
+        for statement in migration.statements(replicated=replicated):  # 2
             clickhouse.command(statement)
         clickhouse.command(  # 3
             "INSERT INTO migrations (number, name, digest) VALUES ({number:UInt32}, {name:String}, {digest:String})",

@@ -34,7 +34,7 @@ def migrate(
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
     clickhouse = settings.open(data)
     try:
-        found = pending(clickhouse) if check else apply(clickhouse)
+        found = pending(clickhouse) if check else apply(clickhouse, replicated=settings.replicated)
     finally:
         clickhouse.close()
     names = [f"{migration.number:04}_{migration.name}" for migration in found]

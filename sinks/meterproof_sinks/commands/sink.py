@@ -58,6 +58,9 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
     ] = 0,
     batch_rows: Annotated[int, typer.Option(help="Events per insert at most.", min=1)] = 20_000,
     batch_age_s: Annotated[float, typer.Option(help="Seconds after which fewer are inserted.", min=0.01)] = 0.5,
+    rollup_interval_s: Annotated[
+        float, typer.Option(help="Seconds between refreshes of the roll-ups; 0 leaves them to somebody else.", min=0)
+    ] = 10.0,
 ) -> int:
     """Carry the log into ClickHouse until SIGTERM; logs are JSON lines on stderr.
 
@@ -73,9 +76,20 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
     from meterproof_sinks.sink_process import run_sink_process
 
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
+    opened: list[ClickHouse] = []
+
+    async def keep_rollups(_: object, stop: asyncio.Event) -> None:
+        from meterproof_sinks import rollups
+
+        if rollup_interval_s:
+            await rollups.keep_rollups(opened[0], stop, rollup_interval_s)
+        else:
+            await stop.wait()
+
     try:
         return run_sink_process(
-            lambda kafka: _open_clickhouse(kafka, settings, data, port),
+            lambda kafka: _open_clickhouse(kafka, settings, data, port, opened),
+            beside=keep_rollups,
             name="clickhouse",
             data=data,
             bootstrap=bootstrap,
@@ -106,9 +120,9 @@ class _NotStarted(Exception):
 
 @asynccontextmanager
 async def _open_clickhouse(
-    kafka: "KafkaSettings", settings: "ClickHouseSettings", data: Path, port: int
+    kafka: "KafkaSettings", settings: "ClickHouseSettings", data: Path, port: int, opened: "list[ClickHouse]"
 ) -> "AsyncIterator[Sink]":
-    """The sink, with the database behind it, and for a folder the endpoint beside it."""
+    """The sink, with the database behind it (put into `opened`), and for a folder the endpoint beside it."""
     from meterproof.kafka.price_books import read_price_books
     from meterproof_sinks.clickhouse import ClickHouseError
     from meterproof_sinks.clickhouse_sink import ClickHouseSink
@@ -121,6 +135,7 @@ async def _open_clickhouse(
     clickhouse = await _opened(settings, data)
     async with AsyncExitStack() as stack:
         stack.callback(clickhouse.close)
+        opened.append(clickhouse)
         if clickhouse.embedded:
             await asyncio.to_thread(migrate, clickhouse)
             await stack.enter_async_context(

@@ -70,6 +70,17 @@ def test_they_are_numbered_without_a_gap_and_need_nothing_that_only_a_server_has
             assert word not in migration.text
 
 
+def test_one_text_serves_a_replicated_database_too(tmp_path: Path) -> None:
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        for migration in all_migrations():
+            for plain, replicated in zip(migration.statements(), migration.statements(replicated=True), strict=True):
+                clickhouse.rows(f"EXPLAIN AST {replicated}")
+                assert replicated.replace("Replicated", "") == plain
+                assert ("MergeTree" in plain) == ("ENGINE = Replicated" in replicated)
+        with pytest.raises(ClickHouseError, match="NO_ZOOKEEPER"):
+            clickhouse.command("CREATE TABLE r (a Int8) ENGINE = ReplicatedMergeTree('/x', 'y') ORDER BY a")
+
+
 def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
     with opened(tmp_path / "clickhouse") as clickhouse:
         tables = clickhouse.rows(
@@ -81,6 +92,9 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
         "usage_records",
         "sink_progress",
         "quarantine",
+        "usage_minutes",
+        "usage_hours",
+        "usage_days",
         "migrations",
     }
     for name, definition in tables:

@@ -137,8 +137,11 @@ async def test_a_worker_carries_the_log_and_answers_queries_about_it(deployed: D
     spend = sum((sum(costs(log.records), Decimal(0)) for log in deployed.logs), Decimal(0))
     size = sum(log.state.position for log in deployed.logs)
     sql = "SELECT count() AS events, sum(cost) AS spend, any(currency = 'x') AS \"a, b\" FROM usage"
-    with deployed.sink() as process:
+    rolled_up = "SELECT sum(events) AS events FROM usage_by_hour"
+    with deployed.sink("--rollup-interval-s", "0.1") as process:
         _wait(deployed.is_carried, deployed)
+        expected = json.dumps({"events": size}, separators=(",", ":"))
+        _wait(lambda: deployed.query(rolled_up, "--format", "json").stdout.strip() == expected, deployed)
         assert (deployed.data / "clickhouse" / "endpoint.json").exists()
         answers = {form: deployed.query(sql, "--format", form) for form in ("json", "csv", "table")}
         for log in deployed.logs:  # live: what is sent while it runs arrives

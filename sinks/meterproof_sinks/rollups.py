@@ -1,0 +1,249 @@
+"""Roll-ups by minute, hour and day: days that have new events are built beside the tables and swapped in whole."""
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from secrets import token_hex
+from typing import Final
+
+import structlog
+
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+
+GRAINS: Final = ("minute", "hour", "day")
+"""Finest first: each is made from the one before."""
+REQUEST_FILE: Final = "rebuild-rollups"
+"""In a ClickHouse folder, asks the process that owns it to build all roll-ups again; it removes the file when done."""
+_REST: Final = 9
+"""After a refresh, that many times its duration is rested: roll-ups take a tenth of the machine at most."""
+_STAGING: Final = "staging_"
+_STAGING_AGE_S: Final = 3600
+"""A staging table that is older was left by a crash."""
+_STARTS: Final = {"minute": "toStartOfMinute", "hour": "toStartOfHour", "day": "toStartOfDay"}
+_DIMENSIONS: Final = (
+    "log, customer, agent, source, operation, surface, provider, model, status, mapSort(tags) AS tags, currency"
+)
+_SUMS: Final = {
+    True: "count(), sum(cost), sumMap(usage), sum(ifNull(latency_us, 0)), count(latency_us)",
+    False: "sum(events), sum(cost), sumMap(usage), sum(latency_us), sum(latency_events)",
+}
+"""Of events, and of rows that are sums already."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.rollups")
+
+Bounds = Mapping[str, int]
+"""By log: the first position that does not count."""
+
+
+@dataclass(slots=True)
+class Refreshed:
+    """What one refresh did."""
+
+    built: list[date] = field(default_factory=list)
+    """Days that were built and swapped in."""
+    newer: list[date] = field(default_factory=list)
+    """Days that somebody else had built further meanwhile; they were left as they are."""
+
+
+class Rollups:
+    """Keeps `usage_minutes`, `usage_hours` and `usage_days` equal to the events below the sink's progress.
+
+    Promises: a day of a table is, at any moment and after any crash, the exact sums of that day's events below the
+    positions that its marker rows state; it never goes back to lower positions, unless it is rebuilt by force. Holds
+    only a cache of what it built, so several may run beside one another. Lives as long as its connection.
+    """
+
+    def __init__(self, clickhouse: ClickHouse, new_name: Callable[[], str] = lambda: token_hex(8)) -> None:
+        self._clickhouse = clickhouse
+        self._new_name = new_name
+        self._seen: Bounds | None = None
+        self._built: dict[date, dict[str, int]] = {}
+
+    def refresh(self) -> Refreshed:
+        """Build the days that have events which a roll-up lacks; cheap when there are none.
+
+        Raises:
+            ClickHouseUnavailable: the database is away; what was done so far is whole.
+            ClickHouseError: a statement was refused.
+        """
+        bounds = self._progress()
+        if bounds == self._seen:
+            return Refreshed()
+        if self._seen is None:
+            self._built = self._built_to()
+        refreshed = self._build(
+            [
+                day
+                for day, lasts in sorted(self._last_positions().items())
+                if any(min(last + 1, bounds.get(log, 0)) > self._to(day, log) for log, last in lasts.items())
+            ],
+            bounds,
+        )
+        self._seen = bounds
+        return refreshed
+
+    def rebuild(self, days: Collection[date] | None = None) -> Refreshed:
+        """Build these days (None: all, those included that have no event any more) from the events, whatever is there.
+
+        Raises:
+            ClickHouseUnavailable: the database is away; what was done so far is whole.
+            ClickHouseError: a statement was refused.
+        """
+        bounds = self._progress()
+        if days is None:
+            days = self._last_positions().keys() | self._built_to().keys()
+        refreshed = self._build(sorted(days), bounds, force=True)
+        self._seen = None
+        return refreshed
+
+    def _build(self, days: list[date], bounds: Bounds, *, force: bool = False) -> Refreshed:
+        if days:
+            self._drop_left_behind()
+        refreshed = Refreshed()
+        for day in days:
+            (refreshed.built if self._build_day(day, bounds, force=force) else refreshed.newer).append(day)
+        return refreshed
+
+    def _build_day(self, day: date, bounds: Bounds, *, force: bool) -> bool:
+        """Build one day in all roll-ups; False if somebody has built it further.
+
+        `bounds` was read from the progress rows before this, so every row below is there: a write is never seen torn.
+
+        1. the finest roll-up into a table of its own, from the events; each coarser one from the finer
+        2. in each, one marker row per log
+        3. stop if the day as it stands goes further: a late builder must not put back an older state
+        4. swap each in whole, and drop the tables of their own
+        """
+        run = self._new_name()
+        made: list[str] = []
+        try:
+            finer = None
+            for grain in GRAINS:  # 1
+                staging = f"{_STAGING}{run}_{grain}"
+                self._command(f"CREATE TABLE {staging} AS usage_{grain}s", {})
+                made.append(staging)
+                self._fill(staging, grain, finer, day, bounds)
+                finer = staging
+            rows = [f"('{day.isoformat()}', {_quoted(log)}, {next_})" for log, next_ in bounds.items() if next_]
+            for staging in made if rows else ():  # 2
+                self._command(f"INSERT INTO {staging} (start, log, built_to) VALUES {', '.join(rows)}", {})  # noqa: S608 - ours
+            if not force:  # 3
+                there = self._built_to(day).get(day, {})
+                if any(there.get(log, 0) > bounds.get(log, 0) for log in there):
+                    self._built[day] = there
+                    return False
+            for grain, staging in zip(GRAINS, made, strict=True):  # 4
+                self._command(f"ALTER TABLE usage_{grain}s REPLACE PARTITION '{day.isoformat()}' FROM {staging}", {})
+            self._built[day] = dict(bounds)
+        finally:
+            for staging in made:
+                self._command(f"DROP TABLE IF EXISTS {staging}", {})
+        return True
+
+    def _fill(self, staging: str, grain: str, finer: str | None, day: date, bounds: Bounds) -> None:
+        """Step 1 for one roll-up, which empties nothing and reads `finer`, or the events."""
+        moment, source = ("event_time", "usage_final") if finer is None else ("start", finer)
+        below = (
+            "AND position < mapFromArrays({logs:Array(String)}, {nexts:Array(UInt64)})[log]" if finer is None else ""
+        )
+        start = f"{_STARTS[grain]}({moment})"
+        sql = f"""
+INSERT INTO {staging}
+SELECT {start} AS bucket, {_DIMENSIONS}, {_SUMS[finer is None]}, 0
+FROM {source} AS source
+WHERE {moment} >= toDateTime64({{day:String}}, 3, 'UTC') AND {moment} < toDateTime64({{after:String}}, 3, 'UTC') {below}
+GROUP BY ALL"""  # noqa: S608 - nothing of it comes from outside
+        parameters: dict[str, object] = {
+            "day": f"{day.isoformat()} 00:00:00",
+            "after": f"{(day + timedelta(days=1)).isoformat()} 00:00:00",
+        }
+        if finer is None:
+            parameters |= {"logs": list(bounds), "nexts": list(bounds.values())}
+        self._command(sql, parameters)
+
+    def _progress(self) -> dict[str, int]:
+        return dict(
+            self._clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log ORDER BY log")
+        )
+
+    def _last_positions(self) -> dict[date, dict[str, int]]:
+        """By day and log: the highest position that is there; from the projection, and rows above progress included."""
+        found: defaultdict[date, dict[str, int]] = defaultdict(dict)
+        for log, day, last in self._clickhouse.rows(
+            "SELECT log, toDate(hour) AS day, max(last) FROM ("
+            "SELECT log, toStartOfHour(event_time) AS hour, max(position) AS last FROM usage_events GROUP BY log, hour"
+            ") GROUP BY log, day"
+        ):
+            found[day][log] = last
+        return found
+
+    def _built_to(self, day: date | None = None) -> dict[date, dict[str, int]]:
+        """By day and log: how far all roll-ups go, by their marker rows."""
+        where = "" if day is None else "WHERE day = {day:Date}"
+        found: defaultdict[date, dict[str, int]] = defaultdict(dict)
+        for built_day, log, next_, rollups in self._clickhouse.rows(
+            f"SELECT day, log, min(next), count() FROM rollup_progress {where} GROUP BY day, log",  # noqa: S608 - ours
+            {} if day is None else {"day": day},
+        ):
+            found[built_day][log] = next_ if rollups == len(GRAINS) else 0
+        return dict(found)
+
+    def _to(self, day: date, log: str) -> int:
+        return self._built.get(day, {}).get(log, 0)
+
+    def _drop_left_behind(self) -> None:
+        """Drop what a builder left that was killed."""
+        for (name,) in self._clickhouse.rows(
+            "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, {prefix:String}) "
+            "AND metadata_modification_time < now() - {age:UInt32}",
+            {"prefix": _STAGING, "age": _STAGING_AGE_S},
+        ):
+            self._command(f"DROP TABLE IF EXISTS `{name}`", {})
+
+    def _command(self, sql: str, parameters: Mapping[str, object]) -> None:
+        self._clickhouse.command(sql, parameters)
+
+
+async def keep_rollups(clickhouse: ClickHouse, stop: asyncio.Event, interval_s: float) -> None:
+    """Refresh the roll-ups every `interval_s` seconds until `stop` is set, over a connection of its own.
+
+    A refresh that fails is told and tried again: roll-ups never keep the rows themselves from arriving. In a folder, a
+    file `rebuild-rollups` has all of them built again.
+    """
+    request = clickhouse.folder / REQUEST_FILE if clickhouse.embedded else None
+    connection: ClickHouse | None = None
+    rollups: Rollups | None = None
+    try:
+        while not stop.is_set():
+            began_s = time.monotonic()
+            try:
+                if connection is None or rollups is None:
+                    connection = await asyncio.to_thread(clickhouse.another)
+                    rollups = Rollups(connection)
+                await asyncio.to_thread(_refresh_once, rollups, request)
+            except ClickHouseError as error:
+                _log.warning("rollups_not_refreshed", reason=str(error))
+            rest_s = max(interval_s, _REST * (time.monotonic() - began_s))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), rest_s)
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def _refresh_once(rollups: Rollups, request: Path | None) -> None:
+    if request is not None and request.exists():
+        rebuilt = rollups.rebuild()
+        request.unlink(missing_ok=True)
+        _log.info("rollups_rebuilt", days=len(rebuilt.built))
+    elif (refreshed := rollups.refresh()).built:
+        _log.debug("rollups_refreshed", days=len(refreshed.built))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
