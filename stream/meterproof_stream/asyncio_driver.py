@@ -42,6 +42,7 @@ class AsyncioDriver(Driver):
             group=self._group,
             instance=self._settings.instance,
             session_timeout_s=self._settings.session_timeout_s,
+            heartbeat_interval_s=self._settings.heartbeat_interval_s,
         )
         self._acknowledged: dict[int, int] = {}
         self._committed: dict[int, int] = {}
@@ -51,6 +52,7 @@ class AsyncioDriver(Driver):
     def _drive(self, loop: asyncio.AbstractEventLoop) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
+        self._watchdog.note_signals()
         try:
             loop.run_until_complete(self._run())
         except BaseException as error:  # noqa: BLE001 - nothing else may be acknowledged
@@ -117,7 +119,7 @@ class AsyncioDriver(Driver):
 
     async def on_assigned(self, partitions: frozenset[int], generation: int) -> Mapping[int, int]:
         """Let the engine take over; reading goes on where it says."""
-        await self._take_over(partitions, generation)
+        await self._take_over(lambda: (partitions, generation))
         due = self._engine.next_offsets()
         self._acknowledged, self._committed = dict(due), {}
         return due

@@ -27,5 +27,8 @@ class Engine(Protocol):
     ) -> None:
         """Take one record; it may repeat, or come after a gap."""
 
+    def waits_for(self) -> str | None:
+        """What outside of this process must answer before more is taken, in words; None if nothing is waited for."""
+
     def status(self) -> dict[str, Any]:
         """What an operator wants to see, ready for JSON; `partitions` by number as text."""

@@ -29,8 +29,15 @@ class FaustChanged(StreamError):
     """The installed Faust is not the one that its driver was proved with."""
 
 
-class WorkerStalled(StreamError):
-    """Records wait on the topic and none is taken: the runtime has stopped delivering without an error."""
+class NothingRemembers(StreamError):
+    """In production, and nothing outside of Kafka would remember what was signed."""
+
+    def __init__(self, audit: Path) -> None:
+        super().__init__(
+            f"in production the checkpointer signs only if something outside of Kafka remembers what was signed, and "
+            f"there is no audit folder at {audit} and no witness folder. Give --witness-dir (a folder on another "
+            "volume), or --audit-dir with the audit worker's folder. Nothing was signed"
+        )
 
 
 class IndexDamaged(StreamError):

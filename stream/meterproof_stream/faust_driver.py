@@ -24,6 +24,7 @@ from faust.transport.conductor import Conductor
 from faust.transport.drivers import aiokafka as driver
 
 from meterproof.exit_codes import CLEAN, UNEXPECTED
+from meterproof.health import HealthSettings
 from meterproof.kafka import tolerant
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.topics import Topic
@@ -48,11 +49,18 @@ class FaustDriver(Driver):
     """
 
     def __init__(
-        self, engine: Engine, *, worker: str, topic: Topic, kafka: KafkaSettings, settings: WorkerSettings
+        self,
+        engine: Engine,
+        *,
+        worker: str,
+        topic: Topic,
+        kafka: KafkaSettings,
+        settings: WorkerSettings,
+        health: HealthSettings | None = None,
     ) -> None:
         check_faust()
         tolerant.apply()
-        super().__init__(engine, worker=worker, topic=topic, kafka=kafka, settings=settings)
+        super().__init__(engine, worker=worker, topic=topic, kafka=kafka, settings=settings, health=health)
         self._queue: Any = None
 
     def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -61,7 +69,7 @@ class FaustDriver(Driver):
         self._app = self._make_app()
 
     def _drive(self, loop: asyncio.AbstractEventLoop) -> int:
-        worker = _Worker(self._app, loop=loop, on_signal=self._asked_to_stop)
+        worker = _Worker(self._app, loop=loop, on_signal=self._asked_to_stop, on_handlers=self._watchdog.note_signals)
         code = UNEXPECTED
         try:
             worker.execute_from_commandline()  # always ends by raising
@@ -108,7 +116,7 @@ class FaustDriver(Driver):
             broker_client_id=f"{kafka.client_id}-{self._worker}",
             consumer_group_instance_id=settings.instance,
             broker_session_timeout=settings.session_timeout_s,
-            broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 3),
+            broker_heartbeat_interval=settings.heartbeat_interval_s,
             broker_request_timeout=max(40, settings.session_timeout_s + 10),
             broker_rebalance_timeout=20,
             broker_max_poll_interval=1000,
@@ -138,11 +146,9 @@ class FaustDriver(Driver):
         @app.on_rebalance_complete.connect
         async def on_rebalance_complete(*_: object, **__: object) -> None:
             # The only place without a time limit, and with heartbeats going on. Faust would log an error and go on.
-            try:
-                partitions = [partition.partition for partition in app.consumer.assignment()]
-            except BaseException as error:  # noqa: BLE001
-                this.die(error)
-            await this._take_over(partitions, app.consumer_generation_id)
+            await this._take_over(
+                lambda: ([partition.partition for partition in app.consumer.assignment()], app.consumer_generation_id)
+            )
 
         @app.on_partitions_revoked.connect  # type: ignore[arg-type]  # its type leaves the sender out
         async def on_partitions_revoked(_: object, *revoked: Any, **__: object) -> None:  # noqa: ANN401
@@ -280,10 +286,22 @@ class _NoMonitor(Monitor):
 class _Worker(faust.Worker):
     """Faust's worker without its output, its debugger and its spinner."""
 
-    def __init__(self, app: faust.App, *, loop: asyncio.AbstractEventLoop, on_signal: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: faust.App,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        on_signal: Callable[[], None],
+        on_handlers: Callable[[], None],
+    ) -> None:
         super().__init__(app, loop=loop, quiet=True, redirect_stdouts=False, override_logging=False)
         self.spinner = None
         self._on_signal = on_signal
+        self._on_handlers = on_handlers
+
+    def install_signal_handlers(self) -> None:
+        super().install_signal_handlers()
+        self._on_handlers()
 
     def _schedule_shutdown(self, received: signal.Signals) -> None:
         self._on_signal()

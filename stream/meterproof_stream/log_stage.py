@@ -65,6 +65,7 @@ class _Held:
     acknowledges: list[Acknowledge] = field(default_factory=list)
     order: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the lane is read or flushed, so that a flush never runs twice at once."""
+    flushing: bool = False
 
 
 class LogStage:
@@ -167,6 +168,11 @@ class LogStage:
                 _offer(held, offset, value)
             held.acknowledges.append(acknowledge)
 
+    def waits_for(self) -> str | None:
+        """Kafka's answer to a flush, if one is under way: nothing is taken from that log meanwhile."""
+        flushing = [str(partition) for partition, held in self._held.items() if held.flushing]
+        return f"Kafka's acknowledgement for partition {', '.join(flushing)}" if flushing else None
+
     def status(self) -> dict[str, Any]:
         """What an operator wants to see, ready for JSON."""
         return {
@@ -191,14 +197,20 @@ class LogStage:
         held.next_offset = offset
 
     async def _flush_for_ever(self) -> None:
+        """Flush all lanes together, at the interval from beginning to beginning: their waiting adds up to nothing."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
         try:
             while True:
-                await asyncio.sleep(self._flush_interval_s)
-                for partition, held in list(self._held.items()):
-                    await _flush(held)
-                    self._remember(partition, held)
+                due_s = max(due_s + self._flush_interval_s, loop.time())
+                await asyncio.sleep(due_s - loop.time())
+                await asyncio.gather(*(self._flush_held(partition, held) for partition, held in self._held.items()))
         except Exception as error:  # noqa: BLE001 - handed to the process, which ends by it
             self._on_failure(error)
+
+    async def _flush_held(self, partition: int, held: _Held) -> None:
+        await _flush(held)
+        self._remember(partition, held)
 
     def _remember(self, partition: int, held: _Held) -> None:
         if held.lane.chain.log_offset >= 0:
@@ -248,7 +260,11 @@ def _offer(held: _Held, offset: int, value: bytes | None) -> None:
 async def _flush(held: _Held) -> None:
     """Make durable, then acknowledge."""
     async with held.order:
-        await held.lane.flush()
+        held.flushing = True
+        try:
+            await held.lane.flush()
+        finally:
+            held.flushing = False
         acknowledges, held.acknowledges = held.acknowledges, []
     for acknowledge in acknowledges:
         acknowledge()

@@ -24,6 +24,7 @@ from meterproof_schemas.topics import Topic
 from meterproof_stream.errors import LaneClosed, TopicUnfit
 from meterproof_stream.judge import Judgement, judge, judge_hole
 from meterproof_stream.lane import Acknowledge, Lane
+from meterproof_stream.refusal_watch import RefusalWatch
 from meterproof_stream.registry_file import RegistryFile
 from meterproof_stream.room import Room
 from meterproof_stream.take_over import FoldedLog, check_genesis, check_source, first_geneses, fold_log, source_lost
@@ -38,6 +39,8 @@ SOURCE_CHECK_INTERVAL_S: Final = 5.0
 """How often it is compared without a pause."""
 BROKER_POLL_INTERVAL_S: Final = 0.5
 """How often a broker that does not answer is asked again."""
+REFUSAL_POLL_INTERVAL_S: Final = 1.0
+"""How often it is looked whether a producer has everything refused."""
 _WRITER_BYTES: Final = 16
 
 _log: Final = structlog.get_logger("meterproof.sequencer")
@@ -65,6 +68,7 @@ class Sequencer:
         room: Room | None = None,
         index_dir: Path | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
+        refusals: RefusalWatch | None = None,
     ) -> None:
         """Hold nothing yet.
 
@@ -76,6 +80,7 @@ class Sequencer:
             room: bounds what is on its way.
             index_dir: where the dedupe indexes are kept on disk, a folder for each partition; None: in memory.
             monotonic_s: a clock that goes on while the process is frozen.
+            refusals: notices producers whose every event is refused.
 
         """
         self._kafka = kafka
@@ -94,6 +99,8 @@ class Sequencer:
         self._monotonic_s = monotonic_s
         self._fed_s: dict[int, float] = {}
         self._compared_s: dict[int, float] = {}
+        self._refusals = refusals or RefusalWatch(monotonic_s=monotonic_s)
+        self._checking_source: set[int] = set()
         self._watchers: list[asyncio.Task[None]] = []
         self.lanes: dict[int, Lane] = {}
         """The partitions held, by number."""
@@ -111,6 +118,7 @@ class Sequencer:
         self._watchers = [
             asyncio.create_task(self._watch_registry()),
             asyncio.create_task(self._watch_price_books()),
+            asyncio.create_task(self._watch_refusals()),
         ]
 
     async def stop(self) -> None:
@@ -136,6 +144,9 @@ class Sequencer:
         3. Compare genesis and source with what the log says.
         4. A new lane with a new random writer.
 
+        After a `KafkaProblem` nothing more is taken, and the same call may be made again: what was known of a partition
+        is kept, unless its fold was under way.
+
         Raises:
             StageStopped: `log_diverged`, `source_diverged` or `source_lost`.
             KafkaProblem: a topic cannot be read.
@@ -148,33 +159,59 @@ class Sequencer:
             if partition not in wanted:
                 lane.state.close()
                 _log.info("partition_left", partition=partition, next=lane.next)
-        kept = {partition: lane for partition, lane in self.lanes.items() if partition in wanted}
+        self.lanes = {partition: lane for partition, lane in self.lanes.items() if partition in wanted}
         await self._refresh_price_book()
-        self.lanes = {}
         for partition in wanted:
-            self.lanes[partition] = await self._take_over(partition, generation, kept.get(partition))
+            self.lanes[partition] = await self._take_over(partition, generation, self.lanes.get(partition))
 
     async def _take_over(self, partition: int, generation: int, before: Lane | None) -> Lane:
         known = None if before is None else (before.state, before.log_end)
-        folded: FoldedLog = await fold_log(  # 2
-            self._kafka,
-            partition,
-            known,
-            folder=None if self._index_dir is None else self._index_dir / f"p{partition}",
-            on_progress=lambda offset, end: self._folding.update({partition: (offset, end)}),
-        )
-        self._folding.pop(partition, None)
-        check_genesis(  # 3
-            folded.state,
-            partition,
-            partitions=self._partitions,
-            source_topic=self._source_topic,
-            kept=self._geneses,
-        )
+        try:
+            folded: FoldedLog = await fold_log(  # 2
+                self._kafka,
+                partition,
+                known,
+                folder=None if self._index_dir is None else self._index_dir / f"p{partition}",
+                on_progress=lambda offset, end: self._folding.update({partition: (offset, end)}),
+            )
+        except BaseException:
+            if before is not None and partition in self._folding:
+                # It holds a part of what came, behind its own expected offset: nobody may go on with that.
+                del self.lanes[partition]
+                before.state.close()
+            raise
+        finally:
+            self._folding.pop(partition, None)
         last: RecordHeader | None = folded.last or (None if before is None else before.last)
-        await check_source(self._kafka, partition, folded.state, last)
+        lane = self._lane(partition, folded, last, generation)
+        try:
+            check_genesis(  # 3
+                folded.state,
+                partition,
+                partitions=self._partitions,
+                source_topic=self._source_topic,
+                kept=self._geneses,
+            )
+            await check_source(self._kafka, partition, folded.state, last)
+        except BaseException:
+            lane.close()  # what was folded is kept for another call
+            self.lanes[partition] = lane
+            raise
         self._fed_s[partition] = self._compared_s[partition] = self._monotonic_s()
-        lane = Lane(  # 4
+        _log.info(
+            "partition_taken",
+            partition=partition,
+            generation=generation,
+            writer=lane.writer,
+            next=lane.next,
+            position=lane.state.position,
+            foreign=lane.state.foreign,
+            kept=before is not None,
+        )
+        return lane  # 4
+
+    def _lane(self, partition: int, folded: FoldedLog, last: RecordHeader | None, generation: int) -> Lane:
+        return Lane(
             partition=partition,
             state=folded.state,
             last=last,
@@ -186,17 +223,6 @@ class Sequencer:
             room=self._room,
             on_failure=self._on_failure,
         )
-        _log.info(
-            "partition_taken",
-            partition=partition,
-            generation=generation,
-            writer=lane.writer,
-            next=lane.next,
-            position=lane.state.position,
-            foreign=lane.state.foreign,
-            kept=before is not None,
-        )
-        return lane
 
     async def revoke(self, partitions: Iterable[int]) -> None:
         """These partitions may belong to another from now on: wait for own deliveries, keep what is known of them."""
@@ -241,6 +267,13 @@ class Sequencer:
 
     async def _check_source(self, lane: Lane) -> None:
         """Compare the source with the log; a broker that is away is waited for, since nothing may count before."""
+        try:
+            self._checking_source.add(lane.partition)
+            await self._compare_source(lane)
+        finally:
+            self._checking_source.discard(lane.partition)
+
+    async def _compare_source(self, lane: Lane) -> None:
         while not lane.closed:
             try:
                 await check_source(self._kafka, lane.partition, lane.state, lane.last)
@@ -278,6 +311,7 @@ class Sequencer:
             registry=registry,
             meters=self._meters,
         )
+        self._refusals.note(judgement, value)
         await lane.submit(
             judgement,
             source_offset=offset,
@@ -349,12 +383,30 @@ class Sequencer:
                 else:
                     _log.error("registry_faulty", error=self._registry.fault, in_force=self._registry.current.digest)
 
+    async def _watch_refusals(self) -> None:
+        while True:
+            await asyncio.sleep(REFUSAL_POLL_INTERVAL_S)
+            refused, cleared = self._refusals.news()
+            for one in refused:
+                told = {name: value for name, value in one.as_json(self._monotonic_s()).items() if name != "events"}
+                _log.error("producer_refused", **told, refused_events=one.events)
+            for one in cleared:
+                _log.info("producer_accepted_again", key_id=one.key_id, producer=one.producer)
+
+    def waits_for(self) -> str | None:
+        """Kafka: its acknowledgements, or its answers about a source that is compared with its log."""
+        if self._checking_source:
+            return "Kafka's answer about the source topic"
+        records = self._room.records
+        return f"Kafka's acknowledgement of {records} log records" if records else None
+
     def status(self) -> dict[str, Any]:
         """What an operator wants to see, ready for JSON."""
         return {
             "registry": self._registry.current.digest,
             "registry_fault": self._registry.fault,
             "price_book": self._price_book,
+            "refused_producers": self._refusals.as_json(),
             "folding": {str(partition): {"offset": at, "end": end} for partition, (at, end) in self._folding.items()},
             "in_flight": {"records": self._room.records, "bytes": self._room.bytes},
             "partitions": {

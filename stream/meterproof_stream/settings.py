@@ -23,16 +23,25 @@ class WorkerSettings(BaseSettings):
     """What delivers the records."""
     session_timeout_s: int = Field(default=10, ge=6)
     """How long the group waits for a worker that is gone and not back."""
-    stop_deadline_s: int = Field(default=20, ge=1)
+    stop_deadline_s: int = Field(default=15, ge=1)
     """A worker that was asked to stop and has not is ended after this."""
     stall_timeout_s: int = Field(default=60, ge=5)
-    """A worker that takes nothing for this long while records wait is ended."""
+    """A worker that takes nothing for this long while records wait, and waits for nobody, is unhealthy and ended."""
+    slow_after_s: int = Field(default=10, ge=1)
+    """A worker that takes nothing for this long while records wait, for whatever reason, is not ready."""
+    leave_on_stop: bool = False
+    """Whether a worker that stops as asked gives up its place in the group, because it will not come back."""
     data_dir: Path = Path("data")
     """Folder of the deployment on this machine; what workers keep there is a cache or a status, never the truth."""
     registry: Path | None = None
     """The key registry; None takes the data folder's own."""
     index: IndexKind = IndexKind.MEMORY
     """Where the sequencer keeps the identities of the horizon."""
+
+    @property
+    def heartbeat_interval_s(self) -> float:
+        """How often the group hears of this worker, and this worker of a change in the group."""
+        return min(1.0, self.session_timeout_s / 3)
 
     @property
     def registry_path(self) -> Path:

@@ -58,8 +58,8 @@ async def fold_log(
     Args:
         kafka: where the log is.
         partition: of the log.
-        kept: a state and the physical offset behind what it holds; folding goes on there. After an error that came
-            while records were read, it is closed and may not be used.
+        kept: a state and the physical offset behind what it holds; folding goes on there. After an error it may hold
+            more, up to what `on_progress` was told, and stays the caller's.
         folder: where the dedupe index is kept on disk, with all that is needed to go on behind what it holds; None
             keeps it in memory. A folder that does not fit the log is thrown away, and the log says why.
         on_progress: told the offset reached and the end, after each chunk.
@@ -99,7 +99,8 @@ async def fold_log(
                     told_s = time.monotonic()
                     _log.info("log_folding", partition=partition, offset=offset, end=end, position=state.position)
         except BaseException:
-            state.close()  # it holds a part that nobody can name
+            if kept is None:
+                state.close()
             raise
     took_s = round(time.monotonic() - began_s, 3)
     _log.info("log_folded", partition=partition, begin=begin, end=end, position=state.position, took_s=took_s)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from meterproof.deployment import DataFolder
+from meterproof.health import HealthSettings
 from meterproof.json_log import set_up_logging
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import require_fit_topics
+from meterproof.watchdog import end_at_once_on_signals
 from meterproof_schemas.topics import Topic
 from meterproof_stream.driver import Driver
 from meterproof_stream.engine import Engine
@@ -32,15 +34,25 @@ def run_worker(
     runtime: Runtime | None,
     registry: Path | None = None,
     index: IndexKind | None = None,
+    leave_on_stop: bool | None = None,
 ) -> int:
     """Run an engine over a topic until SIGTERM; the exit code, see `exit_codes`.
 
     Raises:
         KafkaProblem: Kafka cannot be used, or the topics are not as the contract says.
+        PortTaken: its health cannot be served where the settings say.
     """
+    end_at_once_on_signals()
     if instance is None and "METERPROOF_WORKER_INSTANCE" not in os.environ:
         instance = f"{worker}-{socket.gethostname()}"
-    stated = {"data_dir": data, "registry": registry, "instance": instance, "runtime": runtime, "index": index}
+    stated = {
+        "data_dir": data,
+        "registry": registry,
+        "instance": instance,
+        "runtime": runtime,
+        "index": index,
+        "leave_on_stop": leave_on_stop,
+    }
     settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
     kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     set_up_logging(worker, settings.instance)
@@ -53,7 +65,7 @@ def run_worker(
 
     engine = make_engine(kafka, settings, on_failure)
     driver = driver_of(settings.runtime)
-    drivers.append(driver(engine, worker=worker, topic=topic, kafka=kafka, settings=settings))
+    drivers.append(driver(engine, worker=worker, topic=topic, kafka=kafka, settings=settings, health=HealthSettings()))
     return drivers[0].run()
 
 

@@ -28,7 +28,6 @@ POLL_RECORDS_MAX: Final = 500
 """Records that one poll hands out."""
 STOP_TIMEOUT_S: Final = 5.0
 """How long leaving may take: the brokers keep the answer to a join, and nothing depends on hearing it."""
-_HEARTBEAT_INTERVAL_S: Final = 3.0
 _FETCH_WAIT_MS: Final = 250
 _TURN_MS: Final = 50
 """How soon a poll notices a new assignment: the library's wait for records does not end by one."""
@@ -75,6 +74,7 @@ class GroupReader:
         group: str,
         instance: str,
         session_timeout_s: int,
+        heartbeat_interval_s: float = 1.0,
     ) -> None:
         self.held: frozenset[int] = frozenset()
         """The partitions taken over; empty as soon as a rebalance begins, and what was polled before it is void."""
@@ -84,6 +84,7 @@ class GroupReader:
         self._group = group
         self._instance = instance
         self._session_timeout_s = session_timeout_s
+        self._heartbeat_interval_s = min(heartbeat_interval_s, session_timeout_s / 3)
         self._consumer: Any = None
         self._rebalances = 0
         self._assigned: tuple[frozenset[int], int] | None = None
@@ -105,7 +106,7 @@ class GroupReader:
             group_instance_id=self._instance,
             partition_assignment_strategy=(RoundRobinPartitionAssignor,),
             session_timeout_ms=self._session_timeout_s * 1000,
-            heartbeat_interval_ms=round(min(_HEARTBEAT_INTERVAL_S, self._session_timeout_s / 3) * 1000),
+            heartbeat_interval_ms=round(self._heartbeat_interval_s * 1000),
             rebalance_timeout_ms=REBALANCE_TIMEOUT_S * 1000,
             max_poll_interval_ms=_IDLE_MAX_MS,
             metadata_max_age_ms=_METADATA_MAX_AGE_MS,

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from meterproof.deployment import DataFolder
-from meterproof_stream.commands.options import Bootstrap, Data, Instance, Prefix, RuntimeChoice
+from meterproof_stream.commands.leaving import add_leave
+from meterproof_stream.commands.options import Bootstrap, Data, Instance, LeaveOnStop, Prefix, RuntimeChoice
 from meterproof_stream.commands.running import run_command
 
 WORKER = "budgets"
@@ -27,8 +28,9 @@ def run(  # noqa: PLR0917 - one parameter per option
     topic_prefix: Prefix = None,
     instance: Instance = None,
     runtime: RuntimeChoice = None,
+    leave: LeaveOnStop = None,
     budgets: Annotated[Path | None, typer.Option(help="Budget file; default: the data folder's own.")] = None,
-    interval_s: Annotated[float, typer.Option(help="Seconds between two writes of changed sums.", min=0.02)] = 0.25,
+    interval_s: Annotated[float, typer.Option(help="Seconds between two writes of changed sums.", min=0.02)] = 0.1,
 ) -> int:
     """Keep each agent's spend per window and alert at thresholds, until SIGTERM; logs are JSON lines on stderr."""
     from meterproof_schemas.budget import parse_budgets
@@ -42,14 +44,18 @@ def run(  # noqa: PLR0917 - one parameter per option
         WORKER,
         Topic.LOG,
         lambda kafka, _, on_failure: LogStage(
-            kafka, BudgetLanes(kafka, parsed), flush_interval_s=interval_s, on_failure=on_failure
+            kafka, BudgetLanes(kafka, parsed, on_failure), flush_interval_s=interval_s, on_failure=on_failure
         ),
         data=data,
         bootstrap=bootstrap,
         topic_prefix=topic_prefix,
         instance=instance,
         runtime=runtime,
+        leave_on_stop=leave,
     )
+
+
+add_leave(app, WORKER)
 
 
 def main(argv: list[str]) -> int:

@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from meterproof.deployment import DataFolder
-from meterproof_stream.commands.options import Bootstrap, Data, Instance, Prefix, RuntimeChoice
+from meterproof_stream.commands.leaving import add_leave
+from meterproof_stream.commands.options import Bootstrap, Data, Instance, LeaveOnStop, Prefix, RuntimeChoice
 from meterproof_stream.commands.running import run_command
+from meterproof_stream.errors import NothingRemembers
 
 WORKER = "checkpointer"
 """Name of the worker: of its consumer group and status file."""
@@ -27,31 +29,69 @@ def run(  # noqa: PLR0917 - one parameter per option
     topic_prefix: Prefix = None,
     instance: Instance = None,
     runtime: RuntimeChoice = None,
-    key: Annotated[Path | None, typer.Option(help="The log key; default: the data folder's own.")] = None,
+    leave: LeaveOnStop = None,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(help="A log key; give two while one replaces the other. Default: the data folder's own."),
+    ] = None,
     interval_s: Annotated[
         float, typer.Option(help="Seconds between two checkpoints of a growing log.", min=0.05)
-    ] = 1.0,
+    ] = 0.5,
+    witness_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder on another volume that remembers every checkpoint before it is published."),
+    ] = None,
+    audit_dir: Annotated[
+        Path | None, typer.Option(help="Audit folder to compare with before signing. Default: DATA/audit, if there.")
+    ] = None,
+    production: Annotated[
+        bool,
+        typer.Option(
+            envvar="METERPROOF_PRODUCTION",
+            help="Refuse to sign unless an audit folder or a witness folder remembers what was signed.",
+        ),
+    ] = False,
 ) -> int:
-    """Sign each log's size and root at an interval, until SIGTERM; logs are JSON lines on stderr."""
-    from meterproof.log_key import LogKey
+    """Sign each log's size and root at an interval, until SIGTERM; logs are JSON lines on stderr.
+
+    Before it signs, it compares the log with the largest checkpoints that usage.checkpoints, the audit folder and the
+    witness folder have. Exit code 78 with log_diverged: the log is older or another than what was signed.
+    """
+    from meterproof.log_key import LogKeys
     from meterproof_schemas.topics import Topic
     from meterproof_stream.checkpointer import CheckpointLanes
     from meterproof_stream.log_stage import LogStage
+    from meterproof_stream.signed_before import AuditMemory
+    from meterproof_stream.witness_folder import WitnessFolder
     from meterproof_stream.worker_process import run_worker
 
-    log_key = LogKey.load(key or DataFolder(data).log_key)
+    keys = LogKeys.load(key or DataFolder(data).log_keys)
+    audit = audit_dir or DataFolder(data).audit
+    if audit_dir is not None and not audit.is_dir():
+        message = f"{audit}: no such folder; nothing can be compared with it"
+        raise typer.BadParameter(message, param_hint="--audit-dir")
+    if production and witness_dir is None and not audit.is_dir():
+        raise NothingRemembers(audit)
+    witness = None if witness_dir is None else WitnessFolder(witness_dir)
     return run_worker(
         WORKER,
         Topic.LOG,
         lambda kafka, _, on_failure: LogStage(
-            kafka, CheckpointLanes(kafka, log_key), flush_interval_s=interval_s, on_failure=on_failure
+            kafka,
+            CheckpointLanes(kafka, keys, witness=witness, memories=[AuditMemory(audit)]),
+            flush_interval_s=interval_s,
+            on_failure=on_failure,
         ),
         data=data,
         bootstrap=bootstrap,
         topic_prefix=topic_prefix,
         instance=instance,
         runtime=runtime,
+        leave_on_stop=leave,
     )
+
+
+add_leave(app, WORKER)
 
 
 def main(argv: list[str]) -> int:

@@ -9,7 +9,8 @@ import orjson
 import typer
 
 from meterproof.deployment import DataFolder
-from meterproof_stream.commands.options import RuntimeChoice
+from meterproof_stream.commands.leaving import add_leave
+from meterproof_stream.commands.options import LeaveOnStop, RuntimeChoice
 from meterproof_stream.commands.running import run_command
 from meterproof_stream.index_kind import IndexKind
 from meterproof_stream.operator import Decision, accept_gap, quarantine
@@ -42,6 +43,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     registry: Registry = None,
     instance: Annotated[str | None, typer.Option(help="Stable unique name of this worker, like sequencer-0.")] = None,
     runtime: RuntimeChoice = None,
+    leave: LeaveOnStop = None,
     index: Annotated[
         IndexKind | None,
         typer.Option(
@@ -78,6 +80,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         runtime=runtime,
         registry=registry,
         index=index,
+        leave_on_stop=leave,
     )
     raise typer.Exit(code)
 
@@ -129,6 +132,9 @@ def _tell(decision: Decision, *, as_json: bool) -> None:
             f"recorded in the log of partition {decision.partition} at offset {decision.log_offset}: {decision.kind}, "
             f"source offsets {decision.source_offset} to {decision.source_offset + decision.source_count - 1}"
         )
+
+
+add_leave(app, WORKER)
 
 
 def main(argv: list[str]) -> int:

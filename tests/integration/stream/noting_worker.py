@@ -13,7 +13,9 @@ from typing import Any
 
 import orjson
 
+from meterproof.health import HealthSettings
 from meterproof.json_log import set_up_logging
+from meterproof.kafka.errors import BrokerUnreachable
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.topics import Topic
 from meterproof_stream.runtime import Runtime
@@ -35,6 +37,15 @@ class Orders:
     stop_s: float = 0
     fail_at: int | None = None
     """The offset whose record it cannot stand."""
+    away: int = 0
+    """How many take-overs find no broker."""
+    hang_at: int | None = None
+    """The offset whose record it never gets done with, while the event loop turns."""
+    spin_at: int | None = None
+    """The offset whose record it computes for ever with, so that the event loop stands."""
+    waits_for: str | None = None
+    """What it claims to wait for."""
+    health_port: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -50,6 +61,7 @@ class NotingEngine:
     def __init__(self, orders: Orders) -> None:
         self.orders = orders
         self.next: dict[int, int] = {}
+        self.away = orders.away
 
     async def start(self) -> None:
         note(call="start")
@@ -61,6 +73,9 @@ class NotingEngine:
     async def take_over(self, partitions: Iterable[int], generation: int) -> None:
         wanted = sorted(partitions)
         note(call="take over", partitions=wanted)
+        if self.away:
+            self.away -= 1
+            raise BrokerUnreachable("nowhere:1", "told so")
         until_s = time.monotonic() + self.orders.take_over_s
         while time.monotonic() < until_s:
             time.sleep(0.1)  # noqa: ASYNC251 - a fold computes: the loop turns now and then
@@ -79,9 +94,19 @@ class NotingEngine:
     ) -> None:
         if offset == self.orders.fail_at:
             raise RuntimeError("cannot stand it")
+        if offset == self.orders.hang_at:
+            note(call="hang")
+            await asyncio.Event().wait()
+        if offset == self.orders.spin_at:
+            note(call="spin")
+            while True:
+                pass
         note(call="feed", partition=partition, offset=offset, value=(value or b"").decode())
         self.next[partition] = offset + 1
         acknowledge()
+
+    def waits_for(self) -> str | None:
+        return self.orders.waits_for
 
     def status(self) -> dict[str, Any]:
         return {"partitions": {str(partition): {"next": offset} for partition, offset in self.next.items()}}
@@ -95,7 +120,12 @@ def main() -> int:
     )
     set_up_logging("noting", "noting")
     driver = driver_of(settings.runtime)(
-        NotingEngine(orders), worker="noting", topic=Topic.BATCHES, kafka=kafka, settings=settings
+        NotingEngine(orders),
+        worker="noting",
+        topic=Topic.BATCHES,
+        kafka=kafka,
+        settings=settings,
+        health=HealthSettings(port=orders.health_port, host="127.0.0.1"),
     )
     return driver.run()
 

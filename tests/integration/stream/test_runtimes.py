@@ -1,14 +1,7 @@
 """What every runtime promises its engine, whatever the engine is."""
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
 
-import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -16,57 +9,10 @@ from meterproof.exit_codes import CLEAN, UNEXPECTED
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.topics import Topic
 from meterproof_stream.runtime import Runtime
-from tests.integration.stream.noting_worker import Orders
-from tests.integration.stream.workers import PATIENCE_S, Pipeline, whatever_runs_it
+from tests.integration.stream.noting_process import NotingWorker
+from tests.integration.stream.workers import Pipeline, whatever_runs_it
 
 pytestmark = pytest.mark.broker
-
-
-class NotingWorker:
-    """The worker as a process; ended when the block ends."""
-
-    def __init__(self, pipeline: Pipeline, runtime: Runtime, **orders: Any) -> None:
-        kafka = pipeline.kafka
-        told = Orders(kafka.bootstrap, kafka.topic_prefix, str(pipeline.data), runtime, **orders)
-        self._output = pipeline.data / f"noting-{time.monotonic_ns()}.out"
-        self._log = self._output.with_suffix(".log")
-        with self._output.open("wb") as output, self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.stream.noting_worker", orjson.dumps(asdict(told)).decode()],
-                stdout=output,
-                stderr=log,
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-    def notes(self, call: str) -> list[dict[str, Any]]:
-        """What it wrote down of one kind of call."""
-        lines = [line for line in self._output.read_bytes().splitlines() if line.startswith(b"{")]
-        return [found for found in map(orjson.loads, lines) if found["call"] == call]
-
-    def fed(self) -> list[int]:
-        """The offsets of all records fed."""
-        return [found["offset"] for found in self.notes("feed")]
-
-    def wait_until(self, holds: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not holds():
-            if self.process.poll() is not None or time.monotonic() > deadline_s:
-                raise AssertionError(f"{self._output.read_text()}\n{self._log.read_text()}")
-            time.sleep(0.05)
-
-    def end(self) -> int:
-        """Its exit code, when it ends by itself."""
-        return self.process.wait(PATIENCE_S)
-
-    def log(self) -> str:
-        return self._log.read_text()
 
 
 async def ten_records(broker: LocalBroker, prefix: str, data: Path) -> Pipeline:

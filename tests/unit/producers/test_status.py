@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from meterproof.status import StatusFile, read_status
 
 
@@ -23,3 +25,16 @@ def test_a_folder_that_was_deleted_is_made_again(tmp_path: Path) -> None:
     shutil.rmtree(folder.parent)
     status.write({"number": 2})
     assert read_status(folder, "worker") == {"number": 2}
+
+
+def test_a_status_that_cannot_be_written_is_a_warning_once_and_not_an_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "status").write_text("a file where the folder should be")
+    status = StatusFile(tmp_path / "status", "worker")
+    status.write({"number": 1})
+    status.write({"number": 2})
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    (tmp_path / "status").unlink()
+    status.write({"number": 3})
+    assert read_status(tmp_path / "status", "worker") == {"number": 3}
