@@ -41,10 +41,17 @@ class DataFolder:
         self.logs = root / "logs"
         self.registry = self.keys / "registry.json"
         self.log_key = self.keys / "log.key"
+        self.next_log_key = self.keys / "log.next.key"
+        """Signs beside `log_key` while it replaces it; else missing."""
         self.vkeys = self.keys / "log.vkey"
         self.price_book = root / "price-book.json"
         self.budgets = root / "budgets.json"
         self.deployment_file = root / FILE_NAME
+
+    @property
+    def log_keys(self) -> list[Path]:
+        """The files of the keys that sign the logs now."""
+        return [self.log_key, *([self.next_log_key] if self.next_log_key.exists() else [])]
 
     def kafka_settings(self, bootstrap: str | None = None, topic_prefix: str | None = None) -> KafkaSettings:
         """How Kafka is reached: the arguments first, then `METERPROOF_KAFKA_…`, then the deployment file.

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from meterproof.deployment import DataFolder, DeploymentFile
 from meterproof.kafka.topics import Deployment
 from meterproof.keys import ProducerKey
-from meterproof.log_key import LogKey
+from meterproof.log_key import LogKey, LogKeys
 from meterproof_local.defaults import default_budgets, default_price_book
 from meterproof_local.errors import SetupRefused
 from meterproof_schemas.budget import BudgetFile, parse_budgets
@@ -77,8 +77,7 @@ def set_up(folder: DataFolder, wish: SetupWish, random_bytes: Callable[[int], by
 
 def write_deployment(folder: DataFolder, deployment: Deployment, bootstrap: str, origins: Sequence[str]) -> None:
     """Tell clients of this folder where the broker is, and verifiers which keys sign its logs."""
-    key = LogKey.load(folder.log_key)
-    replace(folder.vkeys, "".join(f"{key.signer(origin).verifier.vkey}\n" for origin in origins).encode())
+    replace(folder.vkeys, LogKeys.load(folder.log_keys).verifier_keys(origins).encode())
     stated = DeploymentFile(
         name=deployment.name,
         deployment=deployment.deployment,
