@@ -53,7 +53,7 @@ def events_with_id(folder: Path, event_id: str) -> Iterator[FoundEvent]:
         # An escape can spell the id in another way; such lines are rare, and are parsed.
         if spelled not in stored.value and b"\\" not in stored.value:
             continue
-        record = _decoded(stored)
+        record = decoded(stored)
         for index, line in enumerate(record.lines):
             if spelled in line or b"\\" in line:
                 event = read_event(line)
@@ -69,7 +69,7 @@ def verdicts_on(folder: Path, digest: bytes) -> Iterator[FoundEvent]:
     """
     spelled = digest.hex()
     for log, origin, number, stored in _stored(folder):
-        record = _decoded(stored)
+        record = decoded(stored)
         header = record.header
         for index, line in enumerate(record.lines):
             if entry_of(line) == digest:
@@ -81,6 +81,44 @@ def verdicts_on(folder: Path, digest: bytes) -> Iterator[FoundEvent]:
                 yield FoundEvent(log, origin, number, record, verdict, None, None, None, line_number)
 
 
+def logs_of(folder: Path) -> list[Path]:
+    """The folders of the logs in an audit folder, or the one that is given.
+
+    Raises:
+        DamagedAudit: there is none.
+    """
+    logs = [folder] if is_log_folder(folder) else log_folders(folder)
+    if not logs:
+        raise DamagedAudit(folder, None, None, "holds no log")
+    return logs
+
+
+def records_of(log: Path) -> Iterator[tuple[int, StoredRecord]]:
+    """All whole records of a log with their numbers; an unfinished last one is left out.
+
+    Raises:
+        DamagedAudit: the folder does not hold.
+    """
+    try:
+        yield from enumerate(read_records(log))
+    except TornAudit as torn:
+        if not torn.incomplete:
+            raise
+
+
+def decoded(stored: StoredRecord) -> LogRecord:
+    """The record.
+
+    Raises:
+        DamagedAudit: it is none.
+    """
+    try:
+        return decode_record(stored.value)
+    except InvalidRecord as error:
+        place = stored.segment.records, stored.records_line + 1, stored.position
+        raise DamagedAudit(*place, str(error)) from error
+
+
 def accepted_line_numbers(record: LogRecord) -> list[int]:
     """Line in its batch of each accepted event of a record, in order."""
     refused = {number for number, _, _ in record.header.not_accepted}
@@ -90,25 +128,10 @@ def accepted_line_numbers(record: LogRecord) -> list[int]:
 
 def _stored(folder: Path) -> Iterator[tuple[Path, str, int, StoredRecord]]:
     """All whole records of all logs: folder, origin, number in the log, and the record."""
-    logs = [folder] if is_log_folder(folder) else log_folders(folder)
-    if not logs:
-        raise DamagedAudit(folder, None, None, "holds no log")
-    for log in logs:
+    for log in logs_of(folder):
         origin = read_log_name(log).origin
-        try:
-            for number, stored in enumerate(read_records(log)):
-                yield log, origin, number, stored
-        except TornAudit as torn:
-            if not torn.incomplete:
-                raise
-
-
-def _decoded(stored: StoredRecord) -> LogRecord:
-    try:
-        return decode_record(stored.value)
-    except InvalidRecord as error:
-        place = stored.segment.records, stored.records_line + 1, stored.position
-        raise DamagedAudit(*place, str(error)) from error
+        for number, stored in records_of(log):
+            yield log, origin, number, stored
 
 
 def _accepted(log: tuple[Path, str], number: int, record: LogRecord, index: int, source: str) -> FoundEvent:

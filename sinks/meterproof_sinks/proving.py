@@ -3,6 +3,7 @@
 Nothing is signed here, and no key is needed: the checkpoints that the folder holds are put into the proofs as they are.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +72,19 @@ class PublishedTree:
         self.check(index, entry, what)
         try:
             return TlogProof(index, tuple(self.tree.inclusion_proof(index)), self.note)
+        except ProofError as error:
+            raise CannotProve(f"{self._folder}: {error}; {_RUN_VERIFY}") from error
+
+    def multi_proof(self, entries: Mapping[int, bytes]) -> tuple[bytes, ...]:
+        """One proof for all these entries; each is what the tiles hold.
+
+        Raises:
+            CannotProve: no checkpoint covers one of them yet, or the files do not hold.
+        """
+        for index, entry in entries.items():
+            self.check(index, entry, "one of the entries wanted")
+        try:
+            return tuple(self.tree.multi_proof(sorted(entries)))
         except ProofError as error:
             raise CannotProve(f"{self._folder}: {error}; {_RUN_VERIFY}") from error
 

@@ -1,0 +1,1 @@
+"""Sub-commands of `meterproof` that need the contract and nothing else."""

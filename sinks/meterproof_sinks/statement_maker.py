@@ -1,0 +1,62 @@
+"""Make a customer's statement from an audit folder and the price books."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import orjson
+
+from meterproof_schemas.event import entry_of
+from meterproof_schemas.fast_event import read_event
+from meterproof_schemas.statement import Period, StatedLog, StatedRecord, Statement
+from meterproof_sinks.audit_folder import RECORDS_TLOG_FOLDER, TLOG_FOLDER, read_log_name
+from meterproof_sinks.event_search import decoded, logs_of, records_of
+from meterproof_sinks.proving import PublishedTree
+
+
+def make_statement(folder: Path, customer: str, period: Period, books: Mapping[int, bytes]) -> Statement:
+    """The statement of a customer over all logs of an audit folder; reads all of it, holds the customer's events.
+
+    Args:
+        folder: audit folder, or one log's folder.
+        customer: whose.
+        period: by event time.
+        books: price book files by version, at least those in force for the customer's events.
+
+    Raises:
+        CannotProve: no checkpoint covers one of the events yet, or the published files do not hold.
+        DamagedAudit: the folder does not hold.
+        StatementNotTrue: a price book is missing, or an event corrects another.
+    """
+    logs = [_stated(log, customer, period) for log in logs_of(folder)]
+    return Statement.of(customer, period, books, sorted(logs, key=lambda log: log.origin))
+
+
+def _stated(log: Path, customer: str, period: Period) -> StatedLog:
+    origin = read_log_name(log).origin
+    # The checkpoints first: what they cover is on disk by now.
+    first, second = PublishedTree(log, TLOG_FOLDER), PublishedTree(log, RECORDS_TLOG_FOLDER)
+    spelled = orjson.dumps(customer)
+    events: dict[int, bytes] = {}
+    records: list[StatedRecord] = []
+    for number, stored in records_of(log):
+        # An escape can spell the name in another way; such lines are rare, and are parsed.
+        if not stored.events or (spelled not in stored.value and b"\\" not in stored.value):
+            continue
+        record = decoded(stored)
+        before = len(events)
+        for index, line in enumerate(record.lines):
+            if spelled in line or b"\\" in line:
+                event = read_event(line)
+                if event.data.customer == customer and period.from_us <= event.time_us < period.until_us:
+                    events[record.header.first + index] = line
+        if len(events) > before and record.carried is not None:
+            records.append(StatedRecord(number, record.header_line, record.carried))
+    return StatedLog(
+        origin,
+        tuple(events.items()),
+        tuple(records),
+        first.multi_proof({position: entry_of(line) for position, line in events.items()}),
+        second.multi_proof({record.number: record.entry for record in records}),
+        first.note,
+        second.note,
+    )
