@@ -1,12 +1,12 @@
 """`meterproof keygen`: make the key of a producer or of a deployment's log."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from meterproof.command_line import run_app
+from meterproof.durable_file import replace_durably
 from meterproof.errors import MeterError
 from meterproof.keys import ProducerKey
 from meterproof.log_key import LogKey
@@ -46,22 +46,6 @@ def log(out: Annotated[Path, typer.Option(help="Where the secret key goes; never
     """Make the key that signs a deployment's checkpoints."""
     LogKey.generate().save(out)
     typer.echo(f"{out}")
-
-
-def replace_durably(path: Path, content: bytes) -> None:
-    """Replace a file in one step: readers see the old content or the new, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def main(argv: list[str]) -> int:

@@ -1,5 +1,6 @@
-"""`meterproof keys`: look at a key registry."""
+"""`meterproof keys`: look at a key registry, replace the log key."""
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,17 +11,59 @@ from rich.console import Console
 from rich.table import Table
 
 from meterproof.command_line import run_app
+from meterproof.deployment import DataFolder
+from meterproof.errors import MeterError
+from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
 from meterproof_schemas.keys import KeyEntry, load_registry
 
-app = typer.Typer(no_args_is_help=True, help="Look at a key registry.")
+app = typer.Typer(no_args_is_help=True, help="Look at a key registry, replace the log key.")
 
 _STATES = {"valid": "valid", "revoked": "revoked", "outside_validity": "outside its validity"}
 
 
 @app.callback()
 def _keys() -> None:
-    """Look at a key registry."""
+    """Look at a key registry, replace the log key."""
+
+
+rotate = typer.Typer(no_args_is_help=True, help="Replace the log key: begin, restart the checkpointer, finish.")
+app.add_typer(rotate, name="rotate")
+
+_Data = Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")]
+
+
+@rotate.command("begin", epilog="Example: meterproof keys rotate begin --data data")
+def rotate_begin(data: _Data = Path("data")) -> None:
+    """Make the next log key; from the checkpointer's next start on, both sign."""
+    from meterproof.key_rotation import begin
+
+    folder = DataFolder(data)
+    begin(folder)
+    typer.echo(
+        f"{folder.next_log_key}\nNow start the checkpointer again: it signs with both keys. Give {folder.vkeys} to all "
+        "who verify, start the audit worker again, then `meterproof keys rotate finish`."
+    )
+
+
+@rotate.command("finish", epilog="Example: meterproof keys rotate finish --data data")
+def rotate_finish(
+    data: _Data = Path("data"),
+    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
+    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+) -> None:
+    """Let the next log key be the only one, if it has signed every log's largest checkpoint.
+
+    The old key's secret is overwritten; its public half is kept in keys/log.retired.vkey.
+    """
+    from meterproof.key_rotation import finish
+
+    folder = DataFolder(data)
+    asyncio.run(finish(folder, folder.kafka_settings(bootstrap, topic_prefix)))
+    typer.echo(
+        f"{folder.log_key}\nNow start the checkpointer again: it signs with this key alone. Give {folder.vkeys} to all "
+        "who verify."
+    )
 
 
 @app.command("list", epilog="Example: meterproof keys list data/keys/registry.json --json")
@@ -55,5 +98,5 @@ def public_fields(entry: KeyEntry, now_ms: int) -> dict[str, object]:
 
 
 def main(argv: list[str]) -> int:
-    """Look at a key registry."""
-    return run_app(app, "meterproof keys", argv, (ContractError, OSError))
+    """Look at a key registry, replace the log key."""
+    return run_app(app, "meterproof keys", argv, (ContractError, KafkaProblem, MeterError, OSError))

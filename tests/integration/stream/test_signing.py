@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from meterproof.commands.keys import main as keys_main
+from meterproof.deployment import DataFolder
 from meterproof.exit_codes import NOT_STARTED, STOPPED
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
@@ -19,8 +21,9 @@ from meterproof.kafka.topics import Deployment, create_topics, read_geneses
 from meterproof.log_key import LogKey, LogKeys
 from meterproof_local.broker import LocalBroker
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from meterproof_proofs.errors import UnverifiedNote
 from meterproof_proofs.frontier import Frontier, leaf_hashes
-from meterproof_proofs.note import SignedNote, Signer
+from meterproof_proofs.note import SignedNote, Signer, Verifier
 from meterproof_schemas.checkpoint_record import (
     CheckpointHeader,
     CheckpointRecord,
@@ -33,7 +36,7 @@ from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.records_tree import head_entry, head_of, records_origin
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.audit import AuditSink
-from meterproof_sinks.verification import verify_folder
+from meterproof_sinks.verification import load_verifiers, verify_folder
 from meterproof_stream.checkpointer import CheckpointLane, CheckpointLanes
 from meterproof_stream.signed_before import AuditMemory, SigningMemory
 from meterproof_stream.witness_folder import WitnessFolder
@@ -301,6 +304,52 @@ async def test_a_key_that_skipped_the_overlap_is_refused(signed: SignedLog) -> N
         await (await producer.send(topic, 0, value, b"other"))
     await signed.grow(2)
     await signed.sign()
+
+
+async def test_the_commands_change_the_key_of_a_deployment(
+    signed: SignedLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, origin = DataFolder(tmp_path), signed.log.origin
+    kafka = [f"--bootstrap={signed.kafka.bootstrap}", f"--prefix={signed.kafka.topic_prefix}"]
+
+    async def rotate(step: str) -> int:
+        return await asyncio.to_thread(keys_main, ["rotate", step, f"--data={tmp_path}", *(kafka * (step == "finish"))])
+
+    def verifiers() -> list[Verifier]:
+        return [key for key in load_verifiers(folder.vkeys) if key.name == origin]
+
+    async def sign() -> bytes:
+        await signed.sign(LogKeys.load(folder.log_keys))
+        return (await signed.published())[-1].note
+
+    assert await rotate("begin") == 1
+    OLD.save(folder.log_key)
+    folder.vkeys.write_text(LogKeys([OLD]).verifier_keys([origin]))
+    assert await rotate("finish") == 1
+    await signed.grow(3)
+    first = await sign()
+    assert await rotate("begin") == await rotate("begin") == 0
+    old, new = verifiers()
+    assert old == OLD.signer(origin).verifier
+    assert await rotate("finish") == 1
+    assert "not signed by the next key" in capsys.readouterr().err
+    second = await sign()
+    assert [open_checkpoint(second, [key]).size for key in (old, new)] == [3, 3]
+    assert await rotate("finish") == 0
+    assert verifiers() == [new]
+    assert load_verifiers(folder.keys / "log.retired.vkey")[0] == old
+    assert not folder.next_log_key.exists()
+    await signed.grow(1)
+    third = await sign()
+    assert open_checkpoint(third, [new]).size == 4
+    with pytest.raises(UnverifiedNote):
+        open_checkpoint(third, [old])
+    assert open_checkpoint(first, load_verifiers(folder.keys / "log.retired.vkey")).size == 3
+    assert await rotate("finish") == 1
+    # As after a crash between the last two steps.
+    folder.vkeys.write_text(f"{old.vkey}\n{new.vkey}\n")
+    assert await rotate("finish") == 0
+    assert verifiers() == [new]
 
 
 def run_checkpointer(kafka: KafkaSettings, data: Path, *arguments: str, **environment: str) -> tuple[int, str]:
