@@ -1,9 +1,11 @@
-"""`meterproof rejected`: what was refused, and why."""
+"""`meterproof rejected`: what was refused, and why; and offering it again once the cause is repaired."""
 
 import asyncio
+import sys
+import time
 from collections import deque
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
@@ -17,14 +19,20 @@ from meterproof_schemas.rejection import RejectionHeader, decode_rejection
 from meterproof_schemas.topics import Topic
 from meterproof_stream.commands.running import run_command
 
+if TYPE_CHECKING:
+    from meterproof_stream.refused_replay import Replay
+
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Show refused events and batches."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Show refused events and batches, or offer them again.",
 )
 
 
 @app.callback()
 def group() -> None:
-    """Show refused events and batches."""
+    """Show refused events and batches, or offer them again."""
 
 
 @app.command(
@@ -43,7 +51,10 @@ def list_command(  # noqa: PLR0917 - one parameter per option
 ) -> None:
     """List refusals, oldest first. Payloads are not shown: they stay on the topic."""
     kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
-    for header in asyncio.run(_read(kafka, partition, reason, limit)):
+    headers = asyncio.run(_read(kafka, partition, reason, limit))
+    if not headers:
+        sys.stderr.write("nothing refused\n")
+    for header in headers:
         if as_json:
             print(orjson.dumps(header.model_dump(exclude_none=True)).decode())
         else:
@@ -80,6 +91,78 @@ async def _read(
     return found[-limit:]
 
 
+@app.command(
+    "replay",
+    epilog="Example: meterproof rejected replay --data data --dry-run   ·   then without --dry-run; done twice, it "
+    "sends nothing the second time",
+)
+def replay_command(  # noqa: PLR0917 - one parameter per option
+    partition: Annotated[int | None, typer.Option(help="Only this partition.", min=0)] = None,
+    reason: Annotated[
+        list[Reason] | None,
+        typer.Option(
+            help="Only what was refused for this; repeatable. Default: unknown_key, key_not_allowed, unknown_meter.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would happen.")] = False,
+    registry: Annotated[Path | None, typer.Option(help="Key registry; default: the data folder's own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per partition and line.")] = False,
+    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
+    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
+    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+) -> None:
+    """Offer refused batches to the sequencer again, signed bytes as they came, once the cause is repaired.
+
+    Only batches of which something would be accepted now are sent. Events that the log has already are dropped there
+    as duplicates. Time goes on: events older than the horizon stay refused (too_late).
+
+    Exit code: 0 nothing stays refused, 1 something does (it is told how much and why) or Kafka is at fault, 2 usage.
+    """
+    from meterproof_stream.refused_replay import REPAIRABLE
+
+    folder = DataFolder(data)
+    kafka = folder.kafka_settings(bootstrap, topic_prefix)
+    replays = asyncio.run(
+        _replay(kafka, partition, registry or folder.registry, tuple(reason or REPAIRABLE), dry_run=dry_run)
+    )
+    for one in replays:
+        if as_json:
+            print(orjson.dumps(one.as_json()).decode())
+        elif one.refused_batches:
+            print(
+                f"p{one.partition}  {one.refused_batches} refused batches, {one.offered_batches} "
+                f"{'to send' if dry_run else 'sent'} again: {one.accepted_events} events will be accepted, "
+                f"{one.counted_before} are counted already"
+            )
+            for cause, count in one.refused_again.items():
+                print(f"    {count} will be refused again: {cause}")
+            if one.unavailable:
+                offsets = ", ".join(map(str, one.unavailable))
+                print(f"    {len(one.unavailable)} are gone: source offsets {offsets}; let their producers send again")
+    if not any(one.refused_batches for one in replays):
+        sys.stderr.write("nothing refused\n")
+    if not all(one.complete for one in replays):
+        raise typer.Exit(1)
+
+
+async def _replay(
+    kafka: KafkaSettings, partition: int | None, registry: Path, reasons: tuple[Reason, ...], *, dry_run: bool
+) -> "list[Replay]":
+    from meterproof.kafka.topics import partitions_of
+    from meterproof_stream.refused_replay import replay_refused
+    from meterproof_stream.registry_file import RegistryFile
+
+    keys = RegistryFile(registry).current
+    partitions = range(await partitions_of(kafka, kafka.topic(Topic.BATCHES))) if partition is None else [partition]
+    return [
+        await replay_refused(
+            kafka, number, registry=keys, reasons=reasons, now_ms=time.time_ns() // 1_000_000, dry_run=dry_run
+        )
+        for number in partitions
+    ]
+
+
 def main(argv: list[str]) -> int:
-    """Show refused events and batches with their reasons."""
+    """Show what was refused and why, or offer it again once the cause is repaired."""
     return run_command(app, "meterproof rejected", argv)
