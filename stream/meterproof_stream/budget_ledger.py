@@ -1,31 +1,44 @@
-"""Spend per scope and window of one log, and the alerts that follow from it (pure)."""
+"""Spend per scope and window of one log, and the alerts that follow from this log alone (pure)."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Final
-from zoneinfo import ZoneInfo
+from typing import Final, NamedTuple
 
-from meterproof_schemas.budget import Alert, Budget, PartialSum, Scope
+from meterproof_schemas.budget import (
+    Alert,
+    Budget,
+    BudgetKind,
+    PartialSum,
+    SumKey,
+    WatchedKind,
+    definition_of,
+    kinds_of,
+    lies_in_one_log,
+    subject_in,
+)
 from meterproof_schemas.errors import InvalidRegistry
 from meterproof_schemas.event import Event
 from meterproof_schemas.fast_event import read_event
-from meterproof_schemas.instant import format_instant_us, parse_instant_us
-from meterproof_schemas.keys import matches
+from meterproof_schemas.instant import format_instant_us
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
-from meterproof_schemas.quantity import EXACT, plain
+from meterproof_schemas.quantity import EXACT, decimal_of, plain
 from meterproof_schemas.rating import price
-from meterproof_schemas.window import WindowKind, window_end_us, window_start_us
+from meterproof_schemas.window import window_end_us, window_start_us
 
-Key = tuple[Scope, str, WindowKind, str, int]
-"""(scope, subject, window, zone, start in microseconds)."""
-_Kind = tuple[Scope, WindowKind, str]
-_Watched = tuple[Budget, tuple[tuple[str, Decimal], ...]]
 _US_PER_MS: Final = 1000
 _FORGET_INTERVAL_US: Final = 60_000_000
 """How much ingest time passes between two looks for windows to forget."""
+
+
+class _Spent(NamedTuple):
+    """One event, priced, with where it stands."""
+
+    event: Event
+    position: int
+    amount: Decimal
+    append_ms: int
 
 
 @dataclass(slots=True)
@@ -35,19 +48,32 @@ class _Sum:
     position: int
     events: int = 0
     spend: Decimal = Decimal(0)
+    usage: dict[str, Decimal] = field(default_factory=dict)
+    event_time: str | None = None
+    append_ms: int | None = None
+    seen: int = 0
+    """Position of the last value that stands on the topic, as far as it was looked at."""
 
-
-def definition_of(budgets: Sequence[Budget]) -> str:
-    """SHA-256 of the budgets: sums and alerts of other budgets have to be counted from the log's beginning."""
-    return hashlib.sha256("\n".join(sorted(budget.model_dump_json() for budget in budgets)).encode()).hexdigest()
+    def add(self, spent: _Spent, meters: frozenset[str]) -> None:
+        """Add an event; what was handed out as `usage` before stays as it was."""
+        self.spend = EXACT.add(self.spend, spent.amount)
+        if meters:
+            self.usage = usage = dict(self.usage)
+            for meter, quantity in spent.event.data.usage.items():
+                if meter in meters:
+                    usage[meter] = EXACT.add(usage.get(meter, Decimal(0)), decimal_of(quantity))
+        self.events += 1
+        self.position = spent.position + 1
+        self.event_time, self.append_ms = spent.event.time, spent.append_ms
 
 
 class BudgetLedger:
     """The partial sums of one log. A pure function of the log, the budgets and the price books.
 
     Promises: a sum holds every accepted event of its scope and window below its position, once, priced by the book that
-    its record names; a threshold is reported by the event that reaches it, so a replay reports the same alerts.
-    A window is forgotten once the ingest clock passed its end by the horizon, when no event can change it any more.
+    its record names. A threshold of a scope that lies in this log alone is reported by the event that reaches it, so
+    that a replay reports the same alerts; other scopes are `ScopeTotals`' business. A window is forgotten once the
+    ingest clock passed its end by the horizon, when no event can change it any more.
     """
 
     def __init__(
@@ -58,29 +84,64 @@ class BudgetLedger:
         self._book = book
         self._budgets = budgets
         self._definition = definition_of(budgets)
-        self._kinds: dict[_Kind, tuple[ZoneInfo, list[_Watched]]] = {}
-        for budget in budgets:
-            kind = (budget.scope, budget.window, budget.zone)
-            thresholds = tuple((threshold, budget.reached_at(threshold)) for threshold in budget.thresholds)
-            self._kinds.setdefault(kind, (ZoneInfo(budget.zone), []))[1].append((budget, thresholds))
-        self._sums: dict[Key, _Sum] = {}
-        self._changed: set[Key] = set()
+        self._kinds = kinds_of(budgets)
+        self._sums: dict[SumKey, _Sum] = {}
+        self._changed: set[SumKey] = set()
         self._alerts: list[Alert] = []
         self._currency: str | None = None
         self._forgotten_us = 0
-        self.alerts = 0
-        """Alerts reported by this ledger."""
 
     def restore(self, sums: Iterable[PartialSum]) -> None:
-        """Begin with sums that were made durable; of two with one key the higher position holds."""
+        """Begin with sums that were made durable; of two with one key the higher position holds, whichever came last.
+
+        Where a lower position came last, the sum is stated again by the next `drain`: compaction keeps what came last.
+        """
         for stored in sums:
-            key: Key = (stored.scope, stored.subject, stored.window, stored.zone, parse_instant_us(stored.start))
+            key = stored.key
             if stored.definition != self._definition:
-                continue  # counted for other budgets: whether a threshold was crossed in it is not known
+                # Counted for other budgets: whether a threshold was crossed in it is not known.
+                self.seen(key, stored.position, stored.definition)
+                continue
             known = self._sums.get(key)
-            if known is None or known.position < stored.position:
-                self._sums[key] = _Sum(stored.position, stored.events, Decimal(stored.spend))
-                self._currency = stored.currency or self._currency
+            if known is not None and stored.position <= known.position:
+                self.seen(key, stored.position, stored.definition)
+                continue
+            self._changed.discard(key)
+            self._sums[key] = _Sum(
+                stored.position,
+                stored.events,
+                Decimal(stored.spend),
+                stored.exact_usage(),
+                stored.event_time,
+                stored.append_ms,
+                seen=stored.position,
+            )
+            self._currency = stored.currency or self._currency
+
+    def seen(self, key: SumKey, position: int, definition: str) -> None:
+        """A value of this log stands on the topic behind those seen before. An older one is put right by `drain`.
+
+        So a writer that was paused and woke up late, which nothing can keep from writing, does not have the last word.
+        """
+        total = self._sums.get(key)
+        if total is None:
+            return
+        if position < total.seen or definition != self._definition:
+            self._changed.add(key)
+        total.seen = position
+
+    @property
+    def pending(self) -> bool:
+        """Whether `drain` has something to say."""
+        return bool(self._changed or self._alerts)
+
+    def is_final(self, key: SumKey, clock_ms: int) -> bool:
+        """Whether no event that is accepted from now on can change a sum, by the log's ingest clock."""
+        kind = self._kinds.get(BudgetKind(key.scope, key.window, key.zone))
+        return (
+            kind is not None
+            and window_end_us(key.start_us, key.window, kind.zone) <= clock_ms * _US_PER_MS - self._horizon_us
+        )
 
     def take(self, record: LogRecord) -> None:
         """Add an accepted record's events; what a sum holds already is left out.
@@ -95,53 +156,44 @@ class BudgetLedger:
         for position, line in enumerate(record.lines, header.first):
             event = read_event(line)
             amount = price(event, book).amount if book is not None else Decimal(0)
-            self._add(event, position, amount, header.append_ms)
+            for kind, watched in self._kinds.items():
+                subject = subject_in(kind.scope, event)
+                if subject is not None:
+                    self._add(kind, watched, subject, _Spent(event, position, amount, header.append_ms))
 
-    def _add(self, event: Event, position: int, amount: Decimal, append_ms: int) -> None:
-        for (scope, window, zone), (zone_info, budgets) in self._kinds.items():
-            subject = event.subject
-            concerned = [watched for watched in budgets if matches((watched[0].subject,), subject)]
-            if not concerned:
-                continue
-            key: Key = (scope, subject, window, zone, window_start_us(event.time_us, window, zone_info))
-            total = self._sums.get(key)
-            if total is None:
-                total = self._sums[key] = _Sum(0)
-            if position < total.position:
-                continue
-            before, total.spend = total.spend, EXACT.add(total.spend, amount)
-            total.events += 1
-            total.position = position + 1
-            self._changed.add(key)
-            for budget, thresholds in concerned:
-                for threshold, reached in thresholds:
-                    if before < reached <= total.spend:
-                        self._report(budget, threshold, key, total.spend, event, position=position, append_ms=append_ms)
-
-    def _report(
-        self, budget: Budget, threshold: str, key: Key, spend: Decimal, event: Event, *, position: int, append_ms: int
-    ) -> None:
-        scope, subject, window, zone, start_us = key
-        self.alerts += 1
-        self._alerts.append(
-            Alert(
-                v=1,
-                budget=budget.name,
-                scope=scope,
-                subject=subject,
-                window=window,
-                zone=zone,
-                start=format_instant_us(start_us),
-                threshold=threshold,
-                limit=budget.limit,
-                spend=plain(spend),
-                currency=budget.currency,
-                log=self._origin,
-                position=position,
-                event_time=event.time,
-                append_ms=append_ms,
-            )
-        )
+    def _add(self, kind: BudgetKind, watched: WatchedKind, subject: str, spent: _Spent) -> None:
+        watches = watched.concerning(subject)
+        if not watches:
+            return
+        scope, window, zone = kind
+        event = spent.event
+        key = SumKey(scope, subject, window, zone, window_start_us(event.time_us, window, watched.zone))
+        total = self._sums.get(key)
+        if total is None:
+            total = self._sums[key] = _Sum(0)
+        if spent.position < total.position:
+            return
+        spend_before, usage_before = total.spend, total.usage
+        total.add(spent, watched.meters)
+        self._changed.add(key)
+        if not lies_in_one_log(scope):
+            return
+        for watch in watches:
+            before, used = watch.budget.used(spend_before, usage_before), watch.budget.used(total.spend, total.usage)
+            for threshold, reached in watch.thresholds:
+                if before < reached <= used:
+                    self._alerts.append(
+                        alert_of(
+                            watch.budget,
+                            threshold,
+                            key,
+                            used,
+                            log=self._origin,
+                            position=spent.position,
+                            event_time=event.time,
+                            append_ms=spent.append_ms,
+                        )
+                    )
 
     def drain(self, position: int, clock_ms: int) -> tuple[list[Alert], list[PartialSum]]:
         """What changed since the last call: alerts in log order, and the sums as they are at `position`.
@@ -150,52 +202,82 @@ class BudgetLedger:
         """
         alerts, self._alerts = self._alerts, []
         changed, self._changed = self._changed, set()
-        sums = []
-        for key in changed:
-            total = self._sums[key]
-            total.position = position
-            scope, subject, window, zone, start_us = key
-            sums.append(
-                PartialSum(
-                    v=1,
-                    log=self._origin,
-                    scope=scope,
-                    subject=subject,
-                    window=window,
-                    zone=zone,
-                    start=format_instant_us(start_us),
-                    position=position,
-                    events=total.events,
-                    spend=plain(total.spend),
-                    currency=self._currency,
-                    definition=self._definition,
-                )
-            )
+        sums = [self._stated(key, position) for key in changed if key in self._sums]
         final_us = clock_ms * _US_PER_MS - self._horizon_us
         if final_us >= self._forgotten_us + _FORGET_INTERVAL_US:
-            self._forget(final_us)
+            self._forget(final_us, clock_ms)
         return alerts, sums
 
     def __len__(self) -> int:
         return len(self._sums)
 
-    def _forget(self, final_us: int) -> None:
-        """Drop the windows that ended before `final_us`: an event of theirs would be too late."""
+    def _stated(self, key: SumKey, position: int) -> PartialSum:
+        total = self._sums[key]
+        # A sum that was restored may hold more than was read since: another writer had come further.
+        total.position = max(total.position, position)
+        spread = not lies_in_one_log(key.scope)
+        return PartialSum(
+            v=1,
+            log=self._origin,
+            scope=key.scope,
+            subject=key.subject,
+            window=key.window,
+            zone=key.zone,
+            start=format_instant_us(key.start_us),
+            position=total.position,
+            events=total.events,
+            spend=plain(total.spend),
+            currency=self._currency,
+            definition=self._definition,
+            usage={meter: plain(quantity) for meter, quantity in total.usage.items()} or None,
+            event_time=total.event_time if spread else None,
+            append_ms=total.append_ms if spread else None,
+        )
+
+    def _forget(self, final_us: int, clock_ms: int) -> None:
+        """Drop the windows that are final: an event of theirs would be too late."""
         self._forgotten_us = final_us
-        ended = [
-            key
-            for key in self._sums
-            if window_end_us(key[4], key[2], self._kinds[key[0], key[2], key[3]][0]) <= final_us
-        ]
-        for key in ended:
+        for key in [key for key in self._sums if self.is_final(key, clock_ms)]:
             del self._sums[key]
 
     def _check_currency(self, book: PriceBook) -> None:
         for budget in self._budgets:
-            if budget.currency != book.currency:
+            if budget.currency not in {None, book.currency}:
                 message = (
                     f"budget {budget.name} is in {budget.currency}, price book {book.version} in {book.currency}; "
                     "state the budget in the book's currency"
                 )
                 raise InvalidRegistry(message)
         self._currency = book.currency
+
+
+def alert_of(
+    budget: Budget,
+    threshold: str,
+    key: SumKey,
+    used: Decimal,
+    *,
+    log: str,
+    position: int,
+    event_time: str,
+    append_ms: int,
+) -> Alert:
+    """The alert for a threshold that the event at `position` of `log` reached."""
+    return Alert(
+        v=1,
+        budget=budget.name,
+        scope=key.scope,
+        subject=key.subject,
+        window=key.window,
+        zone=key.zone,
+        start=format_instant_us(key.start_us),
+        threshold=threshold,
+        limit=budget.limit,
+        spend=plain(used),
+        currency=budget.currency,
+        log=log,
+        position=position,
+        event_time=event_time,
+        append_ms=append_ms,
+        meters=budget.meters,
+    )

@@ -3,30 +3,43 @@
 ```json
 {"version": 1, "budgets": [
   {"name": "agents-daily", "scope": "agent", "subject": "*", "window": "day", "limit": "25", "currency": "USD",
-   "thresholds": ["50", "80", "100"]}]}
+   "thresholds": ["50", "80", "100"]},
+  {"name": "teams-tokens", "scope": "team", "subject": "*", "window": "month", "zone": "Europe/Berlin",
+   "limit": "1000000", "meters": ["input_tokens", "output_tokens"]}]}
 ```
 `usage.budget-state`, same partition as the log, holds two kinds of records:
 
 - a partial sum, key `<origin>|<scope>:<subject>|<window>|<zone>|<start>`: the absolute spend of one scope in one window
-  as far as this log tells, with the position below which every event is in it. The higher position holds.
+  as far as this log tells, with the position below which every event is in it. The higher position holds, and what a
+  scope has spent is the sum of its partial sums, at most one per log.
 - a marker, key `<origin>|marker`: written after every partial sum up to its position was acknowledged; where the stage
   resumes.
 
 `usage.alerts`: key `<budget>|<scope>:<subject>|<window>|<zone>|<start>|<threshold>`; saying it again changes nothing.
+
+What was added to a record after its first release is left out where it says nothing, so that a record of a budget which
+existed then is the same, byte for byte.
 """
 
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from meterproof_schemas.batch import Digest, Token
 from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
-from meterproof_schemas.event import Count, Name, VersionOne
-from meterproof_schemas.instant import Instant, format_instant_us
+from meterproof_schemas.event import METERS_MAX, Count, Event, MeterName, Name, VersionOne
+from meterproof_schemas.instant import Instant, parse_instant_us
+from meterproof_schemas.keys import matches
+from meterproof_schemas.partitioner import partition_of
 from meterproof_schemas.price_book import Amount, Currency
-from meterproof_schemas.quantity import EXACT
+from meterproof_schemas.quantity import EXACT, decimal_of
 from meterproof_schemas.strict_json import NotStrictJson, parse_object
 from meterproof_schemas.window import WindowKind
 
@@ -43,29 +56,58 @@ def _known_zone(name: str) -> str:
 
 
 Zone = Annotated[str, AfterValidator(_known_zone)]
-Scope = Literal["agent"]
-"""Whose spend: an agent's events lie in one log. A scope over several logs will be the sum of its partial sums."""
+TAG_SCOPE: Final = "tag:"
+Scope = Annotated[
+    str,
+    StringConstraints(
+        strict=True, pattern=r"^(agent|customer|service|user|session|team|all|tag:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})$"
+    ),
+]
+"""Whose spend: `agent` (subject), `customer`, `service` (source), `user`, `session`, `team` (the tag of that name),
+`tag:<name>` (any other tag), `all` (everything). An event that names none of a scope does not count in it.
+
+An agent's events lie in one log; those of every other scope may lie in all of them.
+"""
+ALL: Final = "*"
+"""The one subject of the scope `all`."""
 SignedAmount = Annotated[str, StringConstraints(strict=True, pattern=r"^-?[0-9]{1,26}(\.[0-9]{1,12})?$")]
 
 
 class Budget(BaseModel):
-    """A limit on spend per scope and window, with the shares at which to alert."""
+    """A limit on spend, or on use of meters, per scope and window, with the shares at which to alert."""
 
     model_config = _CLOSED
     name: Name
     scope: Scope
     subject: Name
-    """The agent, a prefix followed by `*`, or `*`: each one that matches has a budget of its own."""
+    """The agent, customer …, a prefix followed by `*`, or `*`: each one that matches has a budget of its own."""
     window: WindowKind
     zone: Zone = "UTC"
     limit: Amount
-    currency: Currency
+    currency: Currency | None = None
+    """Of a limit in money. A budget has a currency or meters, never both."""
     thresholds: Annotated[tuple[Amount, ...], Field(min_length=1, strict=False)] = ("50", "80", "100")
     """Percent of the limit; each alerts once per scope and window, when spend reaches it."""
+    meters: Annotated[tuple[MeterName, ...], Field(min_length=1, max_length=METERS_MAX, strict=False)] | None = None
+    """Of a limit in units: their quantities are added up, so they should have one unit, as all kinds of tokens have."""
 
     def reached_at(self, threshold: str) -> Decimal:
         """The spend at which a threshold alerts."""
         return EXACT.multiply(Decimal(self.limit), Decimal(threshold)).scaleb(-2, EXACT)
+
+    def used(self, spend: Decimal, usage: Mapping[str, Decimal]) -> Decimal:
+        """What counts against the limit: the spend, or the quantities of the budget's meters."""
+        if self.meters is None:
+            return spend
+        total = Decimal(0)
+        for meter in self.meters:
+            total = EXACT.add(total, usage.get(meter, Decimal(0)))
+        return total
+
+    @property
+    def unit(self) -> str:
+        """What the limit is stated in, for people: the currency, or the meters."""
+        return "+".join(self.meters or ()) or self.currency or ""
 
 
 class BudgetFile(BaseModel):
@@ -96,10 +138,119 @@ def parse_budgets(content: bytes) -> tuple[Budget, ...]:
         message = "budget file: two budgets have one name"
         raise InvalidRegistry(message)
     for budget in budgets:
-        if not Decimal(budget.limit):
-            message = f"budget file: {budget.name}: a limit of 0 is always reached; leave the budget out or set a limit"
+        wrong = _fault_of(budget)
+        if wrong is not None:
+            message = f"budget file: {budget.name}: {wrong}"
             raise InvalidRegistry(message)
     return budgets
+
+
+def _fault_of(budget: Budget) -> str | None:
+    """What a model of single fields cannot refuse."""
+    if not Decimal(budget.limit):
+        return "a limit of 0 is always reached; leave the budget out or set a limit"
+    if (budget.currency is None) == (budget.meters is None):
+        return "a limit is in money or in units: state either currency or meters"
+    if budget.meters is not None and len(set(budget.meters)) != len(budget.meters):
+        return "a meter is named twice and would count twice"
+    if budget.scope == f"{TAG_SCOPE}team":
+        return "the tag team is the scope team"
+    if budget.scope == "all" and budget.subject != ALL:
+        return 'the scope all has one subject, "*"'
+    if "|" in budget.name:
+        return "a name with | in it could make two alerts look like one"
+    return None
+
+
+def subject_in(scope: str, event: Event) -> str | None:
+    """Who an event counts for in a scope; None for nobody."""
+    data = event.data
+    match scope:
+        case "agent":
+            return event.subject
+        case "customer":
+            return data.customer
+        case "service":
+            return event.source
+        case "user":
+            return data.user
+        case "session":
+            return data.session
+        case "all":
+            return ALL
+        case "team":
+            return (data.tags or {}).get("team")
+        case _:
+            return (data.tags or {}).get(scope.removeprefix(TAG_SCOPE))
+
+
+def lies_in_one_log(scope: str) -> bool:
+    """Whether all events of each subject of a scope lie in one log."""
+    return scope == "agent"
+
+
+def home_partition(scope: str, subject: str, partitions: int) -> int:
+    """The partition of `usage.alerts` that a subject's alerts stand in, and whose owner raises them."""
+    return partition_of(subject if lies_in_one_log(scope) else f"{scope}:{subject}", partitions)
+
+
+class BudgetKind(NamedTuple):
+    """What budgets with equal windows of equal scopes share: one sum per subject and window."""
+
+    scope: str
+    window: WindowKind
+    zone: str
+
+
+class SumKey(NamedTuple):
+    """Names a sum, over all logs."""
+
+    scope: str
+    subject: str
+    window: WindowKind
+    zone: str
+    start_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A budget with its thresholds made ready for arithmetic."""
+
+    budget: Budget
+    thresholds: tuple[tuple[str, Decimal], ...]
+    """Each with the amount at which it alerts."""
+
+
+@dataclass(slots=True)
+class WatchedKind:
+    """The budgets of one kind."""
+
+    zone: ZoneInfo
+    watches: list[Watch] = field(default_factory=list)
+    meters: frozenset[str] = frozenset()
+    """Meters that any of the budgets is stated in."""
+
+    def concerning(self, subject: str) -> list[Watch]:
+        """The budgets whose pattern the subject matches."""
+        return [watch for watch in self.watches if matches((watch.budget.subject,), subject)]
+
+
+def kinds_of(budgets: Iterable[Budget]) -> dict[BudgetKind, WatchedKind]:
+    """The sums that budgets need."""
+    kinds: dict[BudgetKind, WatchedKind] = {}
+    for budget in budgets:
+        kind = BudgetKind(budget.scope, budget.window, budget.zone)
+        watched = kinds.setdefault(kind, WatchedKind(ZoneInfo(budget.zone)))
+        thresholds = tuple((threshold, budget.reached_at(threshold)) for threshold in budget.thresholds)
+        watched.watches.append(Watch(budget, thresholds))
+        watched.meters |= frozenset(budget.meters or ())
+    return kinds
+
+
+def definition_of(budgets: Sequence[Budget]) -> str:
+    """SHA-256 of the budgets: sums and alerts of other budgets have to be counted from the log's beginning."""
+    stated = sorted(budget.model_dump_json(exclude_none=True) for budget in budgets)
+    return hashlib.sha256("\n".join(stated).encode()).hexdigest()
 
 
 class PartialSum(BaseModel):
@@ -121,6 +272,21 @@ class PartialSum(BaseModel):
     """Null where no price book was in force."""
     definition: Digest
     """SHA-256 of the budgets that the sum was made for."""
+    usage: dict[MeterName, SignedAmount] | None = None
+    """Quantities of the meters that budgets are stated in; null where none is."""
+    event_time: Instant | None = None
+    """Event time of the last event that was added; stated for scopes that may lie in several logs."""
+    append_ms: Count | None = None
+    """The broker's append time of that event's batch."""
+
+    @property
+    def key(self) -> SumKey:
+        """What it is a part of."""
+        return SumKey(self.scope, self.subject, self.window, self.zone, parse_instant_us(self.start))
+
+    def exact_usage(self) -> dict[str, Decimal]:
+        """Quantities by meter."""
+        return {meter: decimal_of(quantity) for meter, quantity in (self.usage or {}).items()}
 
 
 class Marker(BaseModel):
@@ -136,10 +302,16 @@ class Marker(BaseModel):
     position: Count
     definition: Digest
     """SHA-256 of the budgets that the sums were made for; other budgets are counted from the log's beginning."""
+    clock_ms: Count | None = None
+    """The log's ingest clock there: a window that ended a horizon before it is final as far as this log goes."""
 
 
 class Alert(BaseModel):
-    """A threshold of a budget that spend reached."""
+    """A threshold of a budget that spend reached.
+
+    For a scope that lies in one log it names the event that reached the threshold; for any other scope the last event
+    of the partial sum by which the total over all logs was found to have reached it.
+    """
 
     model_config = _CLOSED
     v: VersionOne
@@ -152,13 +324,25 @@ class Alert(BaseModel):
     threshold: Amount
     limit: Amount
     spend: SignedAmount
-    currency: Currency
+    """In the currency, or in units of the meters."""
+    currency: Currency | None
+    """Null for a budget in units."""
     log: str
     position: Count
-    """Position of the event that reached it."""
+    """Of the event; for a scope that may lie in several logs: what it spent in `log` up to here is counted."""
     event_time: Instant
     append_ms: Count
     """The broker's append time of that event's batch."""
+    meters: tuple[MeterName, ...] | None = Field(default=None, strict=False)
+    """Null for a budget in money."""
+
+
+def encode(record: PartialSum | Marker | Alert) -> bytes:
+    """The value of a record; what was added later and says nothing is left out."""
+    return record.model_dump_json(exclude={name for name in _ADDED if getattr(record, name, 0) is None}).encode()
+
+
+_ADDED: Final = ("usage", "event_time", "append_ms", "clock_ms", "meters")
 
 
 def state_key(value: PartialSum) -> bytes:
@@ -166,9 +350,34 @@ def state_key(value: PartialSum) -> bytes:
     return f"{value.log}|{value.scope}:{value.subject}|{value.window}|{value.zone}|{value.start}".encode()
 
 
+def parse_state_key(key: bytes) -> tuple[str, SumKey] | None:
+    """Origin and sum that a partial sum's key names; None for any other key. The inverse of `state_key`.
+
+    Window, zone and start hold no `|`, so that a subject may.
+    """
+    try:
+        found = _STATE_KEY.fullmatch(key.decode())
+        if found is None:
+            return None
+        log, scope, subject, window, zone, start = found.groups()
+        return log, SumKey(scope, subject, cast("WindowKind", window), zone, parse_instant_us(start))
+    except ValueError:
+        return None
+
+
+_STATE_KEY: Final = re.compile(
+    r"(.+?/[0-9a-f]{32}/p[0-9]+)\|(tag:[^:|]+|[a-z]+):(.+)\|(minute|hour|day|month)\|([^|]+)\|([^|]+)", re.DOTALL
+)
+
+
 def marker_key(origin: str) -> bytes:
     """The Kafka key of a log's marker."""
     return f"{origin}|marker".encode()
+
+
+def is_marker_key(key: bytes) -> bool:
+    """Whether a key of `usage.budget-state` is a marker's; that of a sum ends with an instant."""
+    return key.endswith(b"|marker")
 
 
 def alert_key(alert: Alert) -> bytes:
@@ -176,6 +385,37 @@ def alert_key(alert: Alert) -> bytes:
     return (
         f"{alert.budget}|{alert.scope}:{alert.subject}|{alert.window}|{alert.zone}|{alert.start}|{alert.threshold}"
     ).encode()
+
+
+class SumHead(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A partial sum as quickly as it can be read: enough to know which of many values counts. See `PartialSum`."""
+
+    v: Literal[1]
+    log: str
+    scope: str
+    subject: str
+    window: WindowKind
+    zone: str
+    start: str
+    position: Annotated[int, msgspec.Meta(ge=0)]
+    events: Annotated[int, msgspec.Meta(ge=0)]
+    spend: str
+    currency: str | None
+    definition: str
+    usage: dict[str, str] | None = None
+    event_time: str | None = None
+    append_ms: int | None = None
+
+
+_heads: Final = msgspec.json.Decoder(SumHead)
+
+
+def read_sum_head(value: bytes) -> SumHead | None:
+    """A partial sum at a tenth of the price of `decode_budget_state`; None for anything else."""
+    try:
+        return _heads.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def decode_budget_state(value: bytes | None) -> PartialSum | Marker:
@@ -204,8 +444,3 @@ def decode_alert(value: bytes | None) -> Alert:
     except ValidationError as error:
         message = f"alert: {str(error)[:200]}"
         raise InvalidRecord(message) from None
-
-
-def window_text(start_us: int) -> str:
-    """A window's start as it stands in keys and records."""
-    return format_instant_us(start_us)

@@ -1,0 +1,119 @@
+"""`TopicReader`: the records of all partitions of a topic, without a consumer group."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+import aiokafka.errors
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from meterproof.kafka import tolerant
+from meterproof.kafka.connection import start_client, translated, translating
+from meterproof.kafka.reader import FETCH_BYTES_MAX, Record
+from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topics import partitions_of
+
+tolerant.apply()
+
+CHUNK_RECORDS_MAX: Final = 4_000
+"""Records that one poll hands out, over all partitions."""
+_FETCH_WAIT_MS: Final = 250
+_LOG_APPEND_TIME: Final = 1
+
+
+class TopicReader:
+    """Follows every partition of a topic with one connection per broker: no group, no commits.
+
+    Promises: records of one partition come in the order of their offsets, each once after a `seek`, read uncommitted; a
+    poll returns as soon as there is a record. Offsets that are gone raise. It outlives a broker's restart. Lives from
+    `start` (or `async with`) to `stop`; one task uses it.
+    """
+
+    def __init__(self, settings: KafkaSettings, topic_name: str) -> None:
+        self.partitions = 0
+        """How many the topic has; known from `start` on."""
+        self._settings = settings
+        self._topic = topic_name
+        self._consumer: Any = None
+
+    async def start(self) -> None:
+        """Connect; the next poll begins at the first record of each partition.
+
+        Raises:
+            BrokerUnreachable: no broker answers.
+            AccessDenied: the brokers refuse the credentials.
+            TopicMissing: there is no such topic.
+        """
+        self.partitions = await partitions_of(self._settings, self._topic)
+        consumer = AIOKafkaConsumer(
+            **self._settings.client_args(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_uncommitted",
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_partition_fetch_bytes=FETCH_BYTES_MAX,
+        )
+        try:
+            await start_client(self._settings, consumer)
+            places = [TopicPartition(self._topic, partition) for partition in range(self.partitions)]
+            consumer.assign(places)
+            with translating(self._settings):
+                for place, start in (await consumer.beginning_offsets(places)).items():
+                    consumer.seek(place, start)
+        except BaseException:
+            await consumer.stop()
+            raise
+        self._consumer = consumer
+
+    async def stop(self) -> None:
+        """Disconnect; harmless when repeated."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def bounds(self) -> dict[int, tuple[int, int]]:
+        """By partition: offset of the first record, and the one that the next record will get.
+
+        Raises:
+            KafkaProblem: the brokers do not answer or deny access.
+        """
+        places = [TopicPartition(self._topic, partition) for partition in range(self.partitions)]
+        with translating(self._settings):
+            starts = await self._consumer.beginning_offsets(places)
+            ends = await self._consumer.end_offsets(places)
+        return {place.partition: (starts[place], ends[place]) for place in places}
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """Let the next poll go on at these offsets; partitions that are not named go on where they are."""
+        for partition, offset in offsets.items():
+            self._consumer.seek(TopicPartition(self._topic, partition), offset)
+
+    async def position(self, partition: int) -> int:
+        """The offset that the next poll goes on at: behind everything handed out and every hole passed."""
+        offset: int = await self._consumer.position(TopicPartition(self._topic, partition))
+        return offset
+
+    async def poll(self, max_wait_s: float, max_records: int = CHUNK_RECORDS_MAX) -> dict[int, list[Record]]:
+        """The next records by partition; empty if none came in time. Safe to cancel.
+
+        Raises:
+            KafkaProblem: an offset is gone (truncated, trimmed or re-created topic), or the brokers deny access.
+        """
+        try:
+            chunks = await self._consumer.getmany(timeout_ms=max(1, round(max_wait_s * 1000)), max_records=max_records)
+        except aiokafka.errors.KafkaError as error:
+            raise translated(self._settings, error) from error
+        return {
+            place.partition: [
+                Record(one.offset, one.timestamp, one.timestamp_type == _LOG_APPEND_TIME, one.key, one.value)
+                for one in records
+            ]
+            for place, records in chunks.items()
+        }
