@@ -1,26 +1,32 @@
 """One sink as a process: settings, logging, the check of the topics, signals, and an exit code that tells the truth."""
 
 import asyncio
+import logging
+import os
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Final, NoReturn
 
 import structlog
 
 from meterproof.deployment import DataFolder
 from meterproof.exit_codes import CLEAN, exit_code_of
+from meterproof.health import HealthSettings
 from meterproof.json_log import set_up_logging
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import require_fit_topics
-from meterproof.status import StatusFile
+from meterproof.watchdog import WorkerStalled, end_at_once_on_signals
 from meterproof_schemas.errors import StageStopped
 from meterproof_sinks.batch_bounds import BatchBounds
 from meterproof_sinks.sink import Sink
+from meterproof_sinks.sink_settings import SinkSettings
+from meterproof_sinks.sink_status import SinkStatus
 from meterproof_sinks.worker import run_sink
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.sink")
-
+_BEAT_INTERVAL_S: Final = 0.5
 
 Beside = Callable[[KafkaSettings, asyncio.Event], Coroutine[None, None, None]]
 """What a worker does beside carrying records, until the event is set."""
@@ -51,12 +57,31 @@ def run_sink_process(
 
     Raises:
         KafkaProblem: Kafka cannot be used, or the topics are not as the contract says.
+        PortTaken: its health cannot be served where the settings say.
 
     """
-    set_up_logging(name, name)
+    end_at_once_on_signals()
+    worker = SinkSettings()
+    set_up_logging(name, worker.instance or name)
     settings = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
-    status = StatusFile(DataFolder(data).status, name)
-    return asyncio.run(_run(open_sink, settings, status, partitions=partitions, bounds=bounds, beside=beside))
+    shown: list[SinkStatus] = []
+
+    def die(error: BaseException) -> NoReturn:
+        _tell(error)
+        try:
+            shown[0].failed(error)
+        finally:
+            logging.shutdown()
+            os._exit(exit_code_of(error))
+
+    status = SinkStatus(name, DataFolder(data).status, settings=worker, health=HealthSettings(), die=die)
+    shown.append(status)
+    status.start()
+    try:
+        running = _run(open_sink, settings, status, worker, partitions=partitions, bounds=bounds, beside=beside)
+        return asyncio.run(running)
+    finally:
+        status.watchdog.loop_ended()
 
 
 async def run_together(stop: asyncio.Event, *parts: Coroutine[None, None, None]) -> None:
@@ -77,7 +102,8 @@ async def run_together(stop: asyncio.Event, *parts: Coroutine[None, None, None])
 async def _run(
     open_sink: Callable[[KafkaSettings], AbstractAsyncContextManager[Sink]],
     settings: KafkaSettings,
-    status: StatusFile,
+    status: SinkStatus,
+    worker: SinkSettings,
     *,
     partitions: Sequence[int] | None,
     bounds: BatchBounds,
@@ -85,18 +111,36 @@ async def _run(
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    beating = asyncio.create_task(_beat(status))
+    await require_fit_topics(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await require_fit_topics(settings)
-    async with open_sink(settings) as sink:
-        try:
-            carrying = run_sink(sink, settings, partitions, status=status, stop=stop, bounds=bounds)
-            await run_together(stop, carrying, *([] if beside is None else [beside(settings, stop)]))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the process ends
-            code = exit_code_of(error)
-            if isinstance(error, StageStopped):
-                _log.critical(str(error), stop_reason=error.stop_reason.value, exit_code=code)
-            else:
-                _log.critical(f"{type(error).__name__}: {error}", exit_code=code, exc_info=error)
-            return code
+    status.watchdog.note_signals()
+    try:
+        async with open_sink(settings) as sink:
+            try:
+                carrying = run_sink(sink, settings, partitions, status=status, stop=stop, bounds=bounds, worker=worker)
+                await run_together(stop, carrying, *([] if beside is None else [beside(settings, stop)]))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the process ends
+                return _tell(error)
+    finally:
+        beating.cancel()
     return CLEAN
+
+
+async def _beat(status: SinkStatus) -> None:
+    while True:
+        status.watchdog.beat()
+        await asyncio.sleep(_BEAT_INTERVAL_S)
+
+
+def _tell(error: BaseException) -> int:
+    """Log why the worker ends; its exit code."""
+    code = exit_code_of(error)
+    if isinstance(error, StageStopped):
+        _log.critical(str(error), stop_reason=error.stop_reason.value, exit_code=code)
+    elif isinstance(error, WorkerStalled):
+        _log.critical(f"{type(error).__name__}: {error}", exit_code=code)
+    else:
+        _log.critical(f"{type(error).__name__}: {error}", exit_code=code, exc_info=error)
+    return code

@@ -9,24 +9,29 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
-from meterproof.kafka.errors import BrokerUnreachable
+from meterproof.kafka.errors import BrokerUnreachable, KafkaProblem
 from meterproof.kafka.follower import Accepted, LogFollower
 from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topic_ends import TopicEnds
 from meterproof.kafka.topics import partitions_of
-from meterproof.status import StatusFile
+from meterproof.progress import Progress as Movement
+from meterproof.watchdog import WorkerStalled
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.batch_bounds import Batch, BatchBounds
 from meterproof_sinks.sink import Sink, SinkUnavailable
+from meterproof_sinks.sink_settings import SinkSettings
+from meterproof_sinks.sink_status import StatusWriter
 
 STATUS_INTERVAL_S: Final = 0.2
 """How often the status file is written."""
 _IDLE_POLL_S: Final = 0.5
 """How long a poll waits for records while nothing is gathered: bounds how long a stop takes."""
 _LAG_INTERVAL_S: Final = 2.0
+_LOOK_INTERVAL_S: Final = 2.0
 _DEFAULT_BOUNDS: Final = BatchBounds()
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 15.0
@@ -60,6 +65,12 @@ class Progress:
     """Why the destination cannot be written to now; None when it can."""
     attempts: int = 0
     """At reaching the destination that failed, since the worker started."""
+    next: int | None = None
+    """Offset on the log that reading goes on at; None before it has begun."""
+    writing_s: float = 0.0
+    """How long the call to the destination that is under way has lasted; 0 while none is."""
+    waiting_s: float = 0.0
+    """How long records have waited while none was read."""
 
 
 async def run_sink(
@@ -67,9 +78,10 @@ async def run_sink(
     settings: KafkaSettings,
     partitions: Sequence[int] | None = None,
     *,
-    status: StatusFile,
+    status: StatusWriter,
     stop: asyncio.Event,
     bounds: BatchBounds = _DEFAULT_BOUNDS,
+    worker: SinkSettings | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Carry these partitions of `usage.log` (None: all) into the sink until `stop` is set.
@@ -86,13 +98,19 @@ async def run_sink(
     6. advance: the write's return is the new cursor, which the status file shows
     7. back to 3, or end if asked to stop; what is gathered and not written is read again by the next run
 
+    Beside them one task watches that every log moves. A destination that takes long or is away, and a broker that does
+    not answer, are told and waited for. A log that stands while its records wait for this worker alone is unhealthy;
+    if it still does at the next look, the worker ends.
+
     Raises:
+        WorkerStalled: records wait, nothing outside is waited for, and none is read for `worker.stall_timeout_s`.
         StageStopped: `log_diverged`; the log is not the one that the destination was made from.
         Exception: whatever the sink or Kafka raised. The process should end and be started again.
     """
     if partitions is None:
         partitions = range(await partitions_of(settings, settings.topic(Topic.LOG)))
     carriers = [_Carrier(sink, settings, partition, bounds, clock) for partition in partitions]
+    watch = _Watch(carriers, settings, worker or SinkSettings(), clock)
 
     def show(state: str, error: BaseException | None = None) -> None:
         status.write(
@@ -103,12 +121,16 @@ async def run_sink(
                 "written_ms": time.time_ns() // 1_000_000,
                 "error": None if error is None else str(error),
                 "topic": settings.topic(Topic.LOG),
-                "partitions": {str(carrier.partition): asdict(carrier.progress) for carrier in carriers},
+                "broker_fault": watch.broker_fault,
+                "stuck": watch.stuck,
+                "slow": watch.slow,
+                "partitions": {str(carrier.partition): carrier.shown() for carrier in carriers},
             }
         )
 
     show("starting")
     tasks = [asyncio.create_task(carrier.run(stop), name=f"{sink.name}-{carrier.partition}") for carrier in carriers]
+    tasks.append(asyncio.create_task(watch.run(stop), name=f"{sink.name}-watch"))
     ended: set[asyncio.Task[None]] = set()
     try:
         while not ended and not stop.is_set():
@@ -117,11 +139,17 @@ async def run_sink(
         # The others finish the write that they are in, so that a failure of one leaves nothing torn of another.
         stop.set()
         show("stopping")
+        if watch.stuck:
+            # Whoever stands still in anything but a write would not end by itself.
+            for carrier, task in zip(carriers, tasks, strict=False):
+                if carrier.waits_for is None:
+                    task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         for task in tasks:
             task.cancel()
-    failure = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    failure = next((error for error in failures if not isinstance(error, asyncio.CancelledError)), None)
     show("stopped" if failure is None else "failed", failure)
     if failure is not None:
         raise failure
@@ -144,6 +172,18 @@ class _Carrier:
         self._bounds = bounds
         self._clock = clock
         self._lag_asked_s: float | None = None
+        self._writing_since_s: float | None = None
+
+    @property
+    def waits_for(self) -> str | None:
+        """What outside of this process must answer before more is read."""
+        return None if self._writing_since_s is None else "the destination"
+
+    def shown(self) -> dict[str, Any]:
+        """For the status."""
+        since_s = self._writing_since_s
+        self.progress.writing_s = 0.0 if since_s is None else round(self._clock() - since_s, 1)
+        return asdict(self.progress)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Steps 1 to 7 of `run_sink`."""
@@ -163,6 +203,7 @@ class _Carrier:
                     waiting_s = batch.left_s(self._clock())
                     polled.extend(await follower.poll(_IDLE_POLL_S if waiting_s is None else waiting_s))
                     self.progress.foreign = follower.chain.foreign
+                    self.progress.next = await follower.next_offset()
                 while polled and not batch.full:  # 4
                     batch.add(*polled.popleft(), self._clock())
                 if batch.full or batch.left_s(self._clock()) == 0:
@@ -184,6 +225,7 @@ class _Carrier:
             Exception: any other error of the destination.
         """
         pause_s = _FIRST_PAUSE_S
+        self._writing_since_s = self._clock()
         while True:
             try:
                 answer = await call()
@@ -192,7 +234,7 @@ class _Carrier:
             else:
                 if self.progress.away is not None:
                     _log.info("destination_back", sink=self._sink.name, partition=self.partition)
-                self.progress.away = None
+                self.progress.away = self._writing_since_s = None
                 return answer
             if self.progress.away is None:
                 _log.warning("destination_away", sink=self._sink.name, partition=self.partition, reason=away)
@@ -231,3 +273,73 @@ class _Carrier:
             self.progress.lag = None
         else:
             self.progress.lag = max(0, end - self.progress.log_offset - 1)
+
+
+class _Watch:
+    """Looks whether every log moves. Lives as long as the worker."""
+
+    def __init__(
+        self,
+        carriers: Sequence[_Carrier],
+        settings: KafkaSettings,
+        worker: SinkSettings,
+        clock: Callable[[], float],
+    ) -> None:
+        self.broker_fault: str | None = None
+        """Why the broker does not answer; None while it does."""
+        self.stuck: tuple[str, ...] = ()
+        """Why the process should be ended."""
+        self.slow: tuple[str, ...] = ()
+        """Why nothing is carried now, though the process is alive."""
+        self._movements = [(carrier, Movement()) for carrier in carriers]
+        self._settings = settings
+        self._topic = settings.topic(Topic.LOG)
+        self._worker = worker
+        self._clock = clock
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look every few seconds until `stop` is set.
+
+        Raises:
+            WorkerStalled: a log stands.
+        """
+        ends = TopicEnds(self._settings, self._topic)
+        interval_s = min(_LOOK_INTERVAL_S, self._worker.stall_timeout_s / 5)
+        try:
+            while not stop.is_set():
+                await self._look(ends)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), interval_s)
+        finally:
+            await ends.stop()
+
+    async def _look(self, ends_of: TopicEnds) -> None:
+        ends: dict[int, int] | None = None
+        try:
+            ends = await ends_of.ask([carrier.partition for carrier, _ in self._movements])
+        except KafkaProblem as error:
+            self.broker_fault = str(error)
+        else:
+            self.broker_fault = None
+        now_s, stall_s = self._clock(), self._worker.stall_timeout_s
+        slow, stuck = [], []
+        for carrier, movement in self._movements:
+            partition, waits_for, at = carrier.partition, carrier.waits_for, carrier.progress.next
+            due = {} if at is None else {partition: at}
+            movement.look(now_s, due, ends, waits_for=waits_for)
+            carrier.progress.waiting_s = round(movement.waiting_s(now_s).get(partition, 0.0), 1)
+            if carrier.progress.waiting_s >= self._worker.slow_after_s or (
+                waits_for is not None and carrier.shown()["writing_s"] >= self._worker.slow_after_s
+            ):
+                waiting = "" if waits_for is None else f"; waiting for {waits_for}"
+                slow.append(f"partition {partition}: nothing was carried for a while, though records wait{waiting}")
+            if movement.stuck_s(now_s).get(partition, 0.0) >= stall_s:
+                stuck.append(
+                    f"{self._topic}[{partition}]: nothing was read for {stall_s} s, though records stand at offset "
+                    f"{at} and behind it"
+                )
+        if self.stuck and stuck:
+            raise WorkerStalled("; ".join(self.stuck))
+        self.slow, self.stuck = tuple(slow), tuple(stuck)
+        for reason in stuck:
+            _log.error("partition_stuck", reason=reason)

@@ -19,13 +19,13 @@ from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_ends import TopicEnds
 from meterproof.metrics import StatusMetrics
+from meterproof.progress import Progress
 from meterproof.status import StatusFile
 from meterproof.watchdog import Watchdog, WorkerStalled
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.topics import Topic
 from meterproof_stream.engine import Engine
 from meterproof_stream.errors import StreamError
-from meterproof_stream.progress import Progress
 from meterproof_stream.settings import WorkerSettings
 
 BROKER_POLL_INTERVAL_S: Final = 1.0

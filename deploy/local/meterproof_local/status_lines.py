@@ -1,7 +1,8 @@
 """What a person sees of a running pipeline: one line per process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -10,6 +11,7 @@ from meterproof_local.supervisor import BROKER, Supervisor
 from meterproof_local.worker import State
 
 _STYLES = {State.RUNNING: "green", State.WAITING: "yellow", State.NEEDS_YOU: "bold red", State.STOPPED: "dim"}
+_KEY_CHARS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def status_lines(supervisor: Supervisor) -> list[StatusLine]:
         )
     ]
     for name, worker in supervisor.workers.items():
-        where = _where(supervisor, name)
+        where = how_far(supervisor.status(name))
         if worker.state is State.NEEDS_YOU:
             where = "; ".join(worker.last_words(1)) or where
         lines.append(StatusLine(name, worker.state, worker.pid, worker.restarts, where))
@@ -58,19 +60,25 @@ def status_table(lines: Sequence[StatusLine]) -> Table:
     return table
 
 
-def _where(supervisor: Supervisor, name: str) -> str:
+def how_far(status: Mapping[str, Any] | None) -> str:
     """A worker's own status in few words."""
-    status = supervisor.status(name)
     if status is None:
         return "no status yet"
     parts = status.get("partitions", {}).values()
     words = [f"{sum(part.get('position', 0) for part in parts):,} events"]
     if status.get("state") not in {None, "running"}:
         words.insert(0, str(status["state"]))
+    elif status.get("ready") is False:
+        words.insert(0, f"not ready: {'; '.join(map(str, status['reasons']))}")
     lags = [part["lag"] for part in parts if part.get("lag") is not None]
     if lags:
         words.append(f"{sum(lags):,} records behind")
     for key, word in (("checkpoints", "checkpoints signed"), ("alerts", "alerts"), ("foreign", "echoes skipped")):
         if count := sum(part.get(key, 0) for part in parts):
             words.append(f"{count:,} {word}")
+    words += [
+        f"every event of {one['producer']} (key {one['key_id'][:_KEY_CHARS]}) refused for {one['refused_s']:.0f} s: "
+        f"{one['reason']}"
+        for one in status.get("refused_producers", ())
+    ]
     return ", ".join(words)

@@ -25,6 +25,8 @@ POLL_INTERVAL_S: Final = 0.1
 """How often processes are looked at."""
 _DRAIN_INTERVAL_S: Final = 0.2
 BROKER: Final = "kafka"
+SINK_PATIENCE_S: Final = 95.0
+"""A sink that is asked to stop finishes the write that it is in, and ends within 90 s whatever happens."""
 
 
 def worker_specs(folder: DataFolder, sequencers: int) -> list[WorkerSpec]:
@@ -42,8 +44,8 @@ def worker_specs(folder: DataFolder, sequencers: int) -> list[WorkerSpec]:
         *specs,
         WorkerSpec("checkpointer", ("checkpointer", "run", *data, "--instance", "checkpointer-0"), "checkpointer-0"),
         WorkerSpec("budgets", ("budgets", "run", *data, "--instance", "budgets-0"), "budgets-0"),
-        WorkerSpec("clickhouse", ("sink", "clickhouse", "run", *data), "clickhouse"),
-        WorkerSpec("audit", ("sink", "audit", "run", *data), "audit"),
+        WorkerSpec("clickhouse", ("sink", "clickhouse", "run", *data), "clickhouse", patience_s=SINK_PATIENCE_S),
+        WorkerSpec("audit", ("sink", "audit", "run", *data), "audit", patience_s=SINK_PATIENCE_S),
     ]
 
 

@@ -17,6 +17,8 @@ FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 10.0
 STABLE_AFTER_S: Final = 30.0
 """A worker that ran this long has recovered: its next crash is again a first one."""
+HEALTH: Final = {"METERPROOF_HEALTH_HOST": "127.0.0.1", "METERPROOF_HEALTH_PORT": "0"}
+"""Probes and metrics of each worker, on a free port that its status file names."""
 _WRONG_USAGE: Final = 2
 _METERPROOF: Final = "import sys; from meterproof_proofs.command import main; sys.exit(main(sys.argv[1:]))"
 _LAST_BYTES: Final = 8192
@@ -92,8 +94,10 @@ class Worker:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("METERPROOF_KAFKA_", "METERPROOF_WORKER_", "METERPROOF_CLICKHOUSE_"))
-        }
+            if not name.startswith(
+                ("METERPROOF_KAFKA_", "METERPROOF_WORKER_", "METERPROOF_CLICKHOUSE_", "METERPROOF_HEALTH_")
+            )
+        } | HEALTH
         with self.log.open("ab") as output:
             self._child = Child(
                 [sys.executable, "-c", _METERPROOF, *self.spec.arguments],

@@ -1,6 +1,6 @@
 """A worker with nothing to do is not stuck; one that does nothing is."""
 
-from meterproof_stream.progress import Progress
+from meterproof.progress import Progress
 
 
 def looked(*looks: tuple[float, dict[int, int], dict[int, int] | None, str | None]) -> Progress:
