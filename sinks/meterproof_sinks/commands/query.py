@@ -1,6 +1,5 @@
 """`meterproof query`: ask the ClickHouse of a deployment."""
 
-import contextlib
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -40,7 +39,8 @@ def query(
 ) -> int:
     """Ask one question in SQL and print the answer; nothing can be changed by it.
 
-    Read the views: `usage` (each accepted event, exactly once), `records` (what became of each batch), `density`.
+    Read the views: `usage` (each accepted event, exactly once), `usage_by_minute`, `usage_by_hour`, `usage_by_day`,
+    `records` (what became of each batch), `density`, `up_to`.
     A running sink answers for its folder; where none runs, the folder is opened for the time of the query.
     Decimals are printed exactly; in json they are strings.
 
@@ -61,25 +61,12 @@ def query(
 
 def _ask(sql: str, format_name: str, data: Path, url: str | None) -> tuple[bytes, str]:
     """The answer, and its format: that of the query's own FORMAT clause, if it has one."""
-    from meterproof.deployment import DataFolder
-    from meterproof_sinks.clickhouse import ClickHouse, ClickHouseUnavailable
-    from meterproof_sinks.clickhouse_settings import ClickHouseSettings
-    from meterproof_sinks.query_front import READER_SETTINGS, one_read, read_endpoint
+    from meterproof_sinks.clickhouse_access import open_reader
+    from meterproof_sinks.query_front import one_read
 
     # The same rule everywhere, so that a query that is answered here is answered there.
     sql, format_name = one_read(sql, format_name)
-    settings = ClickHouseSettings()
-    folder = DataFolder(data).clickhouse
-    url = url or settings.url
-    clickhouse = None
-    if url is not None:
-        clickhouse = settings.connect(url)
-    elif (endpoint := read_endpoint(folder)) is not None:
-        # The number of a process that is gone may have gone to another one.
-        with contextlib.suppress(ClickHouseUnavailable):
-            clickhouse = settings.connect(endpoint.url)
-    if clickhouse is None:
-        clickhouse = ClickHouse.read_folder(folder, database=settings.database, settings=READER_SETTINGS)
+    clickhouse = open_reader(data, url)
     try:
         return clickhouse.raw(sql, format_name), format_name
     finally:

@@ -95,6 +95,8 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
         "usage_minutes",
         "usage_hours",
         "usage_days",
+        "usage_erased",
+        "erasures",
         "migrations",
     }
     for name, definition in tables:

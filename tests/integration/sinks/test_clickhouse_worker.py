@@ -233,6 +233,42 @@ async def test_a_server_that_is_away_is_waited_for(deployed: Deployed, tmp_path:
             assert process.wait(_PATIENCE_S) == 0, "asked to stop, it does not wait any longer"
 
 
+async def test_a_running_pipeline_is_reconciled_with_its_log_and_repaired(deployed: Deployed) -> None:
+    for log in deployed.logs:
+        log._made = 10_000 * log.partition  # ids that no other log has
+        log.grow(8)
+    await deployed.send()
+
+    def reconcile(*arguments: str) -> dict[str, Any]:
+        command = [*_meterproof("reconcile"), "--data", str(deployed.data), "--json", *arguments, "--bootstrap"]
+        command += [deployed.settings.bootstrap, "--prefix", deployed.settings.topic_prefix]
+        answer = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert answer.returncode in {0, 1}, answer.stderr
+        found: dict[str, Any] = json.loads(answer.stdout)
+        assert answer.returncode == (0 if found["differences"] == 0 else 1)
+        return found
+
+    with deployed.sink("--rollup-interval-s", "0.2") as process:
+        _wait(deployed.is_carried, deployed)
+        for log in deployed.logs:  # while it is compared, more arrives
+            log.grow(8)
+        await deployed.send()
+        found = reconcile()
+        assert (found["named"], found["differences"]) == ([], 0)
+        assert found["compared"]["log"] == found["compared"]["rows"] > 0
+        assert [text for text in found["skipped"] if "Kafka" in text] == []
+        assert sum("audit folder" in text for text in found["skipped"]) == 2
+        _wait(deployed.is_carried, deployed)
+        found = reconcile("--repair")
+        size = sum(log.state.position for log in deployed.logs)
+        assert (found["differences"], found["compared"]["log"], found["compared"]["day"]) == (0, size, size)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_PATIENCE_S) == 0
+    with opened(deployed.data / "clickhouse") as clickhouse:
+        clickhouse.command("ALTER TABLE usage_events DELETE WHERE position = 4 SETTINGS mutations_sync = 2")
+    assert reconcile()["by_kind"] == {"log": 2, "rollups": 6, "rows": 2}
+
+
 async def test_another_log_under_the_same_rows_stops_the_worker(
     deployed: Deployed, broker: LocalBroker, topic_prefix: str
 ) -> None:

@@ -1,0 +1,145 @@
+"""`meterproof rebuild`: make ClickHouse again from the audit folder."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+
+from meterproof.command_line import run_app
+
+if TYPE_CHECKING:
+    from meterproof_schemas.price_book import PriceBook
+    from meterproof_sinks.clickhouse import ClickHouse
+    from meterproof_sinks.clickhouse_settings import ClickHouseSettings
+    from meterproof_sinks.rebuilding import Rebuilt
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Example: meterproof rebuild --data data --replace   ·   "
+    "meterproof rebuild --data data --url https://clickhouse:8443 --price-book books/1.json --price-book books/2.json"
+)
+def rebuild(  # noqa: PLR0917 - one parameter per option
+    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
+    audit: Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
+    ] = None,
+    price_books: Annotated[
+        list[Path] | None,
+        typer.Option("--price-book", help="A price book file; repeat for each version. Default: DATA/price-book.json."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop the database first. Without it, what is missing is added.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> int:
+    """Write everything that the audit folder holds into ClickHouse, as the sink does, and build the roll-ups.
+
+    Neither Kafka nor the old ClickHouse is needed. Stop the sink first; started again, it goes on where the folder
+    ended. A rebuild that was cut off goes on when it is run again, without --replace.
+
+    Exit code: 0 done, 1 it could not be done, 2 wrong usage.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from meterproof_sinks.clickhouse_settings import ClickHouseSettings
+
+    folder = audit or data / "audit"
+    books = _books(price_books or [path for path in [data / "price-book.json"] if path.is_file()])
+    settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
+    clickhouse = _opened(settings, data, replace=replace)
+    try:
+        with Progress(
+            TextColumn("rebuilding"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("events"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=as_json or not sys.stderr.isatty(),
+        ) as progress:
+            task = progress.add_task("rebuild", total=_events_in(folder))
+            rebuilt = asyncio.run(_run(clickhouse, folder, books, lambda events: progress.advance(task, events)))
+    finally:
+        clickhouse.close()
+    _tell(rebuilt, as_json=as_json)
+    return 0
+
+
+async def _run(clickhouse: "ClickHouse", folder: Path, books: "dict[int, PriceBook]", on_progress: object) -> "Rebuilt":
+    from meterproof_sinks.rebuilding import given_books
+    from meterproof_sinks.rebuilding import rebuild as run
+
+    return await run(clickhouse, folder, given_books(books), on_progress)  # type: ignore[arg-type]
+
+
+class _CannotRebuild(Exception):
+    """It cannot begin."""
+
+
+def _books(paths: list[Path]) -> "dict[int, PriceBook]":
+    from meterproof_schemas.price_book import parse_price_book
+
+    books = [parse_price_book(path.read_bytes()) for path in paths]
+    return {book.version: book for book in books}
+
+
+def _events_in(folder: Path) -> int:
+    """How many events an audit folder holds, for the progress bar: lines are counted, not read."""
+    from meterproof_sinks.audit_folder import log_folders, segments_of
+
+    logs = log_folders(folder)
+    if not logs:
+        raise _CannotRebuild(f"{folder} holds no log; give the audit folder with --audit")
+    files = [segment.events for log in logs for segment in segments_of(log)]
+    return sum(_lines_in(file) for file in files if file.is_file())
+
+
+def _lines_in(file: Path) -> int:
+    with file.open("rb") as opened:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: opened.read(1 << 20), b""))
+
+
+def _opened(settings: "ClickHouseSettings", data: Path, *, replace: bool) -> "ClickHouse":
+    clickhouse = settings.open(data)
+    if not replace:
+        return clickhouse
+    clickhouse.command("DROP DATABASE {database:Identifier} SYNC", {"database": settings.database})
+    clickhouse.close()
+    return settings.open(data)
+
+
+def _tell(rebuilt: "Rebuilt", *, as_json: bool) -> None:
+    if as_json:
+        written = {
+            "events": rebuilt.events,
+            "there": rebuilt.there,
+            "unfinished": rebuilt.unfinished,
+            "days": rebuilt.days,
+        }
+        typer.echo(orjson.dumps(written, option=orjson.OPT_INDENT_2))
+        return
+    for log, events in rebuilt.events.items():
+        there = f", {rebuilt.there[log]:,} were there" if rebuilt.there[log] else ""
+        typer.echo(f"{log}: {events:,} events written{there}")
+    for log in rebuilt.unfinished:
+        typer.echo(f"{log}: the last record in the audit folder is not whole; the sink carries it")
+    typer.echo(f"Roll-ups of {rebuilt.days} days were built. Compare with: meterproof reconcile")
+
+
+def main(argv: list[str]) -> int:
+    """Make ClickHouse again from the audit folder alone."""
+    from meterproof_schemas.errors import ContractError
+    from meterproof_sinks.audit_folder import AuditError
+    from meterproof_sinks.clickhouse import ClickHouseError
+    from meterproof_sinks.clickhouse_sink import UnknownPriceBook
+
+    expected = (ClickHouseError, AuditError, ContractError, UnknownPriceBook, OSError, _CannotRebuild)
+    return run_app(app, "meterproof rebuild", argv, expected)

@@ -1,0 +1,189 @@
+"""`meterproof reconcile`: compare the log, the audit folder, ClickHouse's rows and its roll-ups."""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+
+from meterproof.command_line import run_app
+
+if TYPE_CHECKING:
+    from meterproof_sinks.reconciliation import OnProgress, Reconciliation
+
+_DIFFERENT = 1
+_REPAIR_PATIENCE_S = 600.0
+_WIDTH = 140
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Example: meterproof reconcile --data data   ·   meterproof reconcile --data data --no-kafka --json   ·   "
+    "meterproof reconcile --data data --textfile /var/lib/node_exporter/meterproof.prom"
+)
+def reconcile(  # noqa: PLR0917 - one parameter per option
+    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
+    audit: Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
+    ] = None,
+    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
+    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+    kafka: Annotated[bool, typer.Option("--kafka/--no-kafka", help="Compare with Kafka's log too.")] = True,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Build all roll-ups again from the rows, then compare. Rows never change.")
+    ] = False,
+    textfile: Annotated[
+        Path | None, typer.Option(help="Write the result there for Prometheus' textfile collector too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> int:
+    """Compare every stage by log and hour of usage, up to where all of them are; the pipeline may be running.
+
+    Events, a fingerprint of their digests and each meter's sum must be the same in Kafka's log, in the audit folder and
+    in ClickHouse's rows; roll-ups must equal the rows; no identity may be counted twice or under two agents.
+
+    Exit code: 0 nothing differs, 1 something differs, or it could not be compared, 2 wrong usage.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        TextColumn("events"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=as_json or not sys.stderr.isatty(),
+    ) as progress:
+        tasks = {stage: progress.add_task(f"reading the {stage}", total=None) for stage in ("audit", "log")}
+        if repair:
+            _repair(data, url)
+        found = asyncio.run(
+            _compare(
+                data,
+                audit or data / "audit",
+                url,
+                (bootstrap, topic_prefix) if kafka else None,
+                lambda stage, events: progress.advance(tasks[stage], events),
+            )
+        )
+    if textfile is not None:
+        _export(found, textfile)
+    if as_json:
+        typer.echo(orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2))
+    else:
+        _show(found)
+    return 0 if found.holds else _DIFFERENT
+
+
+async def _compare(
+    data: Path, audit: Path, url: str | None, kafka: tuple[str | None, str | None] | None, on_progress: "OnProgress"
+) -> "Reconciliation":
+    from meterproof.deployment import DataFolder
+    from meterproof_sinks.clickhouse_access import open_reader
+    from meterproof_sinks.reconciliation import reconcile as compare
+
+    settings = None if kafka is None else DataFolder(data).kafka_settings(*kafka)
+    clickhouse = await asyncio.to_thread(open_reader, data, url)
+    try:
+        return await compare(clickhouse, audit, settings, on_progress)
+    finally:
+        clickhouse.close()
+
+
+def _repair(data: Path, url: str | None) -> None:
+    """Have all roll-ups built again: by the sink that owns the folder, or else here."""
+    from meterproof.deployment import DataFolder
+    from meterproof_sinks.clickhouse_settings import ClickHouseSettings
+    from meterproof_sinks.query_front import read_endpoint
+    from meterproof_sinks.rollups import REQUEST_FILE, Rollups
+
+    settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
+    folder = DataFolder(data).clickhouse
+    if settings.url is None and read_endpoint(folder) is not None:
+        request = folder / REQUEST_FILE
+        request.touch()
+        deadline_s = time.monotonic() + _REPAIR_PATIENCE_S
+        while request.exists():
+            if time.monotonic() > deadline_s:
+                raise _NotRepaired(f"the running sink did not build the roll-ups again; {request} still asks it to")
+            time.sleep(0.2)
+        return
+    clickhouse = settings.open(data)
+    try:
+        Rollups(clickhouse).rebuild()
+    finally:
+        clickhouse.close()
+
+
+class _NotRepaired(Exception):
+    """The roll-ups were not built again."""
+
+
+def _export(found: "Reconciliation", textfile: Path) -> None:
+    """For Prometheus; the file is replaced whole."""
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
+    registry = CollectorRegistry()
+    differences = Gauge(
+        "meterproof_reconcile_differences", "What must not be, by kind; 0 is right", ["kind"], registry=registry
+    )
+    for kind in ("log", "audit", "rows", "rollups", "identities", "records", "quarantine", "erasure"):
+        differences.labels(kind).set(found.counts[kind])
+    compared = Gauge("meterproof_reconcile_events", "Events that were compared, by stage", ["stage"], registry=registry)
+    for stage, events in found.compared.items():
+        compared.labels(stage).set(events)
+    behind = Gauge(
+        "meterproof_reconcile_rollup_lag_events", "Events not in a roll-up yet", ["rollup"], registry=registry
+    )
+    for grain, events in found.behind.items():
+        behind.labels(grain).set(events)
+    Gauge("meterproof_reconcile_skipped", "Stages that could not be compared", registry=registry).set(
+        len(found.skipped)
+    )
+    Gauge(
+        "meterproof_reconcile_finished_seconds", "When, in seconds since 1970", registry=registry
+    ).set_to_current_time()
+    write_to_textfile(str(textfile), registry)
+
+
+def _show(found: "Reconciliation") -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    table = Table("stage", "events compared", "behind", box=SIMPLE)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    names = {"log": "Kafka's log", "audit": "audit folder", "rows": "ClickHouse rows"}
+    for stage in ("log", "audit", "rows", "minute", "hour", "day"):
+        if stage in found.compared:
+            behind = found.behind.get(stage)
+            name = names.get(stage, f"roll-up by {stage}")
+            table.add_row(name, f"{found.compared[stage]:,}", "" if behind is None else f"{behind:,}")
+    console.print(table)
+    for log, position in found.up_to.items():
+        console.print(Text(f"{log}: compared up to position {position:,}"))
+    for text in (*found.skipped, *found.notes):
+        console.print(Text(f"Not compared: {text}" if text in found.skipped else text, style="yellow"))
+    for difference in found.differences:
+        where = " ".join(part for part in (difference.log, difference.hour) if part)
+        console.print(Text(f"{difference.kind}: {where}: {difference.detail}".replace(": : ", ": "), style="red"))
+    total = sum(found.counts.values())
+    console.print(Text(f"{total:,} differences." if total else "0 differences.", style="red" if total else "green"))
+
+
+def main(argv: list[str]) -> int:
+    """Compare log, audit folder, ClickHouse and its roll-ups; every difference must be 0."""
+    from meterproof.errors import MeterError
+    from meterproof_sinks.clickhouse import ClickHouseError
+
+    return run_app(app, "meterproof reconcile", argv, (ClickHouseError, MeterError, OSError, _NotRepaired))

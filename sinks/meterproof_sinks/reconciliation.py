@@ -1,0 +1,309 @@
+"""Compare what the log, the audit folder, ClickHouse's rows and its roll-ups say, hour by hour. Nothing may differ."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from meterproof.kafka.errors import KafkaProblem
+from meterproof.kafka.follower import LogFollower
+from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topics import partitions_of
+from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.quantity import plain
+from meterproof_schemas.topics import Topic
+from meterproof_sinks.audit_folder import AuditError, TornAudit, log_folders, read_log_name, records
+from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.rollups import GRAINS
+from meterproof_sinks.tally import Tally, Totals, tally_clickhouse
+
+_NAMED_MAX: Final = 100
+"""Differences of one kind that are named one by one; the others are counted."""
+_HOUR: Final = timedelta(hours=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+OnProgress = Callable[[str, int], None]
+"""Called with a stage and how many more events of it were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that must not be."""
+
+    kind: str
+    """`log`, `audit`, `rows`, `rollups`, `identities`, `records`, `quarantine` or `erasure`."""
+    log: str
+    """Origin of the log; empty where several are concerned."""
+    hour: str
+    """RFC 3339, of event time; empty where no hour is concerned."""
+    detail: str
+
+
+@dataclass(slots=True)
+class Reconciliation:
+    """What was compared and what differs. Everything in it was found below `up_to`."""
+
+    up_to: dict[str, int] = field(default_factory=dict)
+    """By log: the position below which all stages were compared."""
+    compared: dict[str, int] = field(default_factory=dict)
+    """Events by stage: `log`, `audit`, `rows`, and each roll-up."""
+    skipped: list[str] = field(default_factory=list)
+    """What could not be compared, and why."""
+    behind: dict[str, int] = field(default_factory=dict)
+    """By roll-up: events that are in the rows and not in it yet. No difference: it says itself how far it goes."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Differences by kind."""
+    differences: list[Difference] = field(default_factory=list)
+    """The first of each kind."""
+    notes: list[str] = field(default_factory=list)
+
+    def differ(self, kind: str, detail: str, *, log: str = "", hour: int | None = None) -> None:
+        """Note a difference."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= _NAMED_MAX:
+            at = "" if hour is None else f"{(_EPOCH + hour * _HOUR):%Y-%m-%dT%H:00Z}"
+            self.differences.append(Difference(kind, log, at, detail))
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing differs."""
+        return not self.counts
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "holds": self.holds,
+            "differences": sum(self.counts.values()),
+            "by_kind": dict(sorted(self.counts.items())),
+            "named": [asdict(difference) for difference in self.differences],
+            "up_to": self.up_to,
+            "compared": self.compared,
+            "behind": self.behind,
+            "skipped": self.skipped,
+            "notes": self.notes,
+        }
+
+
+async def reconcile(
+    clickhouse: ClickHouse, audit: Path, kafka: KafkaSettings | None, on_progress: OnProgress = lambda *_: None
+) -> Reconciliation:
+    """Compare all stages while the pipeline may be running; changes nothing.
+
+    1. where ClickHouse's rows end, by log: nothing above counts
+    2. the audit folder up to there; where it ends earlier, nothing above its end counts
+    3. Kafka's log up to there, if it can be read from its beginning
+    4. ClickHouse's rows up to there; stage against stage by log and hour: events, fingerprint, every meter's sum
+    5. each roll-up against the rows below the position that it states
+    6. what needs ClickHouse alone: dense positions, records, quarantine, one identity counted twice
+
+    Raises:
+        ClickHouseError: ClickHouse cannot be asked.
+        OSError: the audit folder cannot be read.
+    """
+    found = Reconciliation()
+    progress: dict[str, int] = dict(
+        clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log ORDER BY log")
+    )
+    found.up_to = progress  # 1
+    erased: dict[str, set[int]] = defaultdict(set)
+    for log, position in clickhouse.rows("SELECT log, position FROM usage_erased FINAL"):
+        erased[log].add(position)
+    audited = _tally_audit(audit, found, on_progress)  # 2
+    logged = {} if kafka is None else await _tally_kafka(kafka, found, erased, on_progress)  # 3
+    if kafka is None:
+        found.skipped.append("Kafka's log: not asked for")
+    rows = tally_clickhouse(clickhouse, found.up_to)  # 4
+    found.compared["rows"] = sum(tally.events for tally in rows.values())
+    for stage, tallies in (("audit", audited), ("log", logged)):
+        if tallies:
+            found.compared[stage] = sum(tally.events for tally in tallies.values())
+        for log, tally in tallies.items():
+            _compare(found, stage, log, tally, rows[log])
+    for grain in GRAINS:  # 5
+        _compare_rollup(clickhouse, grain, found)
+    _look_inside(clickhouse, found, rows)  # 6
+    return found
+
+
+def _tally_audit(audit: Path, found: Reconciliation, on_progress: OnProgress) -> dict[str, Tally]:
+    """Step 2: the tally of each log that has a folder; lowers `found.up_to` where a folder ends earlier."""
+    tallies: dict[str, Tally] = {}
+    for folder in log_folders(audit):
+        log = read_log_name(folder).origin
+        if log not in found.up_to:
+            found.skipped.append(f"audit folder of {log}: ClickHouse has nothing of this log yet")
+            continue
+        bound, tally = found.up_to[log], Tally()
+        try:
+            for _, record in records(folder):
+                if record.header.size > bound:
+                    break
+                tally.add(record)
+                on_progress("audit", record.header.accepted)
+        except TornAudit as torn:
+            found.notes.append(f"audit folder of {log}: its last record is not whole ({torn.fault})")
+        except AuditError as error:
+            found.differ("audit", f"the folder is damaged, run `meterproof verify`: {error}", log=log)
+        found.up_to[log] = min(bound, tally.position)
+        tallies[log] = tally
+    found.skipped += [f"audit folder of {log}: there is none in {audit}" for log in found.up_to if log not in tallies]
+    return tallies
+
+
+async def _tally_kafka(
+    kafka: KafkaSettings, found: Reconciliation, erased: Mapping[str, AbstractSet[int]], on_progress: OnProgress
+) -> dict[str, Tally]:
+    """Step 3."""
+    tallies: dict[str, Tally] = {}
+    try:
+        for partition in range(await partitions_of(kafka, kafka.topic(Topic.LOG))):
+            async with LogFollower(kafka, partition, None) as follower:
+                begin, end = await follower.bounds()
+                if begin:
+                    found.skipped.append(f"Kafka's log of partition {partition}: trimmed below offset {begin}")
+                    continue
+                log = follower.genesis.origin
+                if log not in found.up_to:
+                    found.skipped.append(f"Kafka's log {log}: ClickHouse has nothing of it yet")
+                    continue
+                skip = erased.get(log, frozenset())
+                tally = await _follow(follower, end, found.up_to[log], skip, on_progress)
+            tallies[log] = tally
+            if tally.position < found.up_to[log]:
+                detail = f"the log ends at position {tally.position}, the rows at {found.up_to[log]}"
+                found.differ("log", detail, log=log)
+    except (KafkaProblem, StageStopped) as error:
+        found.skipped.append(f"Kafka's log: {error}")
+        return {}
+    return tallies
+
+
+async def _follow(
+    follower: LogFollower, end: int, bound: int, skip: AbstractSet[int], on_progress: OnProgress
+) -> Tally:
+    tally = Tally()
+    async for chunk in follower.read(end):
+        for _, record in chunk:
+            if record.header.size > bound:
+                return tally
+            tally.add(record, skip)
+            on_progress("log", record.header.accepted)
+    return tally
+
+
+def _compare(found: Reconciliation, stage: str, log: str, tally: Tally, rows: Tally) -> None:
+    """Step 4 for one log of one stage."""
+    for hour in sorted(tally.hours.keys() | rows.hours.keys()):
+        theirs, ours = tally.hours.get(hour, Totals()), rows.hours.get(hour, Totals())
+        if theirs.events != ours.events:
+            found.differ(stage, f"{theirs.events} events in the {stage}, {ours.events} in the rows", log=log, hour=hour)
+        elif theirs.fingerprint != ours.fingerprint:
+            found.differ(stage, f"{ours.events} events in both, and not the same ones", log=log, hour=hour)
+        elif (expected := theirs.used()) != (got := ours.used()):
+            found.differ(
+                stage, f"quantities: {_told(expected)} in the {stage}, {_told(got)} in the rows", log=log, hour=hour
+            )
+    if stage == "audit" and tally.erased != rows.erased:
+        lines, gone = tally.erased.keys() - rows.erased.keys(), rows.erased.keys() - tally.erased.keys()
+        detail = f"{len(lines)} events are erased in the audit folder only, {len(gone)} in ClickHouse only"
+        found.differ("erasure", detail, log=log)
+
+
+def _told(usage: Mapping[str, Decimal]) -> str:
+    return ", ".join(f"{meter} {plain(quantity)}" for meter, quantity in usage.items()) or "nothing"
+
+
+def _compare_rollup(clickhouse: ClickHouse, grain: str, found: Reconciliation) -> None:
+    """Step 5 for one roll-up: read once, so that its sums and its marker rows belong together."""
+    length = "toStartOfDay" if grain == "day" else "toStartOfHour"
+    sums: dict[tuple[str, int], tuple[int, Decimal, dict[str, Decimal]]] = {}
+    built: dict[tuple[str, date], int] = {}
+    for log, hour, events, cost, usage, built_to in clickhouse.rows(
+        _SUMMED.replace("{length}", length).replace("{grain}", grain)
+    ):
+        if built_to:
+            built[log, (_EPOCH + hour * _HOUR).date()] = built_to
+        if events:
+            sums[log, hour] = events, cost, {meter: quantity for meter, quantity in usage.items() if quantity}
+    rows: dict[tuple[str, int], tuple[int, Decimal, dict[str, Decimal]]] = {}
+    if built:
+        for log, hour, events, cost, usage in clickhouse.rows(
+            _ROLLED_UP.replace("{length}", length),
+            {
+                "logs": [log for log, _ in built],
+                "days": [day.isoformat() for _, day in built],
+                "nexts": list(built.values()),
+            },
+        ):
+            rows[log, hour] = events, cost, {meter: quantity for meter, quantity in usage.items() if quantity}
+    for log, hour in sorted(sums.keys() | rows.keys()):
+        if (theirs := sums.get((log, hour))) != (ours := rows.get((log, hour))):
+            events, spend = (theirs[0], plain(theirs[1])) if theirs else (0, "0")
+            expected, due = (ours[0], plain(ours[1])) if ours else (0, "0")
+            detail = f"by {grain}: {events} events and spend {spend}, in the rows {expected} and {due}"
+            found.differ("rollups", detail, log=log, hour=hour)
+    ((total,),) = clickhouse.rows("SELECT count() FROM usage")
+    found.compared[grain] = sum(events for events, _, _ in sums.values())
+    found.behind[grain] = max(0, total - found.compared[grain])
+
+
+_SUMMED: Final = """
+SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({length}(start), 3, 'UTC')), 3600000)) AS hour,
+       sum(events), sum(cost), sumMap(usage), max(built_to)
+FROM usage_{grain}s GROUP BY log, hour
+"""
+_ROLLED_UP: Final = """
+SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({length}(event_time), 3, 'UTC')), 3600000)) AS hour,
+       count(), sum(cost), sumMap(usage)
+FROM usage_final
+INNER JOIN (
+  SELECT built.1 AS log, toDate(built.2) AS day, built.3 AS next FROM (
+    SELECT arrayJoin(arrayZip({logs:Array(String)}, {days:Array(String)}, {nexts:Array(UInt64)})) AS built
+  )
+) AS built ON built.log = usage_final.log AND built.day = toDate(event_time)
+WHERE position < built.next
+GROUP BY log, hour
+"""
+
+
+def _look_inside(clickhouse: ClickHouse, found: Reconciliation, rows: Mapping[str, Tally]) -> None:
+    """Step 6."""
+    for log, bound in found.up_to.items():
+        if (held := rows[log].events + len(rows[log].erased)) != bound:
+            found.differ("rows", f"{bound} events were carried, {held} are accounted for", log=log)
+    in_records: dict[str, int] = dict(
+        clickhouse.rows(_RECORDS, {"logs": list(found.up_to), "bounds": list(found.up_to.values())})
+    )
+    for log, bound in found.up_to.items():
+        if in_records.get(log, 0) != bound:
+            found.differ(
+                "records", f"{bound} events were carried, the records tell of {in_records.get(log, 0)}", log=log
+            )
+    for log, repeats in clickhouse.rows(
+        "SELECT log, toInt64(positions) - toInt64(last_position) - 1 AS surplus FROM density WHERE surplus > 0"
+    ):
+        found.notes.append(f"{log}: {repeats} rows are repeated on disk; no read counts them, a merge removes them")
+    for log, kind, position, error in clickhouse.rows(
+        "SELECT log, kind, position, error FROM quarantine FINAL ORDER BY log, kind, position"
+    ):
+        found.differ("quarantine", f"{kind} {position} was refused: {error[:200]}", log=log)
+    for source, event_id, times, agents in clickhouse.rows(_IDENTITIES):
+        what = f"counted {times} times" if len(agents) == 1 else f"under {len(agents)} agents: {', '.join(agents)}"
+        found.differ("identities", f"event {event_id!r} of {source!r} is {what}")
+
+
+_RECORDS: Final = """
+SELECT log, sum(accepted) FROM records_final
+WHERE size <= mapFromArrays({logs:Array(String)}, {bounds:Array(UInt64)})[log] GROUP BY log
+"""
+_IDENTITIES: Final = """
+SELECT source, id, count() AS times, arraySort(groupUniqArray(agent)) AS agents FROM usage
+WHERE sipHash64(source, id) IN (
+  SELECT identity FROM (SELECT sipHash64(source, id) AS identity FROM usage) GROUP BY identity HAVING count() > 1
+)
+GROUP BY source, id HAVING times > 1 ORDER BY source, id
+"""

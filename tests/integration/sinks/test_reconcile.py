@@ -1,0 +1,235 @@
+"""`reconcile` finds every difference that is planted and none else; `rebuild` makes ClickHouse from files alone."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meterproof_schemas.event import parse_event
+from meterproof_schemas.price_book import encode_price_book
+from meterproof_sinks.audit import AuditLog, SegmentLimits
+from meterproof_sinks.audit_folder import log_folder_name, log_folders, segments_of
+from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.rebuilding import NotTheSame, given_books, rebuild
+from meterproof_sinks.reconciliation import Reconciliation, reconcile
+from meterproof_sinks.rollups import Rollups
+from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, one, opened
+from tests.rated_log import BOOKS, RatedLog
+
+pytestmark = pytest.mark.clickhouse
+
+_PARTITIONS = 2
+
+
+def _logs() -> list[RatedLog]:
+    logs = [RatedLog(partition=number, partitions=_PARTITIONS, seed=80 + number) for number in range(_PARTITIONS)]
+    for log in logs:
+        log._made = 10_000 * log.partition  # ids that no other log has
+        log.grow(15)
+    return logs
+
+
+def _audit(data: Path, logs: list[RatedLog]) -> Path:
+    """Write the audit folder, and the price books beside it."""
+    for log in logs:
+        folder = data / "audit" / log_folder_name(log.origin)
+        writer = AuditLog(folder, log.origin, log.partition, limits=SegmentLimits(bytes_max=20_000))
+        there = writer.cursor
+        writer.append([item for item in log.records if there is None or item[0] > there.log_offset])
+        writer.close()
+    for version, book in BOOKS.items():
+        (data / f"book-{version}.json").write_bytes(encode_price_book(book))
+    return data / "audit"
+
+
+async def _carry(clickhouse: ClickHouse, log: RatedLog, last: int | None = None) -> None:
+    sink = new_sink(clickhouse)
+    await sink.cursor(log.partition)
+    await sink.write(log.partition, log.genesis, log.records[:last])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def clickhouse(data: Path) -> Iterator[ClickHouse]:
+    with opened(data / "clickhouse") as database:
+        yield database
+
+
+def _command(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
+    main = "import sys; from meterproof_proofs.command import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", main, *arguments, "--data", str(data)], check=False, capture_output=True, text=True
+    )
+
+
+def _kinds(found: Reconciliation) -> dict[str, int]:
+    return dict(found.counts)
+
+
+async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse, data: Path) -> None:
+    logs = _logs()
+    audit = _audit(data, logs)
+    for log in logs:
+        await _carry(clickhouse, log)
+    rollups = Rollups(clickhouse)
+    rollups.refresh()
+    size = sum(log.state.position for log in logs)
+    found = await reconcile(clickhouse, audit, None)
+    assert (found.holds, found.differences) == (True, [])
+    assert found.compared == {"audit": size, "rows": size, "minute": size, "hour": size, "day": size}
+    assert found.behind == {"minute": 0, "hour": 0, "day": 0}
+    assert found.skipped == ["Kafka's log: not asked for"]
+
+    clickhouse.command("INSERT INTO usage_hours SELECT * FROM usage_hours WHERE built_to = 0 LIMIT 1")
+    assert _kinds(await reconcile(clickhouse, audit, None)) == {"rollups": 1}
+    rollups.rebuild()
+    assert (await reconcile(clickhouse, audit, None)).holds
+
+    clickhouse.command(
+        "ALTER TABLE usage_events UPDATE cost = cost + 1 WHERE position = 5 AND log = {l:String} "
+        "SETTINGS mutations_sync = 2",
+        {"l": logs[0].origin},
+    )
+    found = await reconcile(clickhouse, audit, None)
+    assert _kinds(found) == {"rollups": 3}, "the roll-ups still know what it cost"
+    rollups.rebuild()
+
+    clickhouse.command(
+        "ALTER TABLE usage_events UPDATE usage = mapUpdate(usage, map('requests', toDecimal128(2, 12))) "
+        "WHERE position = 7 AND log = {l:String} SETTINGS mutations_sync = 2",
+        {"l": logs[0].origin},
+    )
+    rollups.rebuild()
+    (difference,) = (await reconcile(clickhouse, audit, None)).differences
+    assert (difference.kind, difference.log) == ("audit", logs[0].origin)
+    assert "quantities" in difference.detail
+
+    clickhouse.command(
+        "ALTER TABLE usage_events DELETE WHERE position = 9 AND log = {l:String} SETTINGS mutations_sync = 2",
+        {"l": logs[1].origin},
+    )
+    rollups.rebuild()
+    found = await reconcile(clickhouse, audit, None)
+    assert _kinds(found) == {"audit": 2, "rows": 1}
+    assert {difference.log for difference in found.differences if difference.kind == "rows"} == {logs[1].origin}
+
+
+async def test_an_event_that_was_replaced_is_seen_by_its_digest(clickhouse: ClickHouse, data: Path) -> None:
+    logs = _logs()[:1]
+    audit = _audit(data, logs)
+    await _carry(clickhouse, logs[0])
+    clickhouse.command(
+        "ALTER TABLE usage_events UPDATE entry = unhex(repeat('ab', 32)) WHERE position = 3 SETTINGS mutations_sync = 2"
+    )
+    (difference,) = (await reconcile(clickhouse, audit, None)).differences
+    assert difference.kind == "audit"
+    assert "not the same ones" in difference.detail
+
+
+async def test_an_identity_under_two_agents_or_counted_twice_is_found(clickhouse: ClickHouse, data: Path) -> None:
+    logs = _logs()
+    first = parse_event(logs[0].records[1][1].lines[0])
+    logs[1].batch([logs[1].rich_event(event_id=first.id, source=first.source)])
+    audit = _audit(data, logs)
+    for log in logs:
+        await _carry(clickhouse, log)
+    found = await reconcile(clickhouse, audit, None)
+    (difference,) = found.differences
+    assert difference.kind == "identities"
+    assert difference.detail.startswith(f"event {first.id!r} of {first.source!r} is under 2 agents: ")
+
+
+async def test_stages_that_are_not_equally_far_are_compared_up_to_the_last_common_position(
+    clickhouse: ClickHouse, data: Path
+) -> None:
+    log = _logs()[0]
+    audit = _audit(data, [log])
+    await _carry(clickhouse, log, last=8)
+    Rollups(clickhouse).refresh()
+    found = await reconcile(clickhouse, audit, None)
+    assert found.holds
+    assert found.up_to == {log.origin: log.records[7][1].header.size}
+    # The audit folder behind the rows
+    log.grow(3)
+    await _carry(clickhouse, log)
+    found = await reconcile(clickhouse, audit, None)
+    assert (found.holds, found.differences) == (True, [])
+    assert found.up_to[log.origin] < log.state.position
+    assert found.behind["day"] > 0, "roll-ups say themselves how far they go"
+    # A writer at work
+    last = segments_of(log_folders(audit)[0])[-1]
+    last.events.write_bytes(last.events.read_bytes()[:-5])
+    found = await reconcile(clickhouse, audit, None)
+    assert found.holds
+    assert "not whole" in found.notes[0]
+
+
+async def test_damage_in_the_audit_folder_is_a_difference(clickhouse: ClickHouse, data: Path) -> None:
+    log = _logs()[0]
+    audit = _audit(data, [log])
+    await _carry(clickhouse, log)
+    first = segments_of(log_folders(audit)[0])[0]
+    first.events.write_bytes(first.events.read_bytes().replace(b'"acme"', b'"acmf"', 1))
+    found = await reconcile(clickhouse, audit, None)
+    assert _kinds(found)["audit"] == 1
+    assert "meterproof verify" in found.differences[0].detail
+
+
+async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
+    logs = _logs()
+    _audit(data, logs)
+    size = sum(log.state.position for log in logs)
+    books = [part for version in BOOKS for part in ("--price-book", str(data / f"book-{version}.json"))]
+    done = _command("rebuild", "--json", *books, data=data)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["events"] == {log.origin: log.state.position for log in logs}
+    with opened(data / "clickhouse") as clickhouse:
+        for log in logs:
+            assert assert_holds_exactly(clickhouse, log) == log.state.position
+        assert one(clickhouse, "SELECT sum(events) FROM usage_by_day") == size
+        cursor = await new_sink(clickhouse).cursor(1)
+        assert cursor is not None
+        assert cursor.log_offset == logs[1].records[-1][0], "the sink goes on where the folder ended"
+        clickhouse.command("ALTER TABLE usage_events DELETE WHERE position < 5 SETTINGS mutations_sync = 2")
+    prometheus = data / "reconcile.prom"
+    found = _command("reconcile", "--no-kafka", "--json", "--textfile", str(prometheus), data=data)
+    assert found.returncode == 1, found.stderr
+    assert set(json.loads(found.stdout)["by_kind"]) == {"audit", "rows", "rollups"}
+    assert f'meterproof_reconcile_differences{{kind="rows"}} {_PARTITIONS}.0' in prometheus.read_text()
+    again = _command("rebuild", "--replace", *books, data=data)
+    assert again.returncode == 0, again.stderr
+    assert "events written" in again.stdout
+    found = _command("reconcile", "--no-kafka", "--repair", "--json", data=data)
+    assert (found.returncode, json.loads(found.stdout)["differences"]) == (0, 0)
+    for wrong, said in ((["--audit", str(data / "none")], "holds no log"), ([], "price book")):
+        shutil.rmtree(data / "clickhouse")
+        told = _command("rebuild", *wrong, data=data)
+        assert (told.returncode, told.stdout) == (1, ""), wrong
+        assert said in told.stderr
+        assert "Traceback" not in told.stderr
+
+
+async def test_a_rebuild_that_was_cut_off_goes_on(clickhouse: ClickHouse, data: Path) -> None:
+    log = _logs()[0]
+    audit = _audit(data, [log])
+    await _carry(clickhouse, log, last=7)
+    rebuilt = await rebuild(clickhouse, audit, given_books(BOOKS))
+    there = log.records[6][1].header.size
+    assert (rebuilt.there, rebuilt.events) == ({log.origin: there}, {log.origin: log.state.position - there})
+    assert (await reconcile(clickhouse, audit, None)).holds
+    other = RatedLog(partition=0, partitions=_PARTITIONS, seed=99)
+    other.grow(12)
+    shutil.rmtree(audit)
+    _audit(data, [other])
+    with pytest.raises(NotTheSame, match="--replace"):
+        await rebuild(clickhouse, audit, given_books(BOOKS))
