@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from meterproof_proofs.bundle import encode_bundle
 from meterproof_proofs.tiles import TILE_WIDTH, Bundle, Tile, TileEdge, bundles_of, tiles_of
+from meterproof_proofs.tree import HASH_BYTES
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE, DamagedAudit
 from meterproof_sinks.disk import NEW_SUFFIX
 from meterproof_sinks.tlog_folder import place_of
 
 _FAULTS_MAX: Final = 20
+_ENTRY_LENGTH: Final = HASH_BYTES.to_bytes(2, "big")
 
 _Place = tuple[str, int]
 """A level, or `entries`, and an index."""
@@ -31,8 +32,12 @@ class TlogVerification:
         """Tiles and bundles that were compared with what follows from the lines."""
         self._folder = folder
         self._writer_running = writer_running
-        self._edge = TileEdge()
+        self._size = 0
         self._tail: list[bytes] = []
+        """Entries of the bundle that is not full yet."""
+        self._tail_leaves: list[bytes] = []
+        self._upper = TileEdge()
+        """The tiles above the lowest level: a tree over the roots of the lowest level's full tiles."""
         self._left_out = 0
         self._widths: dict[_Place, set[int]] = {}
         """The tiles and bundles that are there and were not compared yet."""
@@ -43,16 +48,27 @@ class TlogVerification:
             for name in files:
                 self._take_file((Path(top) / name).relative_to(folder).as_posix())
 
-    def take(self, entries: Sequence[bytes], leaves: Sequence[bytes]) -> None:
-        """Compare the files that the next entries complete; their leaf hashes are `leaves`."""
-        index = self._edge.size // TILE_WIDTH
+    def take(self, entries: Sequence[bytes], leaves: Sequence[bytes], roots: Sequence[bytes]) -> None:
+        """Compare the files that the next entries complete.
+
+        Args:
+            entries: 32 bytes each.
+            leaves: their leaf hashes.
+            roots: of the lowest level's tiles that they fill (`DerivedTree.extend`).
+
+        """
+        index = self._size // TILE_WIDTH
+        self._size += len(entries)
         self._tail += entries
-        while len(self._tail) >= TILE_WIDTH:
-            self._compare(Bundle(index), encode_bundle(self._tail[:TILE_WIDTH]))
-            del self._tail[:TILE_WIDTH]
+        self._tail_leaves += leaves
+        for at in range(0, len(roots) * TILE_WIDTH, TILE_WIDTH):
+            self._compare(Bundle(index), _bundle(self._tail[at : at + TILE_WIDTH]))
+            self._compare(Tile(0, index), b"".join(self._tail_leaves[at : at + TILE_WIDTH]))
             index += 1
-        for tile, content in self._edge.extend(leaves):
-            self._compare(tile, content)
+        if roots:
+            del self._tail[: len(roots) * TILE_WIDTH], self._tail_leaves[: len(roots) * TILE_WIDTH]
+            for tile, content in self._upper.extend(roots):
+                self._compare(_raised(tile), content)
 
     def finish(self, size: int | None) -> None:
         """Compare the right edge, then look for what is missing or too much.
@@ -62,9 +78,11 @@ class TlogVerification:
 
         """
         if self._tail:
-            self._compare(Bundle(self._edge.size // TILE_WIDTH, len(self._tail)), encode_bundle(self._tail))
-        for tile, content in self._edge.partials():
-            self._compare(tile, content)
+            index, width = self._size // TILE_WIDTH, len(self._tail)
+            self._compare(Bundle(index, width), _bundle(self._tail))
+            self._compare(Tile(0, index, width), b"".join(self._tail_leaves))
+        for tile, content in self._upper.partials():
+            self._compare(_raised(tile), content)
         due: list[Tile | Bundle] = [*bundles_of(size or 0), *tiles_of(size or 0)]
         for place in due:
             if place.path not in self._seen and (place.is_full or place.full.path not in self._seen):
@@ -73,7 +91,7 @@ class TlogVerification:
             for (kind, index), widths in self._widths.items():
                 for width in widths:
                     path = _path(kind, index, width)
-                    self._fault(self._folder / path, f"holds more than the {self._edge.size} lines here give")
+                    self._fault(self._folder / path, f"holds more than the {self._size} lines here give")
         if self._left_out:
             self.faults.append(DamagedAudit(self._folder, None, None, f"{self._left_out} more files do not hold"))
 
@@ -121,6 +139,16 @@ class TlogVerification:
             self.faults.append(DamagedAudit(path, None, position, fault))
         else:
             self._left_out += 1
+
+
+def _raised(tile: Tile) -> Tile:
+    """A tile of the tree over the lowest level's roots, as a tile of the whole tree."""
+    return Tile(tile.level + 1, tile.index, tile.width)
+
+
+def _bundle(entries: Sequence[bytes]) -> bytes:
+    """`encode_bundle` for entries of 32 bytes."""
+    return _ENTRY_LENGTH.join((b"", *entries))
 
 
 def _place(place: Tile | Bundle) -> _Place:

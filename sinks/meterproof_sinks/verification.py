@@ -19,12 +19,12 @@ from pydantic import ValidationError
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.errors import ProofError
-from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
+from meterproof_proofs.frontier import batch_root, leaf_hashes
 from meterproof_proofs.note import Verifier
 from meterproof_schemas.batch import BatchHeader, Signatures
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.errors import InvalidBatch, InvalidEvent, InvalidRecord
-from meterproof_schemas.event import entry_of, parse_event
+from meterproof_schemas.event import entries_of, entry_of, parse_event
 from meterproof_schemas.keys import KeyRegistry, parse_registry
 from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, frontier_of
 from meterproof_schemas.records_tree import head_entry, head_of, records_origin, records_verifiers
@@ -50,6 +50,7 @@ from meterproof_sinks.audit_folder import (
     unexpected_files,
     writer_is_running,
 )
+from meterproof_sinks.derived_tree import DerivedTree
 from meterproof_sinks.tlog_verification import TlogVerification
 
 _PROGRESS_BYTES: Final = 1 << 20
@@ -327,12 +328,15 @@ class _TreeVerification:
         """Whether the signed root follows from the lines."""
         self.tlog_size: int | None = None
         """Entries that the published files were signed for, if they hold."""
+        self.tree = DerivedTree()
         self._report = report
         self._tlog_folder = tlog
         self._what = what
         self._size = 0
+        self._wanted: set[int] = set()
+        """Sizes at which a checkpoint stands."""
         self._roots: dict[int, bytes] = {}
-        """The derived roots where the checkpoints stand, once they were reached."""
+        """The derived roots there, once they were reached."""
         self._published: Checkpoint | None = None
         self._tlog: TlogVerification | None = None
 
@@ -348,14 +352,18 @@ class _TreeVerification:
         self._read_published(published_note, note, verifiers, origin)
         if note is not None:
             self.checkpoint = self._opened(self.file, note, verifiers, origin)
+        self._wanted.update(one.size for one in (self.checkpoint, self._published) if one is not None)
 
-    def take(self, entries: Sequence[bytes], leaves: Sequence[bytes], frontier: Frontier) -> None:
-        """Take the entries of the next record; `frontier` is the tree's, they included."""
-        self._size = frontier.size
-        if any(one is not None and one.size == self._size for one in (self.checkpoint, self._published)):
-            self._roots[self._size] = frontier.root()
+    def take(self, entries: Sequence[bytes]) -> list[bytes]:
+        """Take the entries of the next record; their leaf hashes."""
+        leaves = leaf_hashes(entries)
+        roots = self.tree.extend(leaves)
+        self._size += len(entries)
+        if self._size in self._wanted:
+            self._roots[self._size] = self.tree.frontier().root()
         if self._tlog is not None:
-            self._tlog.take(entries, leaves)
+            self._tlog.take(entries, leaves, roots)
+        return leaves
 
     def compare(self, *, whole: bool) -> None:
         """Compare both checkpoints, the right edge, and look for files that are missing; `whole`: all was followed."""
@@ -444,9 +452,6 @@ class _LogVerification:
         self._producers = producers
         self._name: LogName | None = None
         self._chain = LogChain()
-        self._frontier = Frontier()
-        self._heads = Frontier()
-        """Of the second tree."""
         self._events_tree = _TreeVerification(self.report, folder / CHECKPOINT_FILE, folder / TLOG_FOLDER, "events")
         self._records_tree = _TreeVerification(
             self.report, folder / RECORDS_CHECKPOINT_FILE, folder / RECORDS_TLOG_FOLDER, "records"
@@ -499,28 +504,22 @@ class _LogVerification:
     # --- the records ---
 
     def _follow(self, on_progress: OnProgress | None) -> None:
-        report, frontier = self.report, self._frontier
+        report, events = self.report, self._events_tree
         unreported = 0
         for stored in read_records(self._folder):
             record = follow_stored(stored, self._chain)
             header = record.header
             if header.genesis is not None:
                 self._check_genesis(stored, header.genesis)
-            entries = [entry_of(line) for line in record.lines]
-            leaves = leaf_hashes(entries)
-            frontier.extend(leaves)
-            root = frontier.root()
-            if header.size != frontier.size or header.root != root.hex():
-                raise _fault_in_header(stored, f"its root is not {root.hex()}, which follows from the lines")
-            if header.frontier != b"".join(frontier.hashes).hex():
-                raise _fault_in_header(stored, "its frontier does not follow from the lines")
+            leaves = events.take(entries_of(record.lines))
+            hashes = b"".join(events.tree.hashes).hex()
+            if header.size != events.tree.size or header.frontier != hashes:
+                raise self._not_derived(stored, header)
+            if header.root != events.tree.frontier().root().hex():
+                raise self._not_derived(stored, header)
             if record.carried is not None:
                 self._check_batch(stored, record, leaves)
-            self._events_tree.take(entries, leaves, frontier)
-            head = [head_entry(head_of(record))]
-            head_leaf = leaf_hashes(head)
-            self._heads.extend(head_leaf)
-            self._records_tree.take(head, head_leaf, self._heads)
+            self._records_tree.take([head_entry(head_of(record))])
             report.records += 1
             report.events = header.size
             unreported += len(stored.value)
@@ -531,6 +530,12 @@ class _LogVerification:
             on_progress(unreported)
         if not report.records and not report.writer_running:
             raise DamagedAudit(self._folder, None, 0, "holds no record, not even the log's first")
+
+    def _not_derived(self, stored: StoredRecord, header: RecordHeader) -> DamagedAudit:
+        frontier = self._events_tree.tree.frontier()
+        if header.size != frontier.size or header.root != frontier.root().hex():
+            return _fault_in_header(stored, f"its root is not {frontier.root().hex()}, which follows from the lines")
+        return _fault_in_header(stored, "its frontier does not follow from the lines")
 
     def _check_genesis(self, stored: StoredRecord, genesis: Genesis) -> None:
         name = self._name
@@ -602,7 +607,7 @@ class _LogVerification:
         stored = cause.stored
         lines = stored.value.split(b"\n")[:-1]
         events = lines[stored.header_lines :]
-        derived = self._frontier.copy()
+        derived = self._events_tree.tree.frontier()
         derived.extend(leaf_hashes([entry_of(line) for line in events]))
         try:
             header = RecordHeader.model_validate_json(lines[0])
