@@ -53,6 +53,7 @@ from meterproof_sinks.audit_folder import (
     split_record,
 )
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
+from meterproof_sinks.erased import entry_of_kept
 from meterproof_sinks.tlog_folder import TlogFolder, adds_a_signature
 
 _BOUNDARIES_MAX: Final = 16_384
@@ -65,7 +66,6 @@ _PUBLISH_POLL_S: Final = 0.5
 """How long the publisher waits at most before it looks whether to stop."""
 _LOCK_ATTEMPTS: Final = 20
 _LOCK_PAUSE_S: Final = 0.05
-_FOLDER_MODE: Final = 0o750
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.audit")
 
@@ -354,9 +354,10 @@ class AuditLog:
 
     def _take_lock(self) -> int | None:
         try:
-            if not self.folder.is_dir():
-                self.folder.mkdir(mode=_FOLDER_MODE, parents=True)
-                self._disk.sync_folder(self.folder.parent)
+            missing = [one for one in (self.folder, *self.folder.parents) if not one.is_dir()]
+            for folder in reversed(missing):
+                self._disk.make_folder(folder)
+                self._disk.sync_folder(folder.parent)
             descriptor = self._disk.open_append(self.folder / LOCK_FILE)
         except OSError as error:
             raise AuditDiskError(f"{self.folder}: cannot be opened for writing: {error}") from error
@@ -371,7 +372,9 @@ class AuditLog:
 
     def _name_log(self, name: LogName) -> None:
         for beside in (LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE):
-            (self.folder / (beside + NEW_SUFFIX)).unlink(missing_ok=True)
+            unfinished = self.folder / (beside + NEW_SUFFIX)
+            if unfinished.exists():
+                self._disk.remove(unfinished)
         try:
             found = read_log_name(self.folder)
         except FileNotFoundError:
@@ -588,7 +591,7 @@ class AuditLog:
             for stored in read_segment(segment, last=segment is segments[-1]):
                 lines = decode_record(stored.value).lines if stored.position + stored.events > first else ()
                 for line in lines[max(0, first - stored.position) :]:
-                    yield entry_of(line)
+                    yield entry_of_kept(line)
 
     def _heads_on_disk(self, first: int) -> Iterator[bytes]:
         # A segment that is only being made has no record yet, and is not counted.

@@ -1,11 +1,11 @@
 """The few file operations that durability rests on, in one place, so that a test can make each of them fail."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 _FILE_MODE: Final = 0o640
+_FOLDER_MODE: Final = 0o750
 NEW_SUFFIX: Final = ".new"
 """What a file is called until it is whole; a crash may leave one behind, and it means nothing."""
 
@@ -58,12 +58,24 @@ class Disk:
     def put(self, path: Path, content: bytes) -> None:
         """As `replace` without its last step: for many files, whose folders the caller syncs once, afterwards."""
         beside = path.with_name(path.name + NEW_SUFFIX)
-        with suppress(FileNotFoundError):
-            beside.unlink()
+        if beside.exists():
+            self.remove(beside)
         descriptor = self.open_append(beside)
         try:
             self.append(descriptor, content)
             self.sync(descriptor)
         finally:
             os.close(descriptor)
-        beside.replace(path)
+        self.rename(beside, path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name in its folder; what had that name is gone. Durable once the folder is synced."""
+        old.replace(new)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, or an empty folder. Durable once the folder around it is synced."""
+        path.rmdir() if path.is_dir() else path.unlink()
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder (mode 0750) in one that is there. Durable once the folder around it is synced."""
+        folder.mkdir(mode=_FOLDER_MODE)

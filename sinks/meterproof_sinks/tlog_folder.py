@@ -43,7 +43,6 @@ from meterproof_schemas.reasons import StopReason
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
 
-_FOLDER_MODE: Final = 0o750
 _CHUNK_ENTRIES: Final = 65_536
 _PARTIAL_SUFFIX: Final = ".p"
 _WIDTH: Final = re.compile(r"[1-9][0-9]{0,2}")
@@ -138,7 +137,7 @@ class TlogFolder:
             within = Path(top).relative_to(self.folder)
             for name in files:
                 if name.endswith(NEW_SUFFIX):
-                    (Path(top) / name).unlink()
+                    self._disk.remove(Path(top) / name)
                 else:
                     found.add((within / name).as_posix())
             found.update((within / name).as_posix() for name in folders)
@@ -212,7 +211,7 @@ class TlogFolder:
     def _make_folder(self, folder: Path) -> None:
         if not folder.is_dir():
             self._make_folder(folder.parent)
-            folder.mkdir(mode=_FOLDER_MODE)
+            self._disk.make_folder(folder)
             self._unsynced.add(folder.parent)
 
     def _prune(self, full_path: str) -> None:
@@ -222,9 +221,9 @@ class TlogFolder:
             return
         for file in folder.iterdir():
             if _WIDTH.fullmatch(file.name):
-                file.unlink()
-        with suppress(OSError):  # something that is not ours lies there: the verifier names it
-            folder.rmdir()
+                self._disk.remove(file)
+        if not any(folder.iterdir()):  # else something that is not ours lies there: the verifier names it
+            self._disk.remove(folder)
 
 
 def adds_a_signature(note: bytes, to: bytes) -> bool:

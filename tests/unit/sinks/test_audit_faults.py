@@ -1,0 +1,220 @@
+"""Each file operation of an append and of a publication fails once, or is the process's last: nothing is lost by it."""
+
+import errno
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
+from meterproof_proofs.tile_proofs import TileTree
+from meterproof_proofs.tree import verify_consistency
+from meterproof_sinks.audit import AuditDiskError, AuditLog, LockedAudit, SegmentLimits
+from meterproof_sinks.disk import Disk
+from meterproof_sinks.verification import verify_folder
+from tests.log_builder import LogBuilder, signed_pair
+
+LIMITS = SegmentLimits(bytes_max=150_000)
+TREES = ("tlog", "records-tlog")
+
+
+def long_log() -> LogBuilder:
+    """A log whose last records complete a full tile and a bundle in both trees."""
+    log = LogBuilder()
+    log.batch(250)
+    for _ in range(249):
+        log.hole()
+    for size in (4, 1, 0, 3, 30, 2, 1):
+        log.batch(size) if size else log.source(b"not a batch\n")
+    return log
+
+
+LOG = long_log()
+BASE = 251
+"""Records that are there, and published, before anything fails."""
+LAST = len(LOG.records)
+
+
+class FaultyDisk(Disk):
+    """Real files; before the `at`-th operation (counted from 0) something strikes, an append being half done by then.
+
+    It does not wait for the device: what the operating system has survives the process.
+    """
+
+    def __init__(self, at: int, strike: Callable[[], None]) -> None:
+        self.left = at
+        self._strike = strike
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == -1:
+            self._strike()
+
+    def open_append(self, path: Path) -> int:
+        self._count()
+        return super().open_append(path)
+
+    def append(self, descriptor: int, content: bytes) -> None:
+        if self.left == 0:
+            super().append(descriptor, content[: len(content) // 2])
+        self._count()
+        super().append(descriptor, content)
+
+    def sync(self, descriptor: int) -> None:
+        self._count()
+
+    def truncate(self, path: Path, size: int) -> None:
+        self._count()
+        os.truncate(path, size)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._count()
+        super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        self._count()
+        super().remove(path)
+
+    def make_folder(self, folder: Path) -> None:
+        self._count()
+        super().make_folder(folder)
+
+
+def fail() -> None:
+    """As a device that refuses once."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def die() -> None:
+    """As SIGKILL, or the end of power to the process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(folder: Path, disk: Disk) -> None:
+    """Open the folder; append and publish, twice, from wherever it is."""
+    writer = AuditLog(folder, LOG.origin, 0, limits=LIMITS, disk=disk)
+    try:
+        for end in (BASE + 4, LAST):
+            cursor = writer.cursor
+            done = -1 if cursor is None else cursor.log_offset
+            writer.append([one for one in LOG.records[:end] if one[0] > done])
+            writer.take_checkpoints(PAIRS[end])
+    finally:
+        writer.close()
+
+
+PAIRS = {end: signed_pair(LOG, end - 1) for end in (BASE - 2, BASE + 4, LAST)}
+
+
+def published(folder: Path) -> dict[str, Checkpoint]:
+    """By tree, the published checkpoint, everything that it implies being there and right."""
+    found: dict[str, Checkpoint] = {}
+    for tree in TREES:
+        file = folder / tree / "checkpoint"
+        if file.exists():
+            checkpoint = open_checkpoint(file.read_bytes(), [LOG.signer.verifier])
+            tiles = tiles_of(folder / tree, checkpoint)
+            for bundle in range(-(-checkpoint.size // 256)):
+                assert tiles.entries(bundle)
+            found[tree] = checkpoint
+    return found
+
+
+def tiles_of(tlog: Path, checkpoint: Checkpoint) -> TileTree:
+    def read(path: str) -> bytes | None:
+        file = tlog / path
+        return file.read_bytes() if file.is_file() else None
+
+    return TileTree(checkpoint.size, checkpoint.root, read)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All that a log's folder holds, but for what a stop in the middle may leave: torn tails and old partial tiles."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.endswith(".torn") and ".p/" not in path.as_posix()
+    }
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one publication behind it."""
+    folder = tmp_path_factory.mktemp("base") / "log"
+    writer = AuditLog(folder, LOG.origin, 0, limits=LIMITS, disk=FaultyDisk(-1, fail))
+    writer.append(LOG.records[: BASE - 2])
+    writer.take_checkpoints(PAIRS[BASE - 2])
+    writer.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the folder is when nothing fails."""
+    folder = Path(shutil.copytree(base, tmp_path_factory.mktemp("whole") / "log"))
+    run(folder, FaultyDisk(-1, fail))
+    report = verify_folder(folder, [LOG.signer.verifier])
+    assert report.holds, report.all_faults
+    return folder
+
+
+def check(folder: Path, before: dict[str, Checkpoint], whole: Path) -> None:
+    """What was published holds and extends all before; the next start completes the folder to the same bytes."""
+    seen = [before, published(folder)]
+    for tree in TREES:
+        assert seen[1][tree].size >= before[tree].size
+    run(folder, FaultyDisk(-1, fail))
+    assert files_of(folder) == files_of(whole)
+    last = published(folder)
+    for one in seen:
+        for tree, checkpoint in one.items():
+            proof = tiles_of(folder / tree, last[tree]).consistency_proof(checkpoint.size)
+            verify_consistency(
+                old_size=checkpoint.size,
+                old_root=checkpoint.root,
+                new_size=last[tree].size,
+                new_root=last[tree].root,
+                proof=proof,
+            )
+
+
+def test_after_an_error_of_any_operation_the_next_start_goes_on(base: Path, whole: Path, tmp_path: Path) -> None:
+    before = published(base)
+    at = 0
+    while True:
+        folder = Path(shutil.copytree(base, tmp_path / "log"))
+        disk = FaultyDisk(at, fail)
+        try:
+            run(folder, disk)
+        except (AuditDiskError, LockedAudit):
+            assert disk.left < 0
+        if disk.left >= 0:
+            break
+        check(folder, before, whole)
+        shutil.rmtree(folder)
+        at += 1
+    assert at > 50
+
+
+def test_after_a_kill_at_any_operation_the_next_start_goes_on(base: Path, whole: Path, tmp_path: Path) -> None:
+    before = published(base)
+    at = 0
+    while True:
+        folder = Path(shutil.copytree(base, tmp_path / "log"))
+        child = os.fork()
+        if child == 0:
+            try:
+                run(folder, FaultyDisk(at, die))
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        check(folder, before, whole)
+        shutil.rmtree(folder)
+        at += 1
+    assert at > 50
