@@ -1,10 +1,16 @@
 """The rule by which every reader of `usage.log` agrees: a record counts if and only if its `prev` matches."""
 
 from dataclasses import dataclass
+from typing import Final
+
+import orjson
 
 from meterproof_schemas.errors import InvalidRecord, StageStopped
 from meterproof_schemas.log_record import GENESIS_PREV, Genesis, LogRecord, RecordHeader, decode_record
 from meterproof_schemas.reasons import StopReason
+
+RECORD_VERSION: Final = 1
+"""The newest version of log records that this program knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class LogChain:
         try:
             record = decode_record(value)
         except InvalidRecord:
+            if (version := newer_version(value, self.digest)) is not None:
+                raise self.unknown_version(offset, version) from None
             self.foreign += 1
             return None
         header = record.header
@@ -98,9 +106,33 @@ class LogChain:
             )
         self.advance(cursor.log_offset, record.header, record.digest)
 
+    def unknown_version(self, offset: int, version: int) -> StageStopped:
+        """The error for a record that continues the chain and is of a version that this program does not know."""
+        return StageStopped(
+            StopReason.LOG_DIVERGED,
+            f"the log record at offset {offset} is of version {version}, and this program knows versions up to "
+            f"{RECORD_VERSION}: a newer sequencer wrote it. Update this worker; nothing is wrong with the log.",
+        )
+
     def diverged(self, offset: int, fault: str) -> StageStopped:
         """The error for a record that continues the chain and contradicts it."""
         return StageStopped(
             StopReason.LOG_DIVERGED,
             f"the log record at offset {offset} {fault}. Keep the topic as it is and compare it with the audit folder.",
         )
+
+
+def newer_version(value: bytes | None, prev: str) -> int | None:
+    """The version of a record that continues the chain behind `prev` and is newer than what this program knows.
+
+    Every version has `v` and `prev` in the object on its first line. To take such a record for an echo would be to go
+    on without it: a reader would stand still for ever, a writer would fork the log.
+    """
+    try:
+        header = orjson.loads((value or b"").partition(b"\n")[0])
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(header, dict) or header.get("prev") != prev:
+        return None
+    version = header.get("v")
+    return version if type(version) is int and version > RECORD_VERSION else None
