@@ -58,6 +58,20 @@ class LogBuilder:
         self.records.append((self.log_offset, record))
         self.log_offset += 1
 
+    @classmethod
+    def resumed(cls, records: list[tuple[int, LogRecord]]) -> "LogBuilder":
+        """A builder that goes on behind records of before, which may be of an older version of the code."""
+        log = cls(genesis_value=records[0][1].value, log_offset=records[0][0])
+        for offset, record in records[1:]:
+            taken = log.state.offer(offset, record.value)
+            assert taken is not None
+            log.records.append((offset, taken))
+            log.log_offset = offset + 1
+            log.clock_ms = max(log.clock_ms, taken.header.clock_ms)
+            log._events += len(taken.lines)
+            log._sequence += taken.carried is not None
+        return log
+
     @property
     def genesis(self) -> Genesis:
         """What the log's first record fixes."""
