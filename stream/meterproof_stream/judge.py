@@ -21,7 +21,7 @@ from meterproof_schemas.rejection import Rejection, make_rejection
 _US_PER_MS: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Place:
     """Where and when a source record stands."""
 

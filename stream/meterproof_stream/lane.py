@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meterproof.kafka.producer import Delivery, RecordProducer
+from meterproof.kafka.producer import Delivery, Posted, RecordProducer
 from meterproof.kafka.reader import PartitionReader, Record
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.errors import InvalidRecord, StageStopped
@@ -30,7 +30,7 @@ class _Pending:
     built: BuiltRecord
     acknowledge: Acknowledge | None
     refusals: list[asyncio.Future[Delivery]] = field(default_factory=list)
-    delivery: asyncio.Future[Delivery] | None = None
+    posted: Posted | None = None
 
 
 class Lane:
@@ -80,6 +80,8 @@ class Lane:
         self._submitted_end = log_end
         self._outbox: deque[_Pending] = deque()
         self._sent: deque[_Pending] = deque()
+        self._watched: asyncio.Future[Delivery] | None = None
+        """The newest batch of records whose end is awaited."""
         self._sender: asyncio.Task[None] | None = None
         self._resolver: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -177,15 +179,17 @@ class Lane:
         """Send the first record of the outbox, which leaves the outbox when its place behind those sent is certain."""
         pending = self._outbox[0]
         try:
-            delivery = await self._producer.send(self._log_topic, self.partition, pending.built.value)
+            posted = await self._producer.post(self._log_topic, self.partition, pending.built.value)
         except BaseException as error:
             # Also when cancelled: whether the record was taken is unknown, so the state may be ahead of the log.
             self._fail(error)
             raise
         self._outbox.popleft()
-        pending.delivery = delivery
+        pending.posted = posted
         self._sent.append(pending)
-        delivery.add_done_callback(self._on_delivery)
+        if posted.batch is not self._watched:
+            self._watched = posted.batch
+            posted.batch.add_done_callback(self._on_delivery)
 
     async def _send_outbox(self) -> None:
         try:
@@ -206,13 +210,14 @@ class Lane:
             return
         sent = self._sent
         try:
-            while sent and (delivery := sent[0].delivery) is not None and delivery.done():
-                if delivery.cancelled():
+            while sent and (posted := sent[0].posted) is not None and posted.batch.done():
+                if posted.batch.cancelled():
                     raise DeliveryLost(f"{self._log_topic}[{self.partition}]: the producer gave a log record up")
-                if delivery.result().offset != self._expected:
-                    self._resolver = asyncio.create_task(self._resolve(delivery.result().offset))
+                offset = posted.offset()
+                if offset != self._expected:
+                    self._resolver = asyncio.create_task(self._resolve(offset))
                     return
-                self._accept(sent.popleft(), self._expected)
+                self._accept(sent.popleft(), offset)
         except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be acknowledged after it
             self._fail(error)
 

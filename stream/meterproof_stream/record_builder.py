@@ -1,6 +1,6 @@
 """From a judgement to the log record that states it, on top of the log before it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import (
@@ -15,8 +15,7 @@ from meterproof_schemas.trusted import trusted
 from meterproof_stream.judge import Judgement
 
 
-@dataclass(frozen=True, slots=True)
-class InForce:
+class InForce(NamedTuple):
     """What a record states about the sequencer that made it."""
 
     registry: str
@@ -28,8 +27,7 @@ class InForce:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltRecord:
+class BuiltRecord(NamedTuple):
     """A log record that is not yet delivered."""
 
     value: bytes
@@ -65,8 +63,7 @@ def append_record(
         raise ValueError(message)
     frontier = state.frontier
     if judgement.leaves:
-        frontier = frontier.copy()
-        frontier.extend(judgement.leaves)
+        frontier = frontier.extended(judgement.leaves)
     prev = state.digest
     # Every field is ours and typed, so it is not validated a second time; readers validate.
     header = trusted(

@@ -10,27 +10,33 @@ header and the signatures, without showing its neighbours.
 """
 
 import hashlib
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
+import msgspec
 import orjson
+from msgspec import Meta
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from meterproof_proofs.frontier import batch_root, leaf_hashes
 from meterproof_schemas.errors import InvalidBatch
 from meterproof_schemas.event import Name, VersionOne, entry_of
-from meterproof_schemas.instant import Instant
+from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.limits import (
     BATCH_BYTES_MAX,
     BATCH_LINES_MAX,
     HEADER_LINE_BYTES_MAX,
+    NAME_BYTES_MAX,
     SIGNATURES_LINE_BYTES_MAX,
 )
 from meterproof_schemas.reasons import Reason
 from meterproof_schemas.strict_json import NotStrictJson, parse_object
+from meterproof_schemas.trusted import trusted
 
 HEADER_PAYLOAD_TYPE: Final = "application/vnd.meterproof.batch-header.v1+json"
+_DSSE_BEGIN: Final = f"DSSEv1 {len(HEADER_PAYLOAD_TYPE)} {HEADER_PAYLOAD_TYPE} ".encode()
 SIGNATURES_MAX: Final = 8
 """Signatures of one batch: a rotation needs two."""
 
@@ -83,7 +89,7 @@ class Signatures(BaseModel):
     signatures: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=SIGNATURES_MAX, strict=False)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """A batch whose structure holds; nothing is verified yet. Lines are verbatim, without their LF."""
 
@@ -96,12 +102,7 @@ class Batch:
 
 def signed_bytes(header_line: bytes) -> bytes:
     """What the signatures cover: the DSSE v1 pre-authentication encoding of (payload type, line 0)."""
-    return b"DSSEv1 %d %s %d %s" % (
-        len(HEADER_PAYLOAD_TYPE),
-        HEADER_PAYLOAD_TYPE.encode(),
-        len(header_line),
-        header_line,
-    )
+    return b"%s%d %s" % (_DSSE_BEGIN, len(header_line), header_line)
 
 
 def header_digest(header_line: bytes) -> str:
@@ -161,8 +162,10 @@ def decode_batch(value: bytes) -> Batch:
     if len(signatures_line) > SIGNATURES_LINE_BYTES_MAX:
         raise InvalidBatch(Reason.MALFORMED_BATCH, f"signatures line above {SIGNATURES_LINE_BYTES_MAX} bytes")
     try:
-        header = BatchHeader.model_validate(parse_object(header_line))
-        signatures = Signatures.model_validate(parse_object(signatures_line)).signatures
+        header = _usual_header(header_line) or BatchHeader.model_validate(parse_object(header_line))
+        signatures = (
+            _usual_signatures(signatures_line) or Signatures.model_validate(parse_object(signatures_line)).signatures
+        )
     except NotStrictJson as error:
         raise InvalidBatch(Reason.MALFORMED_BATCH, f"header or signatures line: {error}") from None
     except ValidationError as error:
@@ -171,8 +174,83 @@ def decode_batch(value: bytes) -> Batch:
         raise InvalidBatch(Reason.MALFORMED_BATCH, f"{where}: {fault['msg']}") from None
     if header.count != len(lines):
         raise InvalidBatch(Reason.MALFORMED_BATCH, f"header counts {header.count} events, {len(lines)} came")
-    if len({signature.key_id for signature in signatures}) != len(signatures):
+    if len(signatures) > 1 and len({signature.key_id for signature in signatures}) != len(signatures):
         raise InvalidBatch(Reason.MALFORMED_BATCH, "two signatures by one key")
     if (header.sequence == 0) != (header.previous is None):
         raise InvalidBatch(Reason.MALFORMED_BATCH, "previous is null for sequence 0 and only there")
     return Batch(header_line, header, signatures_line, signatures, lines)
+
+
+# --- the spelling of our own helper, accepted at once; all else is left to the models, which alone refuse ------------
+
+
+class _Header(msgspec.Struct, frozen=True, gc=False):
+    """`BatchHeader` as far as `msgspec` can say it, in the same order."""
+
+    v: Annotated[int, Meta(ge=1, le=1)]
+    audience: Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
+    topic: Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
+    partition: Annotated[int, Meta(ge=0, le=2**31)]
+    producer: Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
+    instance: Annotated[str, Meta(min_length=32, max_length=32)]
+    sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    previous: Annotated[str, Meta(min_length=64, max_length=64)] | None
+    count: Annotated[int, Meta(ge=1, le=BATCH_LINES_MAX)]
+    root: Annotated[str, Meta(min_length=64, max_length=64)]
+    sent_at: str
+
+
+_decode_header: Final = msgspec.json.Decoder(_Header).decode
+_encode_header: Final = msgspec.json.Encoder().encode
+_BACKSLASH: Final = 0x5C
+_DELETE: Final = 0x7F
+_one_signature: Final = re.compile(
+    rb'\{"signatures":\[\{"key_id":"([0-9a-f]{64})","algorithm":"ed25519","signature":"([A-Za-z0-9+/]{86}==)"\}\]\}'
+).fullmatch
+
+
+def _usual_header(line: bytes) -> BatchHeader | None:
+    """The header of a line that is spelled as `encode_header` does; None says nothing about the line.
+
+    1. ASCII without backslash and 0x7f: with JSON's own ban on raw control characters, no string holds any.
+    2. Types and bounds.
+    3. Written again it is the same line: no name twice, no unknown field, no white space, no other spelling.
+    4. Hexadecimal digits and the instant.
+    """
+    if not line.isascii() or _BACKSLASH in line or _DELETE in line:  # 1
+        return None
+    try:
+        header = _decode_header(line)  # 2
+        if _encode_header(header) != line:  # 3
+            return None
+        digits = header.instance + (header.previous or "") + header.root  # 4
+        if bytes.fromhex(digits).hex() != digits:
+            return None
+        parse_instant_us(header.sent_at)
+    except ValueError:
+        return None
+    return trusted(
+        BatchHeader,
+        {
+            "v": 1,
+            "audience": header.audience,
+            "topic": header.topic,
+            "partition": header.partition,
+            "producer": header.producer,
+            "instance": header.instance,
+            "sequence": header.sequence,
+            "previous": header.previous,
+            "count": header.count,
+            "root": header.root,
+            "sent_at": header.sent_at,
+        },
+    )
+
+
+def _usual_signatures(line: bytes) -> tuple[Signature, ...] | None:
+    """The one Ed25519 signature of a line that is spelled as `encode_signatures` does; None says nothing."""
+    found = _one_signature(line)
+    if found is None:
+        return None
+    key_id, signature = found.groups()
+    return (trusted(Signature, {"key_id": key_id.decode(), "algorithm": "ed25519", "signature": signature.decode()}),)

@@ -177,9 +177,10 @@ def encode_record(header_line: bytes, carried: tuple[bytes, bytes] | None, lines
 
 def encode_record_header(header: RecordHeader) -> bytes:
     """Line 0, without LF: the fields in their order; `operator` and `genesis` only where there is one."""
-    fields = header.__dict__
-    if header.operator is None or header.genesis is None:
-        fields = {name: value for name, value in fields.items() if value is not None or name not in _OPTIONAL}
+    fields = header.__dict__.copy()
+    for name in _OPTIONAL:
+        if fields[name] is None:
+            del fields[name]
     return orjson.dumps(fields, _fields_of)
 
 
@@ -224,7 +225,7 @@ def frontier_of(header: RecordHeader) -> Frontier:
         raise InvalidRecord(message) from None
 
 
-_OPTIONAL: Final = frozenset({"operator", "genesis"})
+_OPTIONAL: Final = ("operator", "genesis")
 
 
 def _fields_of(model: BaseModel) -> dict[str, Any]:

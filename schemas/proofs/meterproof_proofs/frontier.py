@@ -113,6 +113,21 @@ class Frontier:
             WrongHashSize: one of them is not 32 bytes long; nothing was appended.
             OutOfRange: the tree would outgrow `MAX_TREE_SIZE`; nothing was appended.
         """
+        self._size, self._hashes = self._with(leaf_hashes)
+
+    def extended(self, leaf_hashes: Sequence[bytes]) -> "Frontier":
+        """Return the frontier of the tree with the leaf hashes appended; this one stays as it is.
+
+        Raises:
+            WrongHashSize: one of them is not 32 bytes long.
+            OutOfRange: the tree would outgrow `MAX_TREE_SIZE`.
+        """
+        twin = Frontier.__new__(Frontier)
+        twin._size, twin._hashes = self._with(leaf_hashes)
+        return twin
+
+    def _with(self, leaf_hashes: Sequence[bytes]) -> tuple[int, list[bytes]]:
+        """Size and subtree hashes with the leaf hashes appended."""
         check_hashes(leaf_hashes, "leaf hash")
         size = self._size + len(leaf_hashes)
         check_range("size", size, 0, MAX_TREE_SIZE)
@@ -138,16 +153,16 @@ class Frontier:
             kept.append(closed)
             waiting += 1
         edge.reverse()
-        self._hashes = kept + edge
-        self._size = size
+        return size, kept + edge
 
     def root(self) -> bytes:
         """Return the root of the whole tree; `EMPTY_ROOT` for the empty one."""
         if not self._hashes:
             return EMPTY_ROOT
         root = self._hashes[-1]
+        sha256 = hashlib.sha256
         for left in self._hashes[-2::-1]:
-            root = node_hash(left, root)
+            root = sha256(b"\x01" + left + root).digest()
         return root
 
     def copy(self) -> "Frontier":

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meterproof.kafka.errors import DeliveryRefused
-from meterproof.kafka.producer import Delivery, RecordProducer
+from meterproof.kafka.producer import Delivery, Posted, RecordProducer
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.keys import EMPTY_REGISTRY
@@ -46,6 +46,16 @@ class BentProducer(RecordProducer):
             return self.bend(delivery)
 
         return asyncio.ensure_future(told())
+
+    async def post(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> Posted:
+        posted = await super().post(topic, partition, value, key)
+        if topic.endswith(Topic.REJECTED):
+            return posted  # `send` bends it
+
+        async def told() -> Delivery:
+            return self.bend((await posted.batch)._replace(offset=posted.offset()))
+
+        return Posted(asyncio.ensure_future(told()), 0, posted.sent_ms)
 
 
 @pytest.fixture

@@ -160,3 +160,14 @@ def test_it_can_be_shown_and_pickled_but_not_be_a_key() -> None:
     assert pickle.loads(pickle.dumps(frontier)) == frontier  # noqa: S301  # its own bytes
     with pytest.raises(TypeError):
         hash(frontier)
+
+
+def test_extended_is_a_grown_copy_and_leaves_the_tree_as_it_was() -> None:
+    for size in range(40):
+        frontier = Frontier()
+        frontier.extend(LEAVES[:size])
+        for count in (0, 1, 2, 9, 17):
+            grown = frontier.extended(LEAVES[size : size + count])
+            assert grown.root() == batch_root(LEAVES[: size + count])
+            assert grown.size == size + count
+        assert frontier.root() == batch_root(LEAVES[:size])

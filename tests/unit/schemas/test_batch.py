@@ -1,14 +1,18 @@
 """Batches come back as they were encoded, or are refused for a reason."""
 
+import random
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meterproof_proofs.tree import root_of
+from meterproof_schemas import batch as batch_module
 from meterproof_schemas.batch import (
     BatchHeader,
+    Signatures,
     decode_batch,
     encode_batch,
     encode_header,
@@ -20,7 +24,9 @@ from meterproof_schemas.errors import InvalidBatch
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.limits import BATCH_BYTES_MAX, BATCH_LINES_MAX
 from meterproof_schemas.reasons import Reason
+from meterproof_schemas.strict_json import parse_object
 from tests.builders import make_batch, make_event, make_key, make_registry
+from tests.unit.schemas.documents import NAMES, damaged
 
 KEY = make_key()
 LINES = st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")), min_size=1, max_size=20)
@@ -111,3 +117,49 @@ def test_eight_signatures_fit_in_their_line() -> None:
     header_line = decode_batch(make_batch([b"x"], KEY)).header_line
     signatures = encode_signatures([(f"{number:064d}", "ed25519", b"\xff" * 64) for number in range(8)])
     assert len(decode_batch(encode_batch(header_line, signatures, [b"x"])).signatures) == 8
+
+
+FIELDS = st.fixed_dictionaries(
+    {
+        "v": st.sampled_from([1, 1, 1, 0, 2, True, 1.0]),
+        "audience": NAMES,
+        "topic": NAMES,
+        "partition": st.one_of(st.integers(-1, 9), st.sampled_from([2**31, 2**31 + 1, 2**64])),
+        "producer": NAMES,
+        "instance": st.sampled_from(["0f" * 16, "0F" * 16, "0f" * 15, "0g" * 16, " f" * 16]),
+        "sequence": st.sampled_from([0, 1, 2**63 - 1, 2**63, -1]),
+        "previous": st.sampled_from([None, "0f" * 32, "0f" * 31, "0F" * 32]),
+        "count": st.integers(0, BATCH_LINES_MAX + 1),
+        "root": st.sampled_from(["0f" * 32, "0f" * 33, "0F" * 32, "\u0661f" * 32]),
+        "sent_at": st.sampled_from(["2026-01-01T00:00:00.000Z", "2026-02-30T00:00:00.000Z", "2026-01-01", ""]),
+    }
+)
+
+
+@settings(max_examples=300)
+@given(FIELDS, st.randoms(use_true_random=False), st.booleans())
+def test_what_is_accepted_at_once_is_what_the_models_accept(
+    fields: dict[str, Any], rng: random.Random, damage: bool
+) -> None:
+    line = orjson.dumps(fields) if fields["partition"] < 2**64 else b"{}"
+    if damage:
+        line = damaged(line, rng)
+    at_once = batch_module._usual_header(line)
+    if at_once is not None:
+        assert at_once == BatchHeader.model_validate(parse_object(line))
+
+
+def test_the_usual_spelling_is_accepted_at_once() -> None:
+    batch = decode_batch(make_batch([b"x"], KEY))
+    assert batch_module._usual_header(batch.header_line) == batch.header
+    assert batch_module._usual_signatures(batch.signatures_line) == batch.signatures
+    assert Signatures.model_validate(parse_object(batch.signatures_line)).signatures == batch.signatures
+
+
+@settings(max_examples=300)
+@given(st.randoms(use_true_random=False))
+def test_signatures_accepted_at_once_are_what_the_models_accept(rng: random.Random) -> None:
+    line = damaged(decode_batch(make_batch([b"x"], KEY)).signatures_line, rng)
+    at_once = batch_module._usual_signatures(line)
+    if at_once is not None:
+        assert at_once == Signatures.model_validate(parse_object(line)).signatures
