@@ -16,17 +16,24 @@ from tests.log_builder import LogBuilder
 SEED = b"\7" * 32
 
 
-def publish(audit: Path, log: LogBuilder, records: int | None = None) -> Path:
+def publish(audit: Path, log: LogBuilder, records: int | None = None, *, segment_records: int = 1_000_000) -> Path:
     """Write all records of a log, and both trees as they are after the first `records` of them (default: all).
+
+    A new segment begins after so many records, unless the one at hand has no event.
 
     Written from the description of the formats, not by the sink: what reads it must read any writer's.
     """
     folder = audit / log_folder_name(log.origin)
     folder.mkdir(parents=True)
     (folder / "log.json").write_bytes(encode_log_name(LogName(version=1, origin=log.origin, partition=log.partition)))
-    parts = [split_record(offset, record) for offset, record in log.records]
-    (folder / f"{0:020}.jsonl").write_bytes(b"".join(events for events, _ in parts))
-    (folder / f"{0:020}.records.jsonl").write_bytes(b"".join(heads for _, heads in parts))
+    segments: dict[int, list[tuple[bytes, bytes]]] = {0: []}
+    for offset, record in log.records:
+        if len(segments[max(segments)]) >= segment_records and record.header.first > max(segments):
+            segments[record.header.first] = []
+        segments[max(segments)].append(split_record(offset, record))
+    for first, parts in segments.items():
+        (folder / f"{first:020}.jsonl").write_bytes(b"".join(events for events, _ in parts))
+        (folder / f"{first:020}.records.jsonl").write_bytes(b"".join(heads for _, heads in parts))
     covered = [record for _, record in log.records[:records]]
     events = [entry_of(line) for record in covered for line in record.lines]
     publish_tree(folder, "", log.origin, events)

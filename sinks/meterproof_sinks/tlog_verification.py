@@ -1,10 +1,12 @@
 """Verify a log's published files (`tlog_folder`) against its lines: every byte, every width, every name."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from meterproof_proofs.bundle import decode_bundle
+from meterproof_proofs.errors import ProofError
 from meterproof_proofs.tiles import TILE_WIDTH, Bundle, Tile, TileEdge, bundles_of, tiles_of
 from meterproof_proofs.tree import HASH_BYTES
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE, DamagedAudit
@@ -69,6 +71,21 @@ class TlogVerification:
             del self._tail[: len(roots) * TILE_WIDTH], self._tail_leaves[: len(roots) * TILE_WIDTH]
             for tile, content in self._upper.extend(roots):
                 self._compare(_raised(tile), content)
+
+    def published_entries(self, size: int) -> Iterator[list[bytes] | None]:
+        """The first `size` entries as the bundles here have them, bundle by bundle; None once one is not here."""
+        for index in range(-(-size // TILE_WIDTH)):
+            due = min(TILE_WIDTH, size - index * TILE_WIDTH)
+            widths = [width for width in self._widths.get(("entries", index), ()) if width >= due]
+            if not widths:
+                yield None
+                return
+            try:
+                content = (self._folder / Bundle(index, max(widths)).path).read_bytes()
+                yield decode_bundle(content, max(widths))[:due]
+            except (OSError, ProofError):
+                yield None
+                return
 
     def finish(self, size: int | None) -> None:
         """Compare the right edge, then look for what is missing or too much.

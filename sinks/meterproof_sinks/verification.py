@@ -9,22 +9,28 @@ log's second tree, over the heads of its records (`meterproof_schemas.records_tr
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from pydantic import ValidationError
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.errors import ProofError
+from meterproof_proofs.event_proof import RECORDS_SUFFIX
 from meterproof_proofs.frontier import batch_root, leaf_hashes
+from meterproof_proofs.key_files import NoVerifierKey as NoVerifierKey  # noqa: PLC0414 - what `load_verifiers` raises
+from meterproof_proofs.key_files import read_verifiers
 from meterproof_proofs.note import Verifier
+from meterproof_proofs.tree import HASH_BYTES
 from meterproof_schemas.batch import BatchHeader, Signatures
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.errors import InvalidBatch, InvalidEvent, InvalidRecord
-from meterproof_schemas.event import entries_of, entry_of, parse_event
+from meterproof_schemas.event import entries_of, parse_event
 from meterproof_schemas.keys import KeyRegistry, parse_registry
 from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, frontier_of
 from meterproof_schemas.records_tree import head_entry, head_of, records_origin, records_verifiers
@@ -39,30 +45,44 @@ from meterproof_sinks.audit_folder import (
     ChangedRecord,
     DamagedAudit,
     LogName,
+    Segment,
     StoredRecord,
     TornAudit,
     follow_stored,
     is_log_folder,
     log_folders,
     read_log_name,
-    read_records,
+    read_segment,
+    segments_of,
+    split_record,
     torn_files,
     unexpected_files,
     writer_is_running,
 )
 from meterproof_sinks.derived_tree import DerivedTree
+from meterproof_sinks.erased import entry_of_kept, erased_entry
+from meterproof_sinks.remembered_checkpoints import RememberedCheckpoint
 from meterproof_sinks.tlog_verification import TlogVerification
+from meterproof_sinks.verification_memory import (
+    VerificationMemory,
+    VerifiedLog,
+    VerifiedSegment,
+    file_digest,
+    keys_digest,
+)
 
 _PROGRESS_BYTES: Final = 1 << 20
+_PROGRESS_S: Final = 0.2
+_COUNTS: Final = (
+    *("records", "events", "batches", "signatures_verified", "signatures_repudiable", "signatures_unchecked"),
+    *("batch_roots_verified", "batch_roots_unchecked"),
+)
+"""The fields of a report that count records."""
 
 _DERIVED_ON_START: Final = "if the audit worker was killed, its next start writes what is missing"
 
 OnProgress = Callable[[int], None]
 """Called with the bytes that were checked since the last call."""
-
-
-class NoVerifierKey(Exception):
-    """The keys to verify checkpoints with cannot be had; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +132,12 @@ class LogReport:
     """Records that the second tree's published tiles were signed for; None as above."""
     records_tlog_files: int = 0
     """Published tiles and entry bundles of the second tree that were derived again and compared."""
+    resumed: int = 0
+    """Events whose lines an earlier run followed; this one compared their files' digests with those of then."""
+    verified: VerifiedLog | None = None
+    """What the next run need not derive, if that was asked for and there is anything."""
+    erased: int = 0
+    """Events whose lines were erased on request. Their entries are there, and every proof goes on holding."""
     torn_files: int = 0
     """Torn tails that a writer set aside. They are no part of the log."""
     writer_running: bool = False
@@ -154,6 +180,8 @@ class LogReport:
             "records_tlog": None
             if self.records_tlog_size is None
             else {"size": self.records_tlog_size, "files": self.records_tlog_files},
+            "resumed": self.resumed,
+            "erased": self.erased,
             "torn_files": self.torn_files,
             "writer_running": self.writer_running,
             "unfinished": self.unfinished,
@@ -216,24 +244,7 @@ def load_verifiers(path: Path) -> list[Verifier]:
     Raises:
         NoVerifierKey: there is none, or a line is not a verifier key.
     """
-    files = sorted(path.glob("*.vkey")) if path.is_dir() else [path]
-    verifiers: list[Verifier] = []
-    for file in files:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise NoVerifierKey(f"{file}: cannot be read: {error}") from error
-        for number, line in enumerate(lines, 1):
-            if line.strip() and not line.startswith("#"):
-                try:
-                    verifiers.append(Verifier.parse(line.strip()))
-                except ProofError as error:
-                    raise NoVerifierKey(f"{file}, line {number}: {error}") from error
-    if not verifiers:
-        raise NoVerifierKey(
-            f"{path}: holds no verifier key; ask the log's owner for it, not whoever gave you the folder"
-        )
-    return verifiers
+    return read_verifiers(path)
 
 
 def load_producers(path: Path) -> Producers:
@@ -273,11 +284,36 @@ def bytes_to_check(folder: Path) -> int:
     return sum(path.stat().st_size for log in logs for path in log.glob("*.jsonl"))
 
 
+@dataclass(frozen=True, slots=True)
+class VerificationInputs:
+    """What a folder is verified against, beside itself."""
+
+    verifiers: Sequence[Verifier]
+    """The keys that may sign checkpoints. A key named like a log's origin is the only one for that log."""
+    producers: Producers | None = None
+    """The producers' keys; without them their signatures are counted as unchecked."""
+    remembered: Sequence[RememberedCheckpoint] = ()
+    """Checkpoints kept from before, of any of the logs."""
+    memory: VerificationMemory | None = None
+    """What earlier runs found true; None to derive everything."""
+    remember: bool = False
+    """Whether to tell in the report what the next run need not derive."""
+
+    @property
+    def keys(self) -> str:
+        """Digest of all keys."""
+        return keys_digest(self.verifiers, None if self.producers is None else self.producers.registry.digest)
+
+
 def verify_folder(
     folder: Path,
     verifiers: Sequence[Verifier],
     producers: Producers | None = None,
     on_progress: OnProgress | None = None,
+    *,
+    remembered: Sequence[RememberedCheckpoint] = (),
+    memory: VerificationMemory | None = None,
+    jobs: int = 1,
 ) -> FolderReport:
     """Verify a data folder, an audit folder or one log's folder.
 
@@ -286,30 +322,78 @@ def verify_folder(
         verifiers: the keys that may sign checkpoints. A key named like a log's origin is the only one for that log.
         producers: the producers' keys; without them their signatures are counted as unchecked.
         on_progress: told how many bytes were checked.
+        remembered: checkpoints kept from before; each log must have grown out of its own.
+        memory: what earlier runs found true, which is not derived again; given, the reports hold what to remember.
+        jobs: logs that are verified at the same time, each in a process of its own.
 
     """
+    inputs = VerificationInputs(verifiers, producers, remembered, memory, remember=memory is not None)
     top = audit_folder_of(folder)
+    faults: list[AuditFault] = []
     if is_log_folder(top):
-        return FolderReport(folder, [verify_log(top, verifiers, producers, on_progress)], [])
-    found = log_folders(top)
-    if not found:
-        return FolderReport(folder, [], [DamagedAudit(top, None, None, "holds no log")])
-    faults: list[AuditFault] = [
-        DamagedAudit(path, None, None, "is no log's folder and does not belong here")
-        for path in sorted(top.iterdir())
-        if path not in found and path.name != VOLUME_FOLDER and (not path.is_dir() or unexpected_files(path))
-    ]
-    return FolderReport(folder, [verify_log(log, verifiers, producers, on_progress) for log in found], faults)
+        found = [top]
+    else:
+        found = log_folders(top)
+        if not found:
+            return FolderReport(folder, [], [DamagedAudit(top, None, None, "holds no log")])
+        faults += (
+            DamagedAudit(path, None, None, "is no log's folder and does not belong here")
+            for path in sorted(top.iterdir())
+            if path not in found and path.name != VOLUME_FOLDER and (not path.is_dir() or unexpected_files(path))
+        )
+    report = FolderReport(folder, verify_logs(found, inputs, on_progress, jobs=jobs), faults)
+    origins = {log.origin for log in report.logs}
+    for one in remembered:
+        if one.checkpoint.origin.removesuffix(RECORDS_SUFFIX) not in origins:
+            fault = f"is a checkpoint of log {one.checkpoint.origin}, which is not in the folder"
+            faults.append(DamagedAudit(one.file, 1, None, fault))
+    return report
 
 
-def verify_log(
-    folder: Path,
-    verifiers: Sequence[Verifier],
-    producers: Producers | None = None,
-    on_progress: OnProgress | None = None,
-) -> LogReport:
+def verify_logs(
+    logs: Sequence[Path], inputs: VerificationInputs, on_progress: OnProgress | None, *, jobs: int
+) -> list[LogReport]:
+    """Verify logs, some at the same time; the reports in their order."""
+    if min(jobs, len(logs)) <= 1:
+        return [verify_log(log, inputs, on_progress) for log in logs]
+    # The largest first: the others fit in beside it.
+    order = sorted(logs, key=lambda log: -sum(file.stat().st_size for file in log.glob("*.jsonl")))
+    context = multiprocessing.get_context("spawn")
+    done = context.Value("Q", 0)
+    with ProcessPoolExecutor(min(jobs, len(logs)), context, _share_progress, (done,)) as pool:
+        running = {log: pool.submit(_verify_in_process, log, inputs) for log in order}
+        told, left = 0, set(running.values())
+        while left:
+            left = wait(left, timeout=_PROGRESS_S).not_done
+            if on_progress is not None and done.value > told:
+                on_progress(done.value - told)
+                told = done.value
+        return [running[log].result() for log in logs]
+
+
+_done: Any = None
+"""In a process that verifies for another: the counter of bytes that all of them share."""
+
+
+def _share_progress(done: Any) -> None:  # noqa: ANN401 - multiprocessing names no public type for it
+    global _done  # noqa: PLW0603 - how a pool hands something over that cannot be sent with a task
+    _done = done
+
+
+def _verify_in_process(folder: Path, inputs: VerificationInputs) -> LogReport:
+    def count(checked: int) -> None:
+        with _done.get_lock():
+            _done.value += checked
+
+    report = verify_log(folder, inputs, count)
+    # Some faults carry what they were found with; what another process is told is the place and the text.
+    report.faults = [DamagedAudit(one.file, one.line, one.position, one.fault) for one in report.faults]
+    return report
+
+
+def verify_log(folder: Path, inputs: VerificationInputs, on_progress: OnProgress | None = None) -> LogReport:
     """Verify one log's folder; reads every byte once and holds one record in memory. Never raises for what it finds."""
-    verification = _LogVerification(folder, verifiers, producers)
+    verification = _LogVerification(folder, inputs)
     verification.run(on_progress)
     return verification.report
 
@@ -338,6 +422,7 @@ class _TreeVerification:
         self._roots: dict[int, bytes] = {}
         """The derived roots there, once they were reached."""
         self._published: Checkpoint | None = None
+        self._remembered: list[RememberedCheckpoint] = []
         self._tlog: TlogVerification | None = None
 
     @property
@@ -345,14 +430,39 @@ class _TreeVerification:
         """Published files that were derived again and compared."""
         return 0 if self._tlog is None else self._tlog.files
 
-    def read(self, verifiers: Sequence[Verifier], origin: str) -> None:
-        """Read the published checkpoint, then the log's own."""
+    def read(self, verifiers: Sequence[Verifier], origin: str, remembered: Sequence[RememberedCheckpoint]) -> None:
+        """Read the published checkpoint, then the log's own; take those remembered that are of this tree."""
         published_note = self._note(self._tlog_folder / CHECKPOINT_FILE)
         note = self._note(self.file)
         self._read_published(published_note, note, verifiers, origin)
         if note is not None:
             self.checkpoint = self._opened(self.file, note, verifiers, origin)
-        self._wanted.update(one.size for one in (self.checkpoint, self._published) if one is not None)
+        self._remembered = [one for one in remembered if one.checkpoint.origin == origin]
+        own = [one for one in (self.checkpoint, self._published) if one is not None]
+        self._wanted.update(one.size for one in (*own, *(one.checkpoint for one in self._remembered)))
+
+    def resume(self, size: int, hashes: Sequence[bytes]) -> bool:
+        """Go on behind the first `size` entries, which led to this frontier before; False if that cannot be.
+
+        The published files of these entries are compared as all others, from the entries in the published bundles.
+        """
+        if self._tlog is None:
+            if any(0 < wanted < size for wanted in self._wanted):
+                return False  # what the lines give there is not known
+            self.tree, self._size = DerivedTree.of(size, hashes), size
+            if size in self._wanted:
+                self._roots[size] = self.tree.frontier().root()
+            return True
+        stops = sorted({wanted for wanted in self._wanted if wanted < size} | {size})
+        for entries in self._tlog.published_entries(size):
+            if entries is None:
+                return False
+            at = 0
+            while at < len(entries):
+                stop = next(stop for stop in stops if stop > self._size) - self._size
+                self.take(entries[at : at + stop])
+                at += stop
+        return self.tree.hashes == list(hashes)
 
     def take(self, entries: Sequence[bytes]) -> list[bytes]:
         """Take the entries of the next record; their leaf hashes."""
@@ -369,6 +479,8 @@ class _TreeVerification:
         """Compare both checkpoints, the right edge, and look for files that are missing; `whole`: all was followed."""
         self._compare_own()
         self._compare_published(whole=whole)
+        if whole:
+            self._compare_remembered()
 
     def _compare_own(self) -> None:
         checkpoint, report = self.checkpoint, self._report
@@ -387,6 +499,21 @@ class _TreeVerification:
         else:
             fault = f"the signed root of size {checkpoint.size} is not {root.hex()}, which follows from the lines"
             report.faults.append(DamagedAudit(self.file, 3, 0, fault))
+
+    def _compare_remembered(self) -> None:
+        for one in self._remembered:
+            size, root = one.checkpoint.size, self._roots.get(one.checkpoint.size)
+            if size == 0 or root == one.checkpoint.root:
+                continue
+            if size > self._size:
+                fault = (
+                    f"{size} {self._what} were signed for when it was kept, and only {self._size} are here: rolled back"
+                )
+            elif root is None:
+                fault = f"size {size}, which was signed for, is not the end of any record any more"
+            else:
+                fault = f"the root signed for size {size} is not {root.hex()}, which follows from the lines: a fork"
+            self._report.faults.append(DamagedAudit(one.file, 2, None, fault))
 
     def _read_published(self, note: bytes | None, own: bytes | None, keys: Sequence[Verifier], origin: str) -> None:
         """The published checkpoint if a key given signed it; says so if it is not the log's own.
@@ -445,20 +572,29 @@ class _LogVerification:
     way. 3. Compare the checkpoints with what was derived. 4. Look for what does not belong there.
     """
 
-    def __init__(self, folder: Path, verifiers: Sequence[Verifier], producers: Producers | None) -> None:
+    def __init__(self, folder: Path, inputs: VerificationInputs) -> None:
         self.report = LogReport(folder, writer_running=writer_is_running(folder))
         self._folder = folder
-        self._verifiers = verifiers
-        self._producers = producers
+        self._inputs = inputs
+        self._verifiers = inputs.verifiers
+        self._producers = inputs.producers
         self._name: LogName | None = None
         self._chain = LogChain()
-        self._events_tree = _TreeVerification(self.report, folder / CHECKPOINT_FILE, folder / TLOG_FOLDER, "events")
+        self._segments: list[VerifiedSegment] = []
+        """Those that were followed to their end, if they are to be remembered."""
+        self._files = hashlib.sha256(), hashlib.sha256()
+        """Over what was followed of the two files of the segment at hand."""
+        self._make_trees()
+
+    def _make_trees(self) -> None:
+        report, folder = self.report, self._folder
+        self._events_tree = _TreeVerification(report, folder / CHECKPOINT_FILE, folder / TLOG_FOLDER, "events")
         self._records_tree = _TreeVerification(
-            self.report, folder / RECORDS_CHECKPOINT_FILE, folder / RECORDS_TLOG_FOLDER, "records"
+            report, folder / RECORDS_CHECKPOINT_FILE, folder / RECORDS_TLOG_FOLDER, "records"
         )
 
     def run(self, on_progress: OnProgress | None) -> None:
-        report, events, records = self.report, self._events_tree, self._records_tree
+        report = self.report
         try:
             self._name = read_log_name(self._folder)
             report.origin = self._name.origin
@@ -466,9 +602,7 @@ class _LogVerification:
             report.faults.append(fault)
         except FileNotFoundError:
             report.faults.append(DamagedAudit(self._folder / LOG_FILE, None, None, "is missing"))
-        trusted = self._trusted()
-        records.read(records_verifiers(trusted, report.origin), records_origin(report.origin))  # 1
-        events.read(trusted, report.origin)
+        self._read_trees()  # 1
         whole = False
         try:
             self._follow(on_progress)  # 2
@@ -483,6 +617,7 @@ class _LogVerification:
         except OSError as error:
             file = Path(error.filename) if error.filename else self._folder
             report.faults.append(DamagedAudit(file, None, None, f"cannot be read: {error.strerror}"))
+        events, records = self._events_tree, self._records_tree
         for tree in (events, records):  # 3
             tree.compare(whole=whole or report.unfinished)
         if events.holds and events.checkpoint is not None:
@@ -501,17 +636,115 @@ class _LogVerification:
         """The keys that may sign for this log."""
         return [key for key in self._verifiers if key.name == self.report.origin] or self._verifiers
 
+    def _read_trees(self) -> None:
+        trusted, origin, remembered = self._trusted(), self.report.origin, self._inputs.remembered
+        self._records_tree.read(records_verifiers(trusted, origin), records_origin(origin), remembered)
+        self._events_tree.read(trusted, origin, remembered)
+
+    # --- what was verified before ---
+
+    def _resume(self, on_progress: OnProgress | None) -> None:
+        """Go on behind the segments that an earlier run followed, if they are what they were; else from the start."""
+        memory = self._inputs.memory
+        known = None if memory is None else memory.logs.get(self.report.origin)
+        if known is None or known.keys != self._inputs.keys or not self._unchanged(known, on_progress):
+            return
+        faults = len(self.report.faults)
+        hashes = [_split_hashes(text) for text in (known.events_frontier, known.records_frontier)]
+        resumed = self._events_tree.resume(known.position, hashes[0]) and self._records_tree.resume(
+            known.counts["records"], hashes[1]
+        )
+        if not resumed:
+            del self.report.faults[faults:]
+            self._make_trees()
+            unread = len(self.report.faults)
+            self._read_trees()
+            del self.report.faults[unread:]  # they were told when the checkpoints were read first
+            return
+        first = next(read_segment(segments_of(self._folder)[0], last=False))
+        follow_stored(first, self._chain)
+        if self._chain.genesis is not None:
+            self._check_genesis(first, self._chain.genesis)
+        chain = self._chain
+        chain.log_offset, chain.digest, chain.position = known.log_offset, known.digest, known.position
+        chain.next_source_offset, chain.clock_ms = known.next_source_offset, known.clock_ms
+        for name, count in known.counts.items():
+            setattr(self.report, name, count)
+        self._segments = list(known.segments)
+        self.report.resumed = known.position
+
+    def _unchanged(self, known: VerifiedLog, on_progress: OnProgress | None) -> bool:
+        """Whether the segments that are remembered are the log's first ones, byte for byte, and not its last."""
+        segments = segments_of(self._folder)
+        if not known.segments or [one.first for one in known.segments] != [
+            segment.first for segment in segments[: len(known.segments)]
+        ]:
+            return False
+        if len(segments) <= len(known.segments):
+            return False
+        for one, segment in zip(known.segments, segments, strict=False):
+            if (file_digest(segment.events), file_digest(segment.records)) != (one.events, one.records):
+                return False
+            if on_progress is not None:
+                on_progress(segment.events.stat().st_size + segment.records.stat().st_size)
+        return True
+
+    def _remember(self, segment: Segment) -> None:
+        """Note that a segment was followed to its end and where that led.
+
+        The digests are those of the bytes that were followed, not of what the files may hold by now.
+        """
+        events, records = (one.hexdigest() for one in self._files)
+        self._segments.append(VerifiedSegment(first=segment.first, events=events, records=records))
+        chain = self._chain
+        self.report.verified = VerifiedLog(
+            origin=self.report.origin,
+            keys=self._inputs.keys,
+            segments=tuple(self._segments),
+            log_offset=chain.log_offset,
+            digest=chain.digest,
+            next_source_offset=chain.next_source_offset,
+            clock_ms=chain.clock_ms,
+            position=chain.position,
+            events_frontier=b"".join(self._events_tree.tree.hashes).hex(),
+            records_frontier=b"".join(self._records_tree.tree.hashes).hex(),
+            counts={name: getattr(self.report, name) for name in _COUNTS},
+        )
+
+    def _records(self) -> Iterator[StoredRecord]:
+        """All whole records behind those that were followed before, in order, as `read_records`."""
+        segments, position = segments_of(self._folder), self._chain.position
+        for segment in segments[len(self._segments) :]:
+            if segment.first != position:
+                fault = f"a segment that begins at {position} was due; files are missing or renamed"
+                raise DamagedAudit(segment.records, None, position, fault)
+            last = segment is segments[-1]
+            self._files = hashlib.sha256(), hashlib.sha256()
+            for stored in read_segment(segment, last=last):
+                yield stored
+                position = stored.position + stored.events
+            if self._inputs.remember and not last:
+                self._remember(segment)
+
     # --- the records ---
 
     def _follow(self, on_progress: OnProgress | None) -> None:
+        self._resume(on_progress)
         report, events = self.report, self._events_tree
         unreported = 0
-        for stored in read_records(self._folder):
+        for stored in self._records():
             record = follow_stored(stored, self._chain)
             header = record.header
+            if self._inputs.remember:
+                lines, heads = split_record(stored.log_offset, record)
+                self._files[0].update(lines)
+                self._files[1].update(heads)
             if header.genesis is not None:
                 self._check_genesis(stored, header.genesis)
-            leaves = events.take(entries_of(record.lines))
+            erased = sum(erased_entry(line) is not None for line in record.lines) if stored.erased else 0
+            report.erased += erased
+            entries = [entry_of_kept(line) for line in record.lines] if erased else entries_of(record.lines)
+            leaves = events.take(entries)
             hashes = b"".join(events.tree.hashes).hex()
             if header.size != events.tree.size or header.frontier != hashes:
                 raise self._not_derived(stored, header)
@@ -568,7 +801,7 @@ class _LogVerification:
                 raise _fault_at(stored, 2, "the signed root of the batch does not follow from its lines and refusals")
             report.batch_roots_verified += 1
             source = stored.value[len(record.header_line) + 1 :]
-            if not header.not_accepted and (
+            if not (header.not_accepted or stored.erased) and (
                 header.source is None or hashlib.sha256(source).hexdigest() != header.source.digest
             ):
                 raise _fault_in_header(stored, "its source digest is not that of the batch")
@@ -608,7 +841,7 @@ class _LogVerification:
         lines = stored.value.split(b"\n")[:-1]
         events = lines[stored.header_lines :]
         derived = self._events_tree.tree.frontier()
-        derived.extend(leaf_hashes([entry_of(line) for line in events]))
+        derived.extend(leaf_hashes([entry_of_kept(line) for line in events]))
         try:
             header = RecordHeader.model_validate_json(lines[0])
             own_root = frontier_of(header).root().hex()
@@ -634,6 +867,11 @@ class _LogVerification:
             else f"one of the lines {stored.events_line}-{last_line} (positions {stored.position}-"
             f"{stored.position + stored.events - 1}) was changed, moved or replaced",
         )
+
+
+def _split_hashes(text: str) -> list[bytes]:
+    raw = bytes.fromhex(text)
+    return [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]
 
 
 def _root_of_all_lines(header: RecordHeader, count: int, accepted: list[bytes]) -> str | None:

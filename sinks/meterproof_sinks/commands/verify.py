@@ -1,5 +1,6 @@
 """`meterproof verify`: re-derive an audit folder and compare it with what was signed."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from meterproof.command_line import USAGE, run_app
 from meterproof_schemas.errors import InvalidRegistry
+from meterproof_sinks.remembered_checkpoints import NoCheckpoint, load_remembered
 from meterproof_sinks.verification import (
     FolderReport,
     LogReport,
@@ -23,18 +25,20 @@ from meterproof_sinks.verification import (
     load_verifiers,
     verify_folder,
 )
+from meterproof_sinks.verification_memory import BadMemory, VerificationMemory
 
 _FALSE = 1
 _WIDTH = 140
+_WORTH_PROCESSES_BYTES = 64 * 1024 * 1024
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command(
     epilog="Example: meterproof verify data --vkey data/keys/log.vkey   ·   "
-    "meterproof verify audit-copy --vkey log.vkey --producers registry.json --json"
+    "meterproof verify audit-copy --vkey log.vkey --since kept/checkpoint --resume-file ~/verified.json --json"
 )
-def verify(
+def verify(  # noqa: PLR0917 - one parameter per option
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder, audit folder, or one log's folder.")],
     vkey: Annotated[
         Path, typer.Option(help="Verifier keys of the logs: a file, one key per line, or a folder of *.vkey files.")
@@ -42,9 +46,25 @@ def verify(
     producers: Annotated[
         Path | None, typer.Option(help="Producers' key registry. Default: DIR/keys/registry.json, if there.")
     ] = None,
+    since: Annotated[
+        list[Path] | None,
+        typer.Option(help="A signed checkpoint kept from before, or a folder of them: the log must extend it."),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Logs verified at the same time, a process each. 0: as many as there are cores.")
+    ] = 0,
+    resume_file: Annotated[
+        Path | None,
+        typer.Option(help="Your own file of what was found true: that is compared by digest, not derived again."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Re-derive every record, hash and root of an audit folder and check them against signed checkpoints.
+
+    A folder that was rolled back together with its checkpoint is whole in itself: only --since shows it.
+
+    With --resume-file, segments that were followed before and have the same SHA-256 are not followed again. Such a run
+    trusts that file: keep it where nobody else writes.
 
     Ends with 0 only if everything holds and at least one log has a signed checkpoint; 1 if not; 2 if it cannot begin.
     """
@@ -53,7 +73,9 @@ def verify(
     try:
         verifiers = load_verifiers(vkey)
         registry = _producers(folder, producers)
-    except (NoVerifierKey, InvalidRegistry) as error:
+        remembered = load_remembered(since or [], verifiers)
+        memory = None if resume_file is None else VerificationMemory.load(resume_file)
+    except (NoVerifierKey, InvalidRegistry, NoCheckpoint, BadMemory) as error:
         raise _Unusable(str(error)) from error
     except OSError as error:
         raise _Unusable(f"{error.filename}: cannot be read: {error.strerror}") from error
@@ -68,7 +90,17 @@ def verify(
         disable=as_json or not sys.stderr.isatty(),
     ) as progress:
         task = progress.add_task("verify", total=bytes_to_check(folder))
-        report = verify_folder(folder, verifiers, registry, lambda count: progress.advance(task, count))
+        report = verify_folder(
+            folder,
+            verifiers,
+            registry,
+            lambda count: progress.advance(task, count),
+            remembered=remembered,
+            memory=memory,
+            jobs=_processes(folder, jobs),
+        )
+    if memory is not None and resume_file is not None:
+        _remember(report, memory, resume_file)
     if as_json:
         typer.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2))
     else:
@@ -88,6 +120,22 @@ def _producers(folder: Path, given: Path | None) -> Producers | None:
         if not path.is_file():
             return None
     return load_producers(path)
+
+
+def _processes(folder: Path, jobs: int) -> int:
+    """How many processes: none beside this one where starting them would take longer than they save."""
+    return jobs or (1 if bytes_to_check(folder) < _WORTH_PROCESSES_BYTES else os.cpu_count() or 1)
+
+
+def _remember(report: FolderReport, memory: VerificationMemory, file: Path) -> None:
+    """Keep what holds for the next run, and forget what does not."""
+    logs = dict(memory.logs)
+    for log in report.logs:
+        if not log.holds:
+            logs.pop(log.origin, None)
+        elif log.verified is not None:
+            logs[log.origin] = log.verified
+    VerificationMemory(logs=logs).save(file)
 
 
 def _show(report: FolderReport, producers: Producers | None) -> None:
@@ -113,6 +161,10 @@ def _show(report: FolderReport, producers: Producers | None) -> None:
             console.print(f"{log.origin}: no signed checkpoint yet, so nothing of it is proved", style="yellow")
         if log.torn_files:
             console.print(f"{log.origin}: {log.torn_files} torn tail(s) set aside by the writer, no part of the log")
+        if log.resumed:
+            console.print(
+                f"{log.origin}: {log.resumed:,} events were followed by an earlier run; their files are the same"
+            )
         if log.unfinished:
             console.print(f"{log.origin}: the writer is at work; its unfinished last record was left out")
     if report.logs_elsewhere:
