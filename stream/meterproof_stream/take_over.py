@@ -17,6 +17,10 @@ import structlog
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import read_geneses
+from meterproof.kafka.trimming import read_beginnings
+from meterproof_proofs.checkpoint import Checkpoint
+from meterproof_proofs.note import SignedNote
+from meterproof_schemas.chain import Cursor
 from meterproof_schemas.errors import InvalidRecord, StageStopped
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, decode_record, record_digest
@@ -81,6 +85,14 @@ async def fold_log(
             state, begin, last = await _resume(reader, folder, partition, (start, end))
         else:
             state, begin = LogState(), 0
+        beginning = None
+        if start > begin == 0:
+            beginning = await find_beginning(kafka, reader, partition, (start, end))
+        if beginning is not None:
+            last = state.begin_behind(*beginning)
+            begin = state.log_offset + 1
+            _log.info("log_begins_trimmed", partition=partition, log_offset=state.log_offset, position=state.position)
+        began_ms = state.clock_ms
         if start > begin or end < begin:
             raise StageStopped(
                 StopReason.LOG_DIVERGED,
@@ -102,9 +114,44 @@ async def fold_log(
             if kept is None:
                 state.close()
             raise
+    if beginning is not None and state.clock_ms - began_ms <= beginning[0].limits.identities_kept_ms:
+        state.close()
+        raise StageStopped(
+            StopReason.LOG_DIVERGED,
+            f"{topic}[{partition}] begins at offset {start}, within the horizon: identities that may come again are "
+            "gone. Only `meterproof log trim` may cut it off. Restore the topic from the audit folder.",
+        )
     took_s = round(time.monotonic() - began_s, 3)
     _log.info("log_folded", partition=partition, begin=begin, end=end, position=state.position, took_s=took_s)
     return FoldedLog(state, end, last)
+
+
+async def find_beginning(
+    kafka: KafkaSettings, reader: PartitionReader, partition: int, bounds: tuple[int, int]
+) -> tuple[Genesis, Cursor, bytes | None] | None:
+    """Where a trimmed log begins, as `usage.checkpoints` remembers it: genesis, the signed record, and its value.
+
+    Trusted as the log itself is: the record must stand on the log with the digest, size and root that were signed.
+    None where nothing is remembered, or the log does not hold it.
+
+    Raises:
+        KafkaProblem: a topic cannot be read.
+    """
+    geneses, beginnings = await first_geneses(kafka), await read_beginnings(kafka)
+    if partition not in geneses or geneses[partition].origin not in beginnings:
+        return None
+    genesis = geneses[partition]
+    checkpoint = beginnings[genesis.origin]
+    signed = Checkpoint.parse(SignedNote.parse(checkpoint.note).text)
+    offset = checkpoint.header.log_offset
+    record = await _read_record(reader, offset) if bounds[0] <= offset < bounds[1] else None
+    if record is None or (record.digest, record.header.size, record.header.root) != (
+        checkpoint.header.digest,
+        signed.size,
+        signed.root.hex(),
+    ):
+        return None
+    return genesis, Cursor(genesis.epoch, offset, record.digest, record.header.size), record.value
 
 
 async def _resume(

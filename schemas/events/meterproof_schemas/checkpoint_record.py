@@ -2,7 +2,10 @@
 
 Key of a checkpoint: `<origin>|<hour of the signed record's ingest clock>`: compaction keeps one per log and hour.
 Key of a genesis: `<origin>|genesis`. Value of a checkpoint: line 0 this header, then LF, then the signed note.
-Value of a genesis: the log's first record, verbatim.
+Value of a genesis: the log's first record, verbatim. Key of a beginning: `<origin>|beginning`; value: as a
+checkpoint's.
+
+A beginning is the checkpoint at whose record a trimmed log begins; it is written before anything is deleted.
 
 The header also holds the signed checkpoint of the log's second tree (`records_tree`) at the same record, so one Kafka
 record publishes both. Records that were written before there was a second tree have none, and stay readable.
@@ -72,6 +75,11 @@ def checkpoint_key(header: CheckpointHeader) -> bytes:
 def genesis_key(origin: str) -> bytes:
     """The Kafka key of a log's genesis."""
     return f"{origin}|genesis".encode()
+
+
+def beginning_key(origin: str) -> bytes:
+    """The Kafka key of the checkpoint at whose record a trimmed log begins."""
+    return f"{origin}|beginning".encode()
 
 
 def encode_checkpoint_record(record: CheckpointRecord) -> bytes:

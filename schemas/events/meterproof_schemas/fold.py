@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from meterproof_proofs.frontier import Frontier, leaf_hashes
 from meterproof_schemas.accounts import Accounts
 from meterproof_schemas.batch import BatchHeader, root_of_entries
-from meterproof_schemas.chain import LogChain
+from meterproof_schemas.chain import Cursor, LogChain
 from meterproof_schemas.dedupe_index import DedupeIndex, MemoryIndex
 from meterproof_schemas.event import entry_of, identity_of
-from meterproof_schemas.log_record import LogRecord, RecordHeader
+from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, decode_record, frontier_of
 from meterproof_schemas.series import SeriesIndex
 from meterproof_schemas.source_anchors import SourceAnchors
 
@@ -63,6 +63,24 @@ class LogState(LogChain):
         if self.accounts is not None:
             self.accounts.add(record)
         return record
+
+    def begin_behind(self, genesis: Genesis, cursor: Cursor, value: bytes | None) -> RecordHeader:
+        """Begin behind a record of a log whose beginning was trimmed; `value` is what stands at the cursor now.
+
+        What the record itself says is as after a fold from the genesis: digest, next source offset, ingest clock,
+        position, frontier. What only the records before it would say is empty: identities and roots of series, which
+        are complete again when the clock has passed the record's by `Limits.identities_kept_ms`; counts of verdicts;
+        gaps of series that began before.
+
+        Raises:
+            StageStopped: `log_diverged` when that is not the record that the cursor names.
+        """
+        self.resume(cursor, value)
+        header = decode_record(value).header
+        self.genesis, self.frontier = genesis, frontier_of(header)
+        self.index = self._new_index(genesis.limits.identities_kept_ms)
+        self.series = SeriesIndex(genesis.limits.horizon_ms, begun=True)
+        return header
 
     def _batch_of(self, offset: int, record: LogRecord, accepted: Sequence[bytes]) -> BatchHeader | None:
         """The header of the batch that a record carries; its root must follow from accepted and other entries."""

@@ -39,8 +39,10 @@ class SeriesIndex:
     duplicates; with another root it is a fork. A gap is reported until it is filled.
     """
 
-    def __init__(self, horizon_ms: int) -> None:
+    def __init__(self, horizon_ms: int, *, begun: bool = False) -> None:
+        """Know no series; `begun`: the log was not read from its beginning, so a first number above 0 is no gap."""
         self._horizon_ms = horizon_ms
+        self._begun = begun
         self._ages: deque[tuple[int, _Series, int]] = deque()
         self._series: dict[tuple[str, str], _Series] = {}
         self._added = 0
@@ -71,7 +73,7 @@ class SeriesIndex:
             # A first number far above 0 is a series that began before the horizon, or one that lost its beginning.
             if series.next:
                 series.missing.update(range(series.next, min(header.sequence, series.next + 1_000)))
-            elif header.sequence:
+            elif header.sequence and not self._begun:
                 series.missing.add(header.sequence - 1)
             series.next = header.sequence + 1
 

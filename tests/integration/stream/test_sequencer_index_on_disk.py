@@ -1,6 +1,8 @@
 """A sequencer that keeps its index on disk: the folder may be anything, the log is the same."""
 
+import asyncio
 import random
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,17 @@ async def test_a_folder_that_names_what_the_log_does_not_hold_is_thrown_away(
     again = await fold_log(on_disk.pipeline.kafka, 0, folder=tmp_path / "p0")
     assert (again.state.digest, again.last, again.end) == (folded.state.digest, folded.last, folded.end)
     again.state.close()
+
+
+async def test_a_full_disk_under_the_index_ends_the_process_and_nothing_is_lost_or_doubled(on_disk: OnDisk) -> None:
+    """What Kafka has acknowledged is in the log; the folder that could not follow is thrown away by the next start."""
+    pipeline = on_disk.pipeline
+    with pipeline.worker("--index=rocksdb") as worker:
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 3))])
+        await pipeline.wait_until_sequenced(worker)
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 500)) for _ in range(6)])
+        assert await asyncio.to_thread(worker.wait) == 70
+    assert "File too large" in (on_disk.folder / "DAMAGED").read_text()
+    again = await on_disk.run(batches=1)
+    assert event(again, "index_thrown_away") is not None
