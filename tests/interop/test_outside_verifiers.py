@@ -21,6 +21,7 @@ from meterproof_proofs.cosignature import WitnessSigner, add_signatures
 from meterproof_proofs.note import Signer
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tlog_proof import TlogProof
+from meterproof_schemas.records_tree import records_origin
 from meterproof_sinks.audit import AuditSink
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.verification import verify_folder
@@ -193,6 +194,17 @@ def test_a_changed_log_is_refused_by_whom_the_table_says(published: Published, c
 def test_our_own_verifier_refuses_them_all(published: Published, change: str) -> None:
     TABLE[change][0](published)
     assert not verify_folder(published.log, [SIGNER.verifier]).holds
+
+
+@pytest.mark.parametrize("tool", WHOLE_LOG)
+def test_the_second_tree_is_a_log_like_any_other(published: Published, tool: str) -> None:
+    second, entries = published.log / "records-tlog", published.log / "records-tlog/tile/entries/000.p"
+    published.vkey.write_text(Signer(records_origin(LOG.origin), SEED).verifier.vkey + "\n")
+    assert verdict(tool, second, published.vkey)[0] == 0
+    bundle = max(entries.iterdir(), key=lambda path: int(path.name))
+    content = bundle.read_bytes()
+    bundle.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
+    assert verdict(tool, second, published.vkey)[0] == 1
 
 
 def test_another_key_is_refused(published: Published) -> None:
