@@ -1,6 +1,6 @@
 """Follows `usage.budget-state` of all logs: a scope over several logs is added up here, and alerted at its home."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -106,13 +106,13 @@ class BudgetFollower:
         bounds = await reader.bounds()
         markers: dict[int, Marker] = {}
         reader.seek({partition: max(start, end - _TAIL_RECORDS) for partition, (start, end) in bounds.items()})  # 1
-        async for partition, record in _until(reader, bounds):
+        async for partition, record in reader.read_until(bounds):
             if is_marker_key(record.key or b"") and (marker := self._marker(record)) is not None:
                 self._totals.mark(marker)
                 markers[partition] = marker
         reader.seek({partition: start for partition, (start, _) in bounds.items()})  # 2
         best: dict[bytes, tuple[int, bytes]] = {}
-        async for partition, record in _until(reader, bounds):
+        async for partition, record in reader.read_until(bounds):
             self._show(partition, record)
             key, value = record.key, record.value
             if key is None or value is None or _in_one_log(key):
@@ -195,20 +195,6 @@ class BudgetFollower:
             home = self._homes.get(partition)
             if home is not None:
                 await home.announce(alerts)
-
-
-async def _until(reader: TopicReader, bounds: Mapping[int, tuple[int, int]]) -> AsyncIterator[tuple[int, Record]]:
-    """Records (partition, record) that stand below the ends, from where the reader is."""
-    behind = {partition for partition, (start, end) in bounds.items() if start < end}
-    while behind:
-        for partition, records in (await reader.poll(0.05)).items():
-            for record in records:
-                if record.offset < bounds[partition][1]:
-                    yield partition, record
-        for partition in list(behind):
-            if await reader.position(partition) >= bounds[partition][1]:
-                behind.discard(partition)
-    reader.seek({partition: end for partition, (_, end) in bounds.items()})
 
 
 def _in_one_log(key: bytes) -> bool:

@@ -137,7 +137,7 @@ class BudgetLedger:
 
     def is_final(self, key: SumKey, clock_ms: int) -> bool:
         """Whether no event that is accepted from now on can change a sum, by the log's ingest clock."""
-        kind = self._kinds.get(BudgetKind(key.scope, key.window, key.zone))
+        kind = self._kinds.get(key.kind)
         return (
             kind is not None
             and window_end_us(key.start_us, key.window, kind.zone) <= clock_ms * _US_PER_MS - self._horizon_us

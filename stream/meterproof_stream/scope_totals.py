@@ -83,7 +83,7 @@ class ScopeTotals:
 
     def wants(self, key: SumKey) -> bool:
         """Whether a sum is one that is added up here, in a window that may still matter."""
-        kind = self._kinds.get(BudgetKind(key.scope, key.window, key.zone))
+        kind = self._kinds.get(key.kind)
         return kind is not None and not self._ended_by(key, kind, self._final_us() - KEPT_FINAL_US)
 
     def mark(self, marker: Marker) -> None:
@@ -105,7 +105,7 @@ class ScopeTotals:
             WindowForgotten: the other parts of its total are not known any more.
         """
         key = stored.key
-        kind = self._kinds.get(BudgetKind(key.scope, key.window, key.zone))
+        kind = self._kinds.get(key.kind)
         if kind is None or stored.definition != self._definition:
             return None
         total = self._totals.get(key)
@@ -142,7 +142,7 @@ class ScopeTotals:
             total = self._totals[key]
             if total.home not in homes or total.last is None:
                 continue
-            watches = self._kinds[BudgetKind(key.scope, key.window, key.zone)].concerning(key.subject)
+            watches = self._kinds[key.kind].concerning(key.subject)
             spend, usage, last = self.spend(key), self.usage(key), total.last
             for watch in watches:
                 used = watch.budget.used(spend, usage)
@@ -171,11 +171,7 @@ class ScopeTotals:
         if self._forgotten_us is not None and final_us < self._forgotten_us + _FORGET_INTERVAL_US:
             return
         self._forgotten_us = final_us
-        for key in [
-            key
-            for key in self._totals
-            if self._ended_by(key, self._kinds[BudgetKind(key.scope, key.window, key.zone)], final_us)
-        ]:
+        for key in [key for key in self._totals if self._ended_by(key, self._kinds[key.kind], final_us)]:
             del self._totals[key]
 
     def _final_us(self) -> int:

@@ -57,6 +57,7 @@ from meterproof_schemas.partitioner import partition_of
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice, encode_price_book
 from meterproof_schemas.reasons import DUPLICATE, Reason
 from meterproof_schemas.rejection import encode_rejection, make_rejection
+from tests.contract.golden_budgets import budget_files
 
 FOLDER: Final = Path(meterproof_schemas.__file__).parent / "golden"
 
@@ -1081,6 +1082,8 @@ is a new version with new files beside these, which stay readable.
   `batches/registry.json` is the key registry in force.
 - `log/expected.json`: the physical records of one log in order of their offsets, the source records that they answer
   for, and the state that folding them gives.
+- `budgets/index.json`: the Kafka key of each record of `usage.budget-state` and `usage.alerts`, and the partition of
+  four in which the alerts of a scope stand. A file holds one value. `budgets/budgets.json` is a budget file.
 
 The keys are for tests only: their private halves stand in `batches/test-only-seeds.json`.
 """
@@ -1137,7 +1140,7 @@ def golden_files() -> dict[str, bytes]:
     log_files, expected = golden_log()
     files |= {f"log/{name}": content for name, content in log_files.items()}
     files["log/expected.json"] = pretty(expected)
-    return files
+    return files | budget_files()
 
 
 def _facts(content: bytes) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`TopicReader`: the records of all partitions of a topic, without a consumer group."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Self
 
 import aiokafka.errors
@@ -17,6 +17,8 @@ tolerant.apply()
 CHUNK_RECORDS_MAX: Final = 4_000
 """Records that one poll hands out, over all partitions."""
 _FETCH_WAIT_MS: Final = 250
+_BOUNDED_POLL_S: Final = 0.05
+"""Compaction may leave a partition's end without a record, so a bounded read looks at positions this often."""
 _LOG_APPEND_TIME: Final = 1
 
 
@@ -117,3 +119,20 @@ class TopicReader:
             ]
             for place, records in chunks.items()
         }
+
+    async def read_until(self, bounds: Mapping[int, tuple[int, int]]) -> AsyncIterator[tuple[int, Record]]:
+        """Records with their partitions, from where this reader is to these bounds' ends; there the next poll goes on.
+
+        Raises:
+            KafkaProblem: see `poll`.
+        """
+        behind = {partition for partition, (start, end) in bounds.items() if start < end}
+        while behind:
+            for partition, records in (await self.poll(_BOUNDED_POLL_S)).items():
+                for record in records:
+                    if record.offset < bounds[partition][1]:
+                        yield partition, record
+            for partition in list(behind):
+                if await self.position(partition) >= bounds[partition][1]:
+                    behind.discard(partition)
+        self.seek({partition: end for partition, (_, end) in bounds.items()})

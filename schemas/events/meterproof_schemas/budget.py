@@ -211,6 +211,11 @@ class SumKey(NamedTuple):
     zone: str
     start_us: int
 
+    @property
+    def kind(self) -> BudgetKind:
+        """What budgets it is kept for."""
+        return BudgetKind(self.scope, self.window, self.zone)
+
 
 @dataclass(frozen=True, slots=True)
 class Watch:
@@ -335,6 +340,11 @@ class Alert(BaseModel):
     """The broker's append time of that event's batch."""
     meters: tuple[MeterName, ...] | None = Field(default=None, strict=False)
     """Null for a budget in money."""
+
+    @property
+    def sum_key(self) -> SumKey:
+        """The sum that reached it."""
+        return SumKey(self.scope, self.subject, self.window, self.zone, parse_instant_us(self.start))
 
 
 def encode(record: PartialSum | Marker | Alert) -> bytes:
