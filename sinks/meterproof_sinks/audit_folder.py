@@ -24,6 +24,9 @@ The frame of a record is one line of fixed form:
 lines in the other file belong to it. The value of the record on `usage.log` is these lines, then those, each with LF.
 `log_offset` says where the record stood on its topic; nothing signed covers it, hence the checksum.
 
+An event that was erased on request has `{"erased":"<its entry>"}` in place of its line: the digest of such a record
+can't be hashed again, its root can.
+
 A record is on disk if its frame and all its lines are, and their digest is the frame's. What comes after the last such
 record is a torn tail if bytes are missing at the end of either file, or if they are wrong and no further frame follows.
 Everything else that does not fit is damage.
@@ -34,7 +37,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -49,6 +52,7 @@ from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.limits import RECORD_BYTES_MAX
 from meterproof_schemas.log_record import LogRecord
 from meterproof_sinks.disk import NEW_SUFFIX
+from meterproof_sinks.erased import erased_entry
 
 LOG_FILE: Final = "log.json"
 CHECKPOINT_FILE: Final = "checkpoint"
@@ -177,6 +181,9 @@ class StoredRecord:
     """Size of the records file up to and with it."""
     events_bytes: int
     """Size of the events file up to and with it."""
+    erased: bool = False
+    """Lines of it were erased on request, so its value can't be hashed again: the digest is the one that the frame
+    states. The erased lines' entries, and by them the log's root, are as they were."""
 
     @property
     def head(self) -> bytes:
@@ -379,11 +386,20 @@ def follow_stored(stored: StoredRecord, chain: LogChain) -> LogRecord:
         raise _not_next(stored, f"stands at log offset {stored.log_offset}, not after {chain.log_offset}")
     previous = chain.digest
     try:
-        record = chain.offer(stored.log_offset, stored.value)
+        record = _offer_erased(stored, chain) if stored.erased else chain.offer(stored.log_offset, stored.value)
     except StageStopped as error:
         raise _not_next(stored, error.detail) from error
     if record is None:
         raise _not_next(stored, f"the record does not follow the one before: its prev is not {previous}")
+    return record
+
+
+def _offer_erased(stored: StoredRecord, chain: LogChain) -> LogRecord | None:
+    """Offer a record with erased lines under the digest that it had: the next record's `prev` is the witness."""
+    record = chain.follow(stored.log_offset, stored.value)
+    if record is not None:
+        record = replace(record, digest=stored.digest)
+        chain.advance(stored.log_offset, record.header, record.digest)
     return record
 
 
@@ -458,7 +474,9 @@ class _Reader:
             events_bytes=self._events_bytes + len(value) - header_bytes,
         )
         if sha256(value).hexdigest() != stored.digest:
-            self._wrong(records, ChangedRecord(self._segment, stored))
+            if not any(erased_entry(line[:-1]) for line in event_lines):
+                self._wrong(records, ChangedRecord(self._segment, stored))
+            stored = replace(stored, erased=True)
         self._records_line += 1 + stored.header_lines
         self._events_line += stored.events
         self._records_bytes, self._events_bytes = stored.records_bytes, stored.events_bytes

@@ -15,6 +15,7 @@ from meterproof_sinks.usage_rows import (
     EVENT_COLUMNS,
     Books,
     UnfitRow,
+    erased_rows,
     event_rows,
     line_of,
     position_of,
@@ -92,7 +93,7 @@ class ClickHouseSink:
         1. once per run, and again after each call of which the end is not known: what of the log is there already
            above the progress row, left by the steps below
         2. the price books that the records name
-        3. insert the events that are not there
+        3. insert the events that are not there, and the places of those that were erased
         4. insert the records that are not there
         5. insert the rows that steps 3 and 4 found unfit, each alone, into `quarantine`
         6. all are acknowledged: insert the progress row
@@ -126,6 +127,8 @@ class ClickHouseSink:
         rows, unfit_events = event_rows(origin, [record for _, record in records], sent, books, positions)
         for row, error in self._insert("usage_in", EVENT_COLUMNS, rows, "TSVRaw"):  # 3
             unfit_events.append(UnfitRow(position_of(row), line_of(row), error))
+        if gone := erased_rows(origin, [record for _, record in records]):
+            self._clickhouse.insert("usage_erased", (), b"\n".join([*gone, b""]), "JSONEachRow", len(gone))
         rows = record_rows(origin, records, sent, offsets)
         unfit_records = [  # 4
             UnfitRow(orjson.loads(row)["log_offset"], row, error)

@@ -22,6 +22,7 @@ from meterproof_schemas.event import entry_of
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.records_tree import head_entry, head_of
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE, RECORDS_TLOG_FOLDER, TLOG_FOLDER
+from meterproof_sinks.erased import entry_of_kept
 from meterproof_sinks.event_search import FoundEvent
 
 _RUN_VERIFY: Final = "run meterproof verify to see what was changed"
@@ -157,7 +158,7 @@ def batch_leaves(record: LogRecord) -> list[bytes]:
     for number in range(len(refused) + len(record.lines)):
         entry = refused.get(number)
         if entry is None:
-            entry = entry_of(next(accepted, b""))
+            entry = entry_of_kept(next(accepted, b""))
         leaves.append(leaf_hash(entry))
     try:
         header = BatchHeader.model_validate_json((record.carried or (b"",))[0])

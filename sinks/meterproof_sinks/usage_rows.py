@@ -14,6 +14,7 @@ from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.quantity import DECIMAL_PLACES
 from meterproof_schemas.rating import price
 from meterproof_schemas.reasons import DUPLICATE
+from meterproof_sinks.erased import erased_entry
 
 EVENT_COLUMNS: Final = (
     "log",
@@ -83,6 +84,7 @@ def event_rows(
 ) -> tuple[list[bytes], list[UnfitRow]]:
     """The accepted events of these records as TSVRaw rows of `usage_in`, and those that cost more than a column holds.
 
+    Events that were erased (in an audit folder; never on the topic) have no row here.
     TSVRaw knows no escapes: a field ends at a tab, a row at LF. Neither can stand in a line or a name of the contract.
 
     Args:
@@ -109,6 +111,8 @@ def event_rows(
         for position, line in enumerate(record.lines, header.first):
             if position in present:
                 continue
+            if erased_entry(line) is not None:
+                continue
             event = read_event(line)
             if book is None:
                 cost, unpriced = "0", _SEPARATOR.join(event.data.usage)
@@ -124,6 +128,16 @@ def event_rows(
                 cost, unpriced = format(rated.amount, "f"), _SEPARATOR.join(rated.unpriced)
             rows.append(f"{origin}\t{position}{shared}{event.time_us}\t{cost}\t{unpriced}\t".encode() + line)
     return rows, unfit
+
+
+def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
+    """The erased events of these records as JSONEachRow rows of `usage_erased`."""
+    return [
+        orjson.dumps({"log": origin, "position": position, "entry": entry.hex(), "request": ""})
+        for record in records
+        for position, line in enumerate(record.lines, record.header.first)
+        if (entry := erased_entry(line)) is not None
+    ]
 
 
 def position_of(row: bytes) -> int:

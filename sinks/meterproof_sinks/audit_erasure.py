@@ -1,0 +1,101 @@
+"""Erase events from an audit folder: each line gives way to its entry, so what was ever proved goes on holding."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from meterproof_schemas.event import entry_of
+from meterproof_sinks.audit import LockedAudit
+from meterproof_sinks.audit_folder import LOCK_FILE, log_folders, read_log_name, segments_of, torn_files
+from meterproof_sinks.disk import NEW_SUFFIX, Disk
+from meterproof_sinks.erased import erased_line
+
+_CHUNK_BYTES: Final = 4 << 20
+
+Matches = Callable[[bytes], bool]
+"""Whether an event line (without LF) is to be erased."""
+
+
+def erase_lines(audit: Path, matches: Matches, disk: Disk | None = None) -> dict[str, list[int]]:
+    """Erase the lines that match from all logs of an audit folder; the positions erased, by log.
+
+    Per log, whose writer must not run: it is locked out meanwhile.
+
+    1. each events file with a line that matches is written anew beside itself, synced, and renamed over itself: a crash
+       leaves the old file or the new one, and running it again finishes
+    2. torn tails that were set aside are no part of the log, and may hold anything: they are removed
+
+    The records file keeps its frames: they state the digests of the records as they were on the topic.
+
+    Raises:
+        LockedAudit: the audit sink runs.
+        DamagedAudit: a folder does not say which log it is.
+        OSError: a file cannot be read or written; nothing is half erased.
+    """
+    disk = disk or Disk()
+    erased: dict[str, list[int]] = {}
+    for folder in log_folders(audit):
+        positions: list[int] = []
+        with _locked(folder):
+            for segment in segments_of(folder):
+                positions += [segment.first + number for number in _erase_from(segment.events, matches, disk)]
+            for torn in torn_files(folder):
+                disk.remove(torn)
+            disk.sync_folder(folder)
+        erased[read_log_name(folder).origin] = positions
+    return erased
+
+
+def _erase_from(file: Path, matches: Matches, disk: Disk) -> list[int]:
+    """Step 1 for one file; the numbers of the lines erased, from 0."""
+    if not file.is_file():
+        return []
+    numbers = []
+    with file.open("rb") as lines:
+        numbers = [number for number, line in enumerate(lines) if line[-1:] == b"\n" and matches(line[:-1])]
+    if not numbers:
+        return []
+    wanted = frozenset(numbers)
+    beside = file.with_name(file.name + NEW_SUFFIX)
+    if beside.exists():
+        disk.remove(beside)
+    descriptor = disk.open_append(beside)
+    try:
+        with file.open("rb") as lines:
+            gathered: list[bytes] = []
+            size = 0
+            for number, line in enumerate(lines):
+                kept = erased_line(entry_of(line[:-1])) + b"\n" if number in wanted else line
+                gathered.append(kept)
+                size += len(kept)
+                if size >= _CHUNK_BYTES:
+                    disk.append(descriptor, b"".join(gathered))
+                    gathered, size = [], 0
+            disk.append(descriptor, b"".join(gathered))
+        disk.sync(descriptor)
+    finally:
+        os.close(descriptor)
+    disk.rename(beside, file)
+    disk.sync_folder(file.parent)
+    return numbers
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the writer's lock.
+
+    Raises:
+        LockedAudit: a writer runs.
+    """
+    descriptor = os.open(folder / LOCK_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedAudit(f"{folder}: the audit sink is at work; stop it, and erase then") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,95 @@
+"""`meterproof erase`: erase an agent's or a customer's events from ClickHouse and the audit folder."""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from meterproof.command_line import run_app
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog='Example: meterproof erase --customer acme --by privacy@example.com --reason "request 17" --data data   ·   '
+    "meterproof erase --agent agent-7 --by … --reason … --url https://clickhouse:8443 --yes"
+)
+def erase(  # noqa: PLR0917 - one parameter per option
+    requested_by: Annotated[str, typer.Option("--by", help="Who asked; kept for ever.")],
+    reason: Annotated[str, typer.Option(help="Why; kept for ever, so name nobody in it.")],
+    agent: Annotated[str | None, typer.Option(help="Erase this agent's events.")] = None,
+    customer: Annotated[str | None, typer.Option(help="Erase this customer's events.")] = None,
+    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
+    audit: Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> int:
+    """Erase the lines in the audit folder and the rows in ClickHouse. It can't be undone; totals shrink by them.
+
+    In place of each line stays its digest, so `meterproof verify` and every proof ever given go on holding. Stop the
+    sinks first. Kafka's copy goes with its retention. Who asked, when, why and how many stands in DATA/erasures.jsonl
+    and in ClickHouse's `erasures`, with a salted digest of the name instead of the name.
+
+    Exit code: 0 done, 1 it could not be done (run it again), 2 wrong usage.
+    """
+    from meterproof.deployment import DataFolder
+    from meterproof_sinks.clickhouse_settings import ClickHouseSettings
+    from meterproof_sinks.erasure import LEDGER_FILE, Kind, new_erasure
+    from meterproof_sinks.erasure import erase as run
+    from meterproof_sinks.migrate import migrate
+
+    name = agent if agent is not None else customer
+    if name is None or (agent is None) == (customer is None):
+        raise typer.BadParameter("give one of --agent and --customer")
+    if not yes:
+        typer.confirm(f"Erase all events of {name!r} for ever?", abort=True, err=True)
+    kind: Kind = "agent" if agent is not None else "customer"
+    erasure = new_erasure(
+        kind,
+        name,
+        requested_by=requested_by,
+        reason=reason,
+        now_ms=time.time_ns() // 1_000_000,
+        random_bytes=os.urandom,
+    )
+    settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
+    folder = audit or data / "audit"
+    clickhouse = None
+    if settings.url is not None or DataFolder(data).clickhouse.is_dir():
+        clickhouse = settings.open(data)
+    try:
+        if clickhouse is not None:
+            migrate(clickhouse, replicated=settings.replicated)
+        elif not folder.is_dir():
+            raise _NothingThere(f"{data} holds neither a ClickHouse nor an audit folder; name one with --data")
+        erased = run(erasure, clickhouse, folder if folder.is_dir() else None, data / LEDGER_FILE)
+    finally:
+        if clickhouse is not None:
+            clickhouse.close()
+    lines = sum(erased.audit.values())
+    if as_json:
+        done = {"request": erasure.request, "audit": erased.audit, "clickhouse": erased.clickhouse, "days": erased.days}
+        typer.echo(orjson.dumps(done, option=orjson.OPT_INDENT_2))
+    else:
+        typer.echo(
+            f"Request {erasure.request}: {lines:,} lines of the audit folder and {erased.clickhouse:,} rows erased."
+        )
+    return 0
+
+
+class _NothingThere(Exception):
+    """There is nothing to erase from."""
+
+
+def main(argv: list[str]) -> int:
+    """Erase an agent's or a customer's events; every proof goes on holding."""
+    from meterproof_sinks.audit_folder import AuditError
+    from meterproof_sinks.clickhouse import ClickHouseError
+
+    return run_app(app, "meterproof erase", argv, (AuditError, ClickHouseError, OSError, _NothingThere))

@@ -1,0 +1,167 @@
+"""Erased events are gone from files and rows, and everything that was ever proved goes on holding."""
+
+import json
+import shutil
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import orjson
+import pytest
+
+from meterproof_proofs.note import Signer
+from meterproof_schemas.event import entry_of, parse_event
+from meterproof_sinks.audit import AuditLog, SegmentLimits
+from meterproof_sinks.audit_folder import log_folder_name, segments_of
+from meterproof_sinks.rebuilding import given_books, rebuild
+from meterproof_sinks.reconciliation import reconcile
+from meterproof_sinks.rollups import Rollups
+from meterproof_sinks.verification import load_producers, load_verifiers, verify_folder
+from tests.builders import make_registry_file
+from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
+from tests.log_builder import signed_pair
+from tests.rated_log import BOOKS, RatedLog, costs
+
+pytestmark = pytest.mark.clickhouse
+
+_SEED = b"\7" * 32
+
+
+def _deployed(data: Path) -> RatedLog:
+    """An audit folder with signed checkpoints and published tiles, and its keys."""
+    log = RatedLog(seed=91)
+    log.grow(15)
+    folder = data / "audit" / log_folder_name(log.origin)
+    writer = AuditLog(folder, log.origin, 0, limits=SegmentLimits(bytes_max=20_000))
+    writer.append(log.records)
+    writer.take_checkpoints(signed_pair(log, -2, seed=_SEED))
+    writer.close()
+    (data / "keys").mkdir()
+    (data / "keys" / "log.vkey").write_text(Signer(log.origin, _SEED).verifier.vkey + "\n")
+    (data / "keys" / "registry.json").write_bytes(make_registry_file(log.key))
+    return log
+
+
+def _command(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
+    main = "import sys; from meterproof_proofs.command import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", main, *arguments, "--data", str(data)], check=False, capture_output=True, text=True
+    )
+
+
+def _verify(data: Path) -> dict[str, object]:
+    verifiers, producers = load_verifiers(data / "keys" / "log.vkey"), load_producers(data / "keys" / "registry.json")
+    report = verify_folder(data, verifiers, producers)
+    assert report.holds, report.all_faults
+    (log,) = report.logs
+    return log.as_json()
+
+
+async def test_lines_and_rows_are_gone_and_every_proof_holds(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    log = _deployed(data)
+    lines = [line for _, record in log.records for line in record.lines]
+    events = [parse_event(line) for line in lines]
+    gone = [position for position, event in enumerate(events) if event.data.customer == "globex"]
+    kept = sorted(set(range(len(lines))) - set(gone))
+    assert gone
+    assert kept
+    before = _verify(data)
+    published = {path: path.read_bytes() for path in sorted((data / "audit").rglob("tlog*/**/*")) if path.is_file()}
+    with opened(data / "clickhouse") as clickhouse:
+        sink = new_sink(clickhouse)
+        await sink.cursor(0)
+        await sink.write(0, log.genesis, log.records)
+        Rollups(clickhouse).refresh()
+    (folder,) = [path for path in (data / "audit").iterdir() if path.is_dir()]
+    torn = folder / f"{0:020}.jsonl.1.torn"
+    torn.write_bytes(lines[gone[0]][:50])
+
+    asked = ["--customer", "globex", "--by", "privacy@example.com", "--reason", "request 17", "--json"]
+    refused = _command("erase", *asked, data=data)
+    assert refused.returncode == 1, "nobody is there to be asked, so nothing is done"
+    done = _command("erase", *asked, "--yes", data=data)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["audit"], said["clickhouse"]) == ({log.origin: len(gone)}, len(gone))
+
+    # The files
+    found = [line for segment in segments_of(folder) for line in segment.events.read_bytes().splitlines()]
+    assert [found[position] for position in kept] == [lines[position] for position in kept]
+    assert [orjson.loads(found[position]) for position in gone] == [
+        {"erased": entry_of(lines[position]).hex()} for position in gone
+    ]
+    assert not torn.exists()
+    assert not any(b"globex" in path.read_bytes() for path in data.joinpath("audit").rglob("*") if path.is_file())
+    # Every proof
+    after = _verify(data)
+    assert after["erased"] == len(gone)
+    for what in ("records", "events", "covered", "signatures", "batch_roots", "tlog", "checkpoint"):
+        assert after[what] == before[what], what
+    assert {path: path.read_bytes() for path in published} == published
+    # Who asked, and not whom it was about
+    asked_for, noted = [json.loads(line) for line in (data / "erasures.jsonl").read_text().splitlines()]
+    assert (asked_for["state"], noted["state"], noted["requested_by"]) == ("asked", "done", "privacy@example.com")
+    assert "globex" not in (data / "erasures.jsonl").read_text()
+    # The rows
+    with opened(data / "clickhouse") as clickhouse:
+        assert [row[0] for row in clickhouse.rows("SELECT position FROM usage ORDER BY position")] == kept
+        spend = sum((cost for position, cost in enumerate(costs(log.records)) if position in set(kept)), Decimal(0))
+        for table in ("usage", "usage_by_minute", "usage_by_hour", "usage_by_day"):
+            assert one(clickhouse, f"SELECT sum(cost) FROM {table}") == spend
+            assert one(clickhouse, f"SELECT countIf(customer = 'globex') FROM {table}") == 0
+        assert one(clickhouse, "SELECT dense FROM density") == 1
+        assert clickhouse.rows("SELECT requested_by, reason, kind, events FROM erasures") == [
+            ("privacy@example.com", "request 17", "customer", len(gone))
+        ]
+        assert (await reconcile(clickhouse, data / "audit", None)).differences == []
+    # The writer goes on behind it, and a database that is made again knows nothing of it
+    log.grow(3)
+    writer = AuditLog(folder, log.origin, 0, limits=SegmentLimits(bytes_max=20_000))
+    assert writer.cursor is not None
+    writer.append([item for item in log.records if item[0] > writer.cursor.log_offset])
+    writer.take_checkpoints(signed_pair(log, seed=_SEED))
+    writer.close()
+    assert _verify(data)["covered"] == log.state.position
+    shutil.rmtree(data / "clickhouse")
+    with opened(data / "clickhouse") as clickhouse:
+        await rebuild(clickhouse, data / "audit", given_books(BOOKS))
+        assert one(clickhouse, "SELECT count() FROM usage_erased") == len(gone)
+        assert (await reconcile(clickhouse, data / "audit", None)).differences == []
+
+
+async def test_a_changed_line_is_no_erased_line(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    log = _deployed(data)
+    (folder,) = [path for path in (data / "audit").iterdir() if path.is_dir()]
+    first = segments_of(folder)[0].events
+    lines = first.read_bytes().split(b"\n")
+    verifiers = load_verifiers(data / "keys" / "log.vkey")
+    for forged in (b'{"erased":"%s"}' % (b"ab" * 32), b'{"erased":"%s" }' % entry_of(lines[2]).hex().encode()):
+        first.write_bytes(b"\n".join([*lines[:2], forged, *lines[3:]]))
+        assert not verify_folder(data, verifiers).holds, forged
+    # Beside a line that was erased rightly, no other may change
+    right = b'{"erased":"%s"}' % entry_of(lines[2]).hex().encode()
+    first.write_bytes(b"\n".join([*lines[:2], right, *lines[3:]]))
+    assert verify_folder(data, verifiers).holds
+    other = lines[4][:-2] + b" }}"
+    assert orjson.loads(other) == orjson.loads(lines[4])
+    first.write_bytes(b"\n".join([*lines[:2], right, lines[3], other, *lines[5:]]))
+    assert not verify_folder(data, verifiers).holds
+    assert log.records
+
+
+async def test_the_audit_sink_must_not_run(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    log = _deployed(data)
+    writer = AuditLog(data / "audit" / log_folder_name(log.origin), log.origin, 0)
+    told = _command("erase", "--agent", "x", "--by", "me", "--reason", "why", "--yes", data=data)
+    writer.close()
+    assert told.returncode == 1
+    assert "stop it" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert _command("erase", "--by", "me", "--reason", "why", data=data).returncode == 2
