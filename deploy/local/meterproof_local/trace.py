@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, cast
 from zoneinfo import ZoneInfo
@@ -13,21 +14,31 @@ from meterproof.deployment import DataFolder
 from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topics import partitions_of
 from meterproof_local.clickhouse_reader import clickhouse_rows
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.tree import inclusion_proof, verify_inclusion
 from meterproof_schemas.batch import BatchHeader, Signatures
-from meterproof_schemas.budget import Budget, PartialSum, decode_budget_state, parse_budgets
+from meterproof_schemas.budget import (
+    Budget,
+    PartialSum,
+    SumKey,
+    decode_budget_state,
+    lies_in_one_log,
+    parse_budgets,
+    subject_in,
+)
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.checkpoint_record import decode_checkpoint_record
 from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
 from meterproof_schemas.event import entry_of
-from meterproof_schemas.instant import format_instant_ms, format_instant_us, parse_instant_us
+from meterproof_schemas.fast_event import read_event
+from meterproof_schemas.instant import format_instant_ms, format_instant_us
 from meterproof_schemas.keys import matches
 from meterproof_schemas.log_record import Genesis, LogRecord
-from meterproof_schemas.quantity import plain
+from meterproof_schemas.quantity import EXACT, plain
 from meterproof_schemas.rejection import Rejection, decode_rejection
 from meterproof_schemas.topics import Topic
 from meterproof_schemas.window import window_start_us
@@ -350,44 +361,57 @@ def _proves(log: Path, checkpoint: Checkpoint, position: int) -> bool:
 
 
 async def _look_up_budgets(folder: DataFolder, kafka: KafkaSettings | None, one: Occurrence, trace: Trace) -> None:
-    """The windows that the event's spend went into, with their sums where Kafka answers."""
-    event = orjson.loads(one.line or b"{}")
+    """The windows that the event's spend went into, with their sums over all logs where Kafka answers."""
+    event = read_event(one.line or b"{}")
     try:
         budgets = parse_budgets(folder.budgets.read_bytes())
     except (InvalidRegistry, OSError) as error:
         trace.not_looked_at.append(f"budgets: {error}")
         return
-    mine = [budget for budget in budgets if matches((budget.subject,), event["subject"])]
-    sums: dict[tuple[str, str, str], PartialSum] = {}
+    mine: list[tuple[Budget, SumKey]] = []
+    for budget in budgets:
+        subject = subject_in(budget.scope, event)
+        if subject is not None and matches((budget.subject,), subject):
+            start_us = window_start_us(event.time_us, budget.window, ZoneInfo(budget.zone))
+            mine.append((budget, SumKey(budget.scope, subject, budget.window, budget.zone, start_us)))
+    sums: dict[SumKey, dict[str, PartialSum]] = {key: {} for _, key in mine}
     if kafka is not None and mine:
+        everywhere = any(not lies_in_one_log(budget.scope) for budget, _ in mine)
         try:
-            for _, value in await _values(kafka, Topic.BUDGET_STATE, one.partition):
-                stored = decode_budget_state(value)
-                if isinstance(stored, PartialSum) and stored.log == one.origin and stored.subject == event["subject"]:
-                    key = (stored.window, stored.zone, stored.start)
-                    if key not in sums or sums[key].position <= stored.position:
-                        sums[key] = stored
+            partitions = range(await partitions_of(kafka, kafka.topic(Topic.BUDGET_STATE)))
+            for partition in partitions if everywhere else [one.partition]:
+                for _, value in await _values(kafka, Topic.BUDGET_STATE, partition):
+                    stored = decode_budget_state(value)
+                    if isinstance(stored, PartialSum) and stored.key in sums:
+                        parts = sums[stored.key]
+                        if stored.log not in parts or parts[stored.log].position <= stored.position:
+                            parts[stored.log] = stored
         except (KafkaProblem, InvalidRecord) as error:
             trace.not_looked_at.append(f"usage.budget-state: {error}")
-    for budget in mine:
-        start = format_instant_us(
-            window_start_us(parse_instant_us(event["time"]), budget.window, ZoneInfo(budget.zone))
-        )
-        total = sums.get((budget.window, budget.zone, start))
-        one.budgets.append(_budget_effect(budget, start, total, one))
+    one.budgets.extend(_budget_effect(budget, key, sums[key], one) for budget, key in mine)
 
 
-def _budget_effect(budget: Budget, start: str, total: PartialSum | None, one: Occurrence) -> dict[str, Any]:
+def _budget_effect(budget: Budget, key: SumKey, parts: dict[str, PartialSum], one: Occurrence) -> dict[str, Any]:
+    spend = Decimal(0)
+    usage: dict[str, Decimal] = {}
+    for part in parts.values():
+        spend = EXACT.add(spend, Decimal(part.spend))
+        for meter, quantity in part.exact_usage().items():
+            usage[meter] = EXACT.add(usage.get(meter, Decimal(0)), quantity)
+    mine = parts.get(one.origin)
     return {
         "budget": budget.name,
+        "scope": key.scope,
+        "subject": key.subject,
         "window": budget.window,
         "zone": budget.zone,
-        "start": start,
+        "start": format_instant_us(key.start_us),
         "limit": budget.limit,
         "currency": budget.currency,
-        "spend": None if total is None else total.spend,
-        "events": None if total is None else total.events,
-        "counted": None if total is None else total.position > cast("int", one.position),
+        "meters": budget.meters,
+        "spend": plain(budget.used(spend, usage)) if parts else None,
+        "events": sum(part.events for part in parts.values()) if parts else None,
+        "counted": None if mine is None else mine.position > cast("int", one.position),
     }
 
 

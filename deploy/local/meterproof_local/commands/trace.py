@@ -95,8 +95,8 @@ def _show(one: "Occurrence") -> None:
         spend = "sum not looked at" if effect["spend"] is None else f"now {effect['spend']}"
         row(
             "budget",
-            f"{effect['budget']}: {effect['window']} from {effect['start']}, "
-            f"{spend} of {effect['limit']} {effect['currency']}",
+            f"{effect['budget']}: {effect['scope']} {effect['subject']}, {effect['window']} from {effect['start']}, "
+            f"{spend} of {effect['limit']} {effect['currency'] or '+'.join(effect['meters'])}",
         )
 
 
