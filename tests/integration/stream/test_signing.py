@@ -1,11 +1,12 @@
 """What the checkpointer signs on a real broker: both trees, one root per size for ever, nothing after a roll-back."""
 
 import asyncio
+import itertools
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from meterproof_stream.checkpointer import CheckpointLane, CheckpointLanes
 from meterproof_stream.signed_before import AuditMemory, SigningMemory
 from meterproof_stream.witness_folder import WitnessFolder
 from tests.builders import DEPLOYMENT, NOW_MS
+from tests.integration.stream.workers import Worker
 from tests.log_builder import LogBuilder
 
 pytestmark = pytest.mark.broker
@@ -364,6 +366,40 @@ def run_checkpointer(kafka: KafkaSettings, data: Path, *arguments: str, **enviro
         env=os.environ | environment,
     )
     return ended.returncode, ended.stdout + ended.stderr
+
+
+async def test_checkpoints_keep_up_with_a_log_that_grows(
+    signed: SignedLog, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    """How far they are apart, and how long after a record its first one comes, is measured and told, not judged."""
+    OLD.save(tmp_path / "keys" / "log.key")
+    where = [f"--data={tmp_path}", f"--bootstrap={signed.kafka.bootstrap}", f"--prefix={signed.kafka.topic_prefix}"]
+
+    async def covered() -> None:
+        async with asyncio.timeout(120):
+            # Another process signs: whoever wants to know looks at the topic.
+            while max((one.header.size for one in await signed.published()), default=-1) < signed.log.state.position:
+                await asyncio.sleep(0.2)
+
+    with Worker(["checkpointer", "run", *where, "--instance=c"], tmp_path, {}):
+        await covered()
+        for _ in range(60):
+            await signed.grow(20)
+            await asyncio.sleep(0.05)
+        await covered()
+    async with PartitionReader(signed.kafka, signed.kafka.topic(Topic.LOG), 0) as reader:
+        end = len(signed.log.records)
+        log = {one.offset: one.timestamp_ms async for chunk in reader.read(0, end) for one in chunk}
+    async with PartitionReader(signed.kafka, signed.kafka.topic(Topic.CHECKPOINTS), 0) as reader:
+        found = [one async for chunk in reader.read(*await reader.bounds()) for one in chunk][1:]
+    covering = [(one.timestamp_ms, decode_checkpoint_record(one.value).header.log_offset) for one in found]
+    assert len(covering) > 3
+    lags = [min(at for at, offset in covering if offset >= record) - log[record] for record in range(1, len(log))]
+    gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(covering[1:])]
+    record_testsuite_property(
+        "checkpoint lag, ms", {"p50": sorted(lags)[len(lags) // 2], "max": max(lags), "last": lags[-1]}
+    )
+    record_testsuite_property("time between checkpoints, ms", {"p50": sorted(gaps)[len(gaps) // 2], "max": max(gaps)})
 
 
 async def test_in_production_something_outside_of_kafka_must_remember(signed: SignedLog, tmp_path: Path) -> None:

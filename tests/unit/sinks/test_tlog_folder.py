@@ -3,7 +3,9 @@
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -378,6 +380,40 @@ def test_bundles_then_tiles_then_their_folders_then_the_checkpoint(tmp_path: Pat
     made = {tlog, *(path for path in tlog.rglob("*") if path.is_dir())}
     assert synced >= {f"sync {path}" for path in made | {mine}}
     assert rest.index(f"sync {tlog}", rest.index(puts[-1])) > rest.index(puts[-1])
+
+
+class HeldDisk(QuickDisk):
+    """A disk on which a publication gets no further than its first tile until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self.let_go = threading.Event(), threading.Event()
+
+    def put(self, path: Path, content: bytes) -> None:
+        if TREES & set(path.parts):
+            self.reached.set()
+            assert self.let_go.wait(60)
+        super().put(path, content)
+
+
+def test_appends_go_on_while_a_publication_is_under_way_and_it_is_of_its_own_size(tmp_path: Path, whole: Path) -> None:
+    mine, disk = tmp_path / "log", HeldDisk()
+    writer = open_log(mine, disk)
+    grow(writer, 4, sign=False)
+    with ThreadPoolExecutor(1) as pool:
+        publication = pool.submit(writer.take_checkpoints, signed_pair(LOG, 4, SIGNER))
+        assert disk.reached.wait(60)
+        grow(writer, len(LOG.records) - 1, sign=False)
+        cursor = writer.cursor
+        assert cursor is not None
+        assert cursor.position == SIZE
+        assert not publication.done()
+        disk.let_go.set()
+        publication.result()
+    assert read_as_an_outsider_does(mine).size == SIZES[4]
+    writer.take_checkpoints(signed_pair(LOG, -1, SIGNER))
+    writer.close()
+    found, due = published(mine), published(whole)
+    assert {path: found[path] for path in due} == due
 
 
 # --- what verify finds ---
