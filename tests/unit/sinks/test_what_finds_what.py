@@ -1,0 +1,166 @@
+"""Which change of an audit folder is found by which command: `docs/verification.md` says it, this holds it."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meterproof_proofs.commands.checkpoint import main as checkpoint
+from meterproof_proofs.note import Signer
+from meterproof_sinks.audit_folder import segments_of
+from meterproof_sinks.commands.verify import main as verify
+from tests.builders import make_registry_file
+from tests.log_builder import LogBuilder, make_log
+from tests.published_log import publish, publish_tree, vkey_of
+
+ROOT = Path(__file__).resolve().parents[3]
+COMMANDS = ("verify", "verify --since", "verify --resume-file", "checkpoint compare")
+KEPT_RECORDS = 9
+
+
+def _log() -> LogBuilder:
+    log = make_log()
+    for count in (300, 20, 300, 20, 40):
+        log.batch(count)
+    return log
+
+
+LOG = _log()
+
+
+class Folder:
+    """A deployment's folder, and what an outsider kept: keys, a checkpoint from before, and a run's resume file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data = root / "data"
+        (self.log,) = (self.data / "audit").iterdir()
+        self.events = segments_of(self.log)[0].events
+        self.heads = segments_of(self.log)[0].records
+
+    def finds(self, command: str) -> bool:
+        """Whether a command says of the folder that it is not as it should be."""
+        kept, keys = str(self.root / "kept.checkpoint"), ["--vkey", str(self.root / "keys")]
+        producers = ["--producers", str(self.root / "registry.json")]
+        if command == "checkpoint compare":
+            tlog = self.log / "tlog"
+            return checkpoint(["compare", kept, str(tlog / "checkpoint"), *keys, "--tlog", str(tlog)]) != 0
+        more = {
+            "verify": [],
+            "verify --since": ["--since", kept],
+            "verify --resume-file": ["--resume-file", str(self.root / "verified.json")],
+        }[command]
+        return verify([str(self.data), *keys, *producers, *more]) != 0
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("deployment")
+    publish(root / "data" / "audit", LOG, segment_records=4)
+    shutil.copy(publish(root / "before", LOG, KEPT_RECORDS) / "checkpoint", root / "kept.checkpoint")
+    shutil.rmtree(root / "before")
+    (root / "keys").mkdir()
+    (root / "keys" / "log.vkey").write_text(vkey_of(LOG) + "\n")
+    (root / "registry.json").write_bytes(make_registry_file(LOG.key))
+    folder = Folder(root)
+    assert not any(folder.finds(command) for command in COMMANDS)
+    return root
+
+
+def flip(path: Path, at: int = -40) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def edit_lines(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+
+
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def replace_log(folder: Folder, log: LogBuilder) -> None:
+    shutil.rmtree(folder.data / "audit")
+    publish(folder.data / "audit", log, segment_records=4)
+
+
+def roll_back(folder: Folder) -> None:
+    young = LogBuilder()
+    young.records = LOG.records[: KEPT_RECORDS - 1]
+    replace_log(folder, young)
+
+
+def write_anew(folder: Folder) -> None:
+    other = LogBuilder()
+    for count in (5, 5, 700):
+        other.batch(count)
+    replace_log(folder, other)
+
+
+def sign_with_another_key(folder: Folder) -> None:
+    note = folder.log / "checkpoint"
+    entries = [b"x" * 32]
+    publish_tree(folder.root / "elsewhere", "", LOG.origin, entries)
+    text = note.read_text().partition("\n\n")[0] + "\n"
+    forged = Signer(LOG.origin, bytes(32)).sign(text)
+    for path in (note, folder.log / "tlog" / "checkpoint"):
+        encoded = path.read_text().rpartition(" ")[0]
+        path.write_text(f"{encoded} {_base64(forged.key_id + forged.signature)}\n")
+
+
+def _base64(content: bytes) -> str:
+    import base64
+
+    return base64.b64encode(content).decode()
+
+
+CHANGES: dict[str, Callable[[Folder], object]] = {
+    "a bit of an event line": lambda folder: flip(folder.events),
+    "an event line taken out": lambda folder: edit_lines(folder.events, lambda lines: lines[1:]),
+    "two event lines swapped": lambda folder: edit_lines(folder.events, lambda lines: [lines[1], lines[0], *lines[2:]]),
+    "an event line added": lambda folder: edit_lines(folder.events, lambda lines: [*lines, lines[0]]),
+    "a bit of a record's frame, header or batch": lambda folder: flip(folder.heads),
+    "a segment taken out": lambda folder: (folder.events.unlink(), folder.heads.unlink()),
+    "a bit of a tile": lambda folder: flip(folder.log / "tlog/tile/0/001"),
+    "a bit of a tile at the right edge": lambda folder: flip(next((folder.log / "tlog/tile/1").glob("000.p/*"))),
+    "a bit of an entry bundle": lambda folder: flip(folder.log / "tlog/tile/entries/001"),
+    "a byte behind a tile": lambda folder: append(folder.log / "tlog/tile/0/001"),
+    "a tile taken out": lambda folder: (folder.log / "tlog/tile/0/001").unlink(),
+    "a tile of the second tree taken out": lambda folder: shutil.rmtree(folder.log / "records-tlog/tile/0"),
+    "a bit of the second tree's checkpoint": lambda folder: flip(folder.log / "records-checkpoint", 5),
+    "a file that is no part of the log": lambda folder: (folder.log / "tlog/notes.txt").write_text("hello"),
+    "a bit of the checkpoint's signature": lambda folder: flip(folder.log / "tlog" / "checkpoint", -20),
+    "the checkpoint signed with another key": sign_with_another_key,
+    "the whole folder rolled back, checkpoint and all": roll_back,
+    "the whole log written anew and signed with its own key": write_anew,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_table_holds(change: str, written: Path, tmp_path: Path) -> None:
+    folder = Folder(Path(shutil.copytree(written, tmp_path / "deployment")))
+    CHANGES[change](folder)
+    (folder.log,) = (folder.data / "audit").iterdir()
+    assert {command: folder.finds(command) for command in COMMANDS} == table()[change]
+
+
+def table() -> dict[str, dict[str, bool]]:
+    """The table in the docs: change → command → whether it finds it."""
+    lines = (ROOT / "docs" / "verification.md").read_text().splitlines()
+    head = "| what was changed | " + " | ".join(f"`{command}`" for command in COMMANDS) + " |"
+    rows: dict[str, dict[str, bool]] = {}
+    for line in lines[lines.index(head) + 2 :]:
+        if not line.startswith("|"):
+            break
+        change, *found = (cell.strip() for cell in line.strip("|").split("|"))
+        assert all(re.fullmatch("yes|no", one) for one in found)
+        rows[change] = dict(zip(COMMANDS, (one == "yes" for one in found), strict=True))
+    return rows
+
+
+def test_the_table_has_every_change_and_no_other() -> None:
+    assert list(table()) == list(CHANGES)
