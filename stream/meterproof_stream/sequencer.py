@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from meterproof.kafka.errors import BrokerUnreachable
+from meterproof.kafka.errors import BrokerUnreachable, KafkaProblem
 from meterproof.kafka.price_books import read_price_books
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
@@ -161,8 +161,20 @@ class Sequencer:
                 _log.info("partition_left", partition=partition, next=lane.next)
         self.lanes = {partition: lane for partition, lane in self.lanes.items() if partition in wanted}
         await self._refresh_price_book()
-        for partition in wanted:
-            self.lanes[partition] = await self._take_over(partition, generation, self.lanes.get(partition))
+        # Together, since a take-over is mostly waiting for answers, unless the log is long.
+        outcomes = await asyncio.gather(
+            *(self._take_over(partition, generation, self.lanes.get(partition)) for partition in wanted),
+            return_exceptions=True,
+        )
+        failures: list[BaseException] = []
+        for partition, outcome in zip(wanted, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                failures.append(outcome)
+            else:
+                self.lanes[partition] = outcome
+        if failures:
+            # What cannot be waited for is told before what can.
+            raise min(failures, key=lambda error: isinstance(error, KafkaProblem) and error.retriable)
 
     async def _take_over(self, partition: int, generation: int, before: Lane | None) -> Lane:
         known = None if before is None else (before.state, before.log_end)
@@ -267,11 +279,17 @@ class Sequencer:
 
     async def _check_source(self, lane: Lane) -> None:
         """Compare the source with the log; a broker that is away is waited for, since nothing may count before."""
+        began_s = self._monotonic_s()
         try:
             self._checking_source.add(lane.partition)
             await self._compare_source(lane)
         finally:
             self._checking_source.discard(lane.partition)
+        # A comparison that takes its time on a busy machine is no pause, or every record would be compared. One that
+        # took longer than records may go without is: the process may have been frozen in it.
+        now_s = self._monotonic_s()
+        if now_s - began_s < SOURCE_CHECK_INTERVAL_S:
+            self._fed_s[lane.partition] = now_s
 
     async def _compare_source(self, lane: Lane) -> None:
         while not lane.closed:

@@ -29,6 +29,8 @@ class WorkerSettings(BaseSettings):
     """A worker that takes nothing for this long while records wait, and waits for nobody, is unhealthy and ended."""
     slow_after_s: int = Field(default=10, ge=1)
     """A worker that takes nothing for this long while records wait, for whatever reason, is not ready."""
+    refused_after_s: float = Field(default=60, gt=0)
+    """A producer whose every event is refused for this long is told."""
     leave_on_stop: bool = False
     """Whether a worker that stops as asked gives up its place in the group, because it will not come back."""
     data_dir: Path = Path("data")

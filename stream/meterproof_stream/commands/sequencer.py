@@ -56,6 +56,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     """Run the sequencer until SIGTERM; logs are JSON lines on stderr."""
     from meterproof.kafka.settings import KafkaSettings
     from meterproof_schemas.topics import Topic
+    from meterproof_stream.refusal_watch import RefusalWatch
     from meterproof_stream.sequencer import Sequencer
     from meterproof_stream.settings import WorkerSettings
     from meterproof_stream.worker_process import OnFailure, run_worker
@@ -67,6 +68,7 @@ def run(  # noqa: PLR0917 - one parameter per option
             random_bytes=secrets.token_bytes,
             on_failure=on_failure,
             index_dir=settings.index_dir,
+            refusals=RefusalWatch(after_s=settings.refused_after_s),
         )
 
     code = run_worker(

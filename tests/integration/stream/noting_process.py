@@ -86,3 +86,9 @@ def probe(port: int | None, path: str) -> tuple[int, list[str]]:
         return error.code, json.loads(error.read())["reasons"]
     except OSError:
         return 0, []
+
+
+def metrics(port: int) -> str:
+    """A worker's metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
+        return str(answer.read().decode())
