@@ -1,10 +1,12 @@
 """Follows `usage.budget-state` of all logs: a scope over several logs is added up here, and alerted at its home."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import structlog
 
+from meterproof.kafka.errors import BrokerUnreachable
 from meterproof.kafka.reader import Record
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_reader import TopicReader
@@ -79,16 +81,19 @@ class BudgetFollower:
             KafkaProblem: the topic cannot be read, or is no longer the one that was read so far.
         """
         lagging: dict[str, int] = {}
-        async with TopicReader(self._kafka, self._kafka.topic(Topic.BUDGET_STATE)) as reader:
-            while True:
-                self._totals = ScopeTotals(self._budgets, self._horizon_ms, reader.partitions, lagging)
-                try:
+        while True:
+            try:
+                async with TopicReader(self._kafka, self._kafka.topic(Topic.BUDGET_STATE)) as reader:
+                    self._totals = ScopeTotals(self._budgets, self._horizon_ms, reader.partitions, lagging)
                     await self._load(reader)
                     while True:
                         await self._take(await reader.poll(_POLL_S))
-                except WindowForgotten as forgotten:
-                    _log.info("budget_totals_read_again", log=forgotten.log)
-                    lagging = self._totals.lagging | {forgotten.log: self._totals.clocks.get(forgotten.log, 0)}
+            except WindowForgotten as forgotten:
+                _log.info("budget_totals_read_again", log=forgotten.log)
+                lagging = self._totals.lagging | {forgotten.log: self._totals.clocks.get(forgotten.log, 0)}
+            except BrokerUnreachable as error:  # what is known of the sums is still true, and the runtime waits too
+                _log.warning("budget_totals_wait", error=str(error))
+                await asyncio.sleep(_POLL_S)
 
     async def look_for(self, partition: int) -> None:
         """Announce to the home of a partition, just taken over, all that is due there."""

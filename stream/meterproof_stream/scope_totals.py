@@ -42,6 +42,8 @@ class _Total:
     """By log, the partial sum with the highest position."""
     last: PartialSum | None = None
     """The partial sum by which it changed last."""
+    told: set[tuple[str, str]] = field(default_factory=set)
+    """Budget and threshold of what `reached` has said of it."""
 
 
 class WindowForgotten(Exception):
@@ -136,7 +138,10 @@ class ScopeTotals:
         return usage
 
     def reached(self, homes: Collection[int], keys: Iterable[SumKey] | None = None) -> list[tuple[int, Alert]]:
-        """Every threshold that is reached, with its home partition: of these totals, or of all, in these homes."""
+        """Every threshold that is reached, with its home partition, in these homes.
+
+        Of the totals of `keys`: what was not said before. Of all, where there are none: everything, said before or not.
+        """
         alerts: list[tuple[int, Alert]] = []
         for key in list(self._totals) if keys is None else keys:
             total = self._totals[key]
@@ -146,23 +151,22 @@ class ScopeTotals:
             spend, usage, last = self.spend(key), self.usage(key), total.last
             for watch in watches:
                 used = watch.budget.used(spend, usage)
-                alerts.extend(
-                    (
-                        total.home,
-                        alert_of(
-                            watch.budget,
-                            threshold,
-                            key,
-                            used,
-                            log=last.log,
-                            position=max(0, last.position - 1),
-                            event_time=last.event_time or last.start,
-                            append_ms=last.append_ms or 0,
-                        ),
+                for threshold, amount in watch.thresholds:
+                    name = (watch.budget.name, threshold)
+                    if used < amount or (keys is not None and name in total.told):
+                        continue
+                    total.told.add(name)
+                    alert = alert_of(
+                        watch.budget,
+                        threshold,
+                        key,
+                        used,
+                        log=last.log,
+                        position=max(0, last.position - 1),
+                        event_time=last.event_time or last.start,
+                        append_ms=last.append_ms or 0,
                     )
-                    for threshold, amount in watch.thresholds
-                    if used >= amount
-                )
+                    alerts.append((total.home, alert))
         return alerts
 
     def forget(self) -> None:

@@ -1,5 +1,6 @@
 """`TopicReader`: the records of all partitions of a topic, without a consumer group."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Self
 
@@ -135,4 +136,5 @@ class TopicReader:
             for partition in list(behind):
                 if await self.position(partition) >= bounds[partition][1]:
                     behind.discard(partition)
+            await asyncio.sleep(0)  # a poll of what was fetched ahead does not let others run
         self.seek({partition: end for partition, (_, end) in bounds.items()})
