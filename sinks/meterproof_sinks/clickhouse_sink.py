@@ -11,6 +11,7 @@ from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, UnfitRows
+from meterproof_sinks.reference_rows import put_price_books
 from meterproof_sinks.usage_rows import (
     EVENT_COLUMNS,
     Books,
@@ -66,6 +67,8 @@ class ClickHouseSink:
         self._read_books = read_books
         self._books: Mapping[int, PriceBook] = {}
         self._cursors: dict[int, Cursor | None] = {}
+        self._noted: set[int] = set()
+        """Price books that are in `price_books` for sure."""
         self._present: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
 
     async def cursor(self, log: int) -> Cursor | None:
@@ -92,7 +95,7 @@ class ClickHouseSink:
 
         1. once per run, and again after each call of which the end is not known: what of the log is there already
            above the progress row, left by the steps below
-        2. the price books that the records name
+        2. the price books that the records name; those are noted in `price_books` too
         3. insert the events that are not there, and the places of those that were erased
         4. insert the records that are not there
         5. insert the rows that steps 3 and 4 found unfit, each alone, into `quarantine`
@@ -120,7 +123,11 @@ class ClickHouseSink:
         """Nothing to let go of: the database is the caller's."""
 
     def _write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]], books: Books) -> None:
-        """Steps 3 to 6."""
+        """Steps 2, its end, to 6."""
+        named = {record.header.price_book for _, record in records} - {0} - self._noted
+        if named:  # 2
+            put_price_books(self._clickhouse, [book for version in sorted(named) if (book := books(version))])
+            self._noted |= named
         origin = genesis.origin
         positions, offsets = self._present[origin]
         sent = [sent_of(record) for _, record in records]

@@ -6,7 +6,8 @@ SELECT
   sum(duplicates) AS duplicate_lines,
   sumMap(refusals) AS refused_lines,
   countIf(reason != '') AS refused_batches,
-  arraySort(groupUniqArrayIf(reason, reason != '')) AS reasons
+  arraySort(groupUniqArrayIf(reason, reason != '')) AS reasons,
+  (SELECT max(append_time) FROM up_to) AS up_to
 FROM records
 WHERE kind = 'batch'
 GROUP BY producer

@@ -3,7 +3,8 @@ SELECT
   agent,
   currency,
   count() AS events,
-  sum(cost) AS spend
+  sum(cost) AS spend,
+  (SELECT max(append_time) FROM up_to) AS up_to
 FROM usage
 GROUP BY agent, currency
 ORDER BY spend DESC, agent, currency

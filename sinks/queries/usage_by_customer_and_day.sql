@@ -8,7 +8,8 @@ SELECT
   day,
   used.1 AS meter,
   count() AS events,
-  sum(used.2) AS quantity
+  sum(used.2) AS quantity,
+  (SELECT max(append_time) FROM up_to) AS up_to
 FROM events
 GROUP BY customer, day, meter
 ORDER BY customer, day, meter

@@ -16,6 +16,7 @@ from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
+from meterproof_sinks.webhook_command import app as webhook_app
 
 if TYPE_CHECKING:
     from meterproof.kafka.settings import KafkaSettings
@@ -124,10 +125,12 @@ async def _open_clickhouse(
 ) -> "AsyncIterator[Sink]":
     """The sink, with the database behind it (put into `opened`), and for a folder the endpoint beside it."""
     from meterproof.kafka.price_books import read_price_books
+    from meterproof_schemas.budget import parse_budgets
     from meterproof_sinks.clickhouse import ClickHouseError
     from meterproof_sinks.clickhouse_sink import ClickHouseSink
     from meterproof_sinks.migrate import migrate, pending
     from meterproof_sinks.query_front import QueryFront
+    from meterproof_sinks.reference_rows import put_budgets
 
     # What they say of each attempt at a server that is away, the worker says once.
     for name in ("clickhouse_connect", "urllib3"):
@@ -146,6 +149,9 @@ async def _open_clickhouse(
                 f"the database lacks migration {missing[0].number:04} ({missing[0].name}); "
                 f"run `meterproof migrate --url {settings.url}` first"
             )
+        if DataFolder(data).budgets.is_file():
+            budgets = parse_budgets(DataFolder(data).budgets.read_bytes())
+            await asyncio.to_thread(put_budgets, clickhouse, budgets)
         yield ClickHouseSink(clickhouse, lambda: read_price_books(kafka))
 
 
@@ -166,6 +172,7 @@ async def _opened(settings: "ClickHouseSettings", data: Path) -> "ClickHouse":
 if importlib.util.find_spec("meterproof_sinks.audit_command") is not None:
     audit_command = importlib.import_module("meterproof_sinks.audit_command")
     app.add_typer(audit_command.app, name="audit")
+app.add_typer(webhook_app, name="webhook")
 
 
 def main(argv: list[str]) -> int:

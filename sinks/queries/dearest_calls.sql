@@ -1,0 +1,17 @@
+-- The single calls that cost most, each with what finds it again in the log and the audit folder.
+SELECT
+  log,
+  position,
+  event_time,
+  id,
+  agent,
+  customer,
+  operation,
+  provider,
+  model,
+  cost,
+  currency,
+  (SELECT max(append_time) FROM up_to) AS up_to
+FROM usage
+ORDER BY cost DESC, log, position
+LIMIT 50

@@ -1,0 +1,238 @@
+"""Every shipped query answers what other code counts from the same events, to the last decimal."""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from meterproof_schemas.budget import parse_budgets
+from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.reference_rows import put_budgets
+from meterproof_sinks.rollups import Rollups
+from tests.builders import make_event
+from tests.integration.sinks.clickhouse_folder import new_sink, opened
+from tests.rated_log import RatedLog
+
+pytestmark = pytest.mark.clickhouse
+
+QUERIES = Path(__file__).parents[3] / "sinks" / "queries"
+ANALYSE = Path(__file__).parents[2] / "independent" / "analyse.py"
+_PRICES = {
+    "currency": "USD",
+    "prices": [
+        ["input_tokens", "gpt-", "0.0000025"],
+        ["output_tokens", "", "10.000000000001"],
+        ["requests", "", "0.000000000001"],
+    ],
+}
+"""`RatedLog`'s first price book, for the script that reads no price books."""
+_HOUR_MS = 3_600_000
+_EVENTS = 600
+
+
+def _trace(log: RatedLog) -> list[bytes]:
+    """Events with everything that a query asks for; some calls are repeated as a loop repeats them, some are dear."""
+    draw = random.Random(17)
+    lines: list[bytes] = []
+    for number in range(_EVENTS):
+        model = draw.choice(("gpt-5", "gpt-5-mini", "claude"))
+        data: dict[str, Any] = {
+            "customer": draw.choice(("acme", "globex")),
+            "usage": {
+                "requests": 1,
+                "input_tokens": draw.randrange(10_000),
+                "output_tokens": draw.randrange(10**6),
+                "seconds": f"{draw.randrange(100)}.{draw.randrange(10**6):06}",
+                "cache_read_tokens": draw.randrange(100),
+            },
+            "operation": draw.choice(("chat", "search", "embed")),
+            "provider": "anthropic" if model == "claude" else "openai",
+            "model": model,
+        }
+        if draw.random() < 0.8:
+            data["latency"] = {"total_us": draw.randrange(10**6), "upstream_us": draw.randrange(10**5)}
+        if draw.random() < 0.2:
+            data["status"] = draw.choice(("error", "rate_limited", "ok"))
+        if draw.random() < 0.7:
+            run = draw.randrange(12)
+            data |= {"session": f"s{draw.randrange(20)}", "run": f"run-{run}"}
+            if run:
+                data["parent"] = f"run-{(run - 1) // 3}"
+        if draw.random() < 0.6:
+            data["tags"] = {"team": draw.choice("ab"), "project": draw.choice("xyz"), "cost centre": "42"}
+        if draw.random() < 0.5:
+            data["traceparent"] = f"00-{draw.randrange(40):032x}-{draw.randrange(1, 2**60):016x}-01"
+        if number % 97 == 0:
+            data["usage"]["output_tokens"] = 10**9 + number
+        time_ms = log.clock_ms - draw.randrange(20 * _HOUR_MS)
+        agent = draw.choice(log.names)
+        source = draw.choice(("gateway/chat", "tools/search"))
+        for repeat in range(4 if number % 50 == 0 else 1):
+            event_id = f"q{number}.{repeat}"
+            lines.append(make_event(event_id, source=source, subject=agent, time_ms=time_ms, data=data))
+    return lines
+
+
+@pytest.fixture(scope="module")
+def log() -> RatedLog:
+    made = RatedLog(seed=13)
+    lines = _trace(made)
+    for first in range(0, len(lines), 50):
+        made.batch(lines[first : first + 50])
+    assert made.state.position == len(lines)
+    return made
+
+
+@pytest.fixture(scope="module")
+def expected(log: RatedLog, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("trace")
+    lines = [line for _, record in log.records for line in record.lines]
+    (folder / "trace.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    (folder / "prices.json").write_text(json.dumps(_PRICES))
+    done = subprocess.run(
+        [sys.executable, "-I", str(ANALYSE), str(folder / "trace.jsonl"), str(folder / "prices.json")],
+        check=True,
+        capture_output=True,
+    )
+    counted: dict[str, Any] = orjson.loads(done.stdout)
+    return counted
+
+
+@pytest.fixture
+async def clickhouse(tmp_path: Path, log: RatedLog) -> Any:
+    with opened(tmp_path / "clickhouse") as database:
+        await new_sink(database).write(0, log.genesis, log.records)
+        Rollups(database).refresh()
+        yield database
+
+
+def _answer(clickhouse: ClickHouse, name: str) -> list[dict[str, Any]]:
+    sql = (QUERIES / f"{name}.sql").read_text("utf-8")
+    return [orjson.loads(line) for line in clickhouse.raw(sql, "JSONEachRow").splitlines()]
+
+
+def _same(found: Mapping[str, Any], counted: Mapping[str, str]) -> None:
+    assert {name: Fraction(str(value)) for name, value in found.items()} == {
+        name: Fraction(value) for name, value in counted.items()
+    }
+
+
+async def test_what_other_code_counts(clickhouse: ClickHouse, log: RatedLog, expected: dict[str, Any]) -> None:
+    answers = {
+        name: _answer(clickhouse, name)
+        for name in (
+            "usage_summary",
+            "spend_by_account",
+            "top_operations",
+            "top_models",
+            "spend_by_session",
+            "spend_by_run",
+            "latency_by_operation",
+            "rate_by_provider",
+            "service_dependencies",
+            "dearest_calls",
+            "wasted_spend",
+            "spend_by_hour",
+        )
+    }
+    newest = datetime.fromtimestamp(log.clock_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    for name, rows in answers.items():
+        assert rows, name
+        assert {row["up_to"] for row in rows} == {newest}, name
+
+    (summary,) = answers["usage_summary"]
+    assert (summary["total_records"], summary["unique_agents"]) == (expected["events"], len(log.names))
+    assert Fraction(summary["total_units"]) == Fraction(expected["summary"]["total_units"])
+    for table in ("by_operation", "by_agent"):
+        assert {name: (count, Fraction(units)) for name, (count, units) in summary[table].items()} == {
+            name: (count, Fraction(units)) for name, (count, units) in expected["summary"][table].items()
+        }
+
+    accounts = answers["spend_by_account"]
+    _same({f"{row['account']}/{row['name']}": row["spend"] for row in accounts}, expected["accounts"])
+    for account in {row["account"] for row in accounts}:
+        parts = [row for row in accounts if row["account"] == account]
+        assert sum(Fraction(row["spend"]) for row in parts) == Fraction(expected["spend"]), "parts sum to the whole"
+        assert sum(row["events"] for row in parts) == expected["events"]
+
+    _same({row["operation"]: row["spend"] for row in answers["top_operations"]}, expected["operations"])
+    _same({f"{row['provider']}/{row['model']}": row["spend"] for row in answers["top_models"]}, expected["models"])
+    _same({row["session"]: row["spend"] for row in answers["spend_by_session"]}, expected["sessions"])
+    runs = answers["spend_by_run"]
+    _same({row["run"]: row["own_spend"] for row in runs}, {run: own for run, (own, _) in expected["runs"].items()})
+    _same({row["run"]: row["spend"] for row in runs}, {run: whole for run, (_, whole) in expected["runs"].items()})
+    assert max(row["depth"] for row in runs) > 1
+
+    for row in answers["latency_by_operation"]:
+        counted = expected["latency"][row["operation"]]
+        assert (row["p50_us"], row["p95_us"], row["p99_us"]) == (counted["p50"], counted["p95"], counted["p99"])
+        assert (row["calls"], row["failed_calls"]) == (counted["calls"], counted["failed"])
+        assert abs(Fraction(row["failure_rate"]) - Fraction(counted["failed"], counted["calls"])) < Fraction(1, 10**6)
+
+    rates = {f"{row['provider']}/{row['model']}": row for row in answers["rate_by_provider"]}
+    assert {model: row["requests_per_minute"] for model, row in rates.items()} == {
+        model: requests for model, (requests, _) in expected["rates"].items()
+    }
+    _same(
+        {model: row["tokens_per_minute"] for model, row in rates.items()},
+        {model: tokens for model, (_, tokens) in expected["rates"].items()},
+    )
+    edges = {
+        f"{row['caller']} -> {row['callee']}": [row["calls"], row["traces"]] for row in answers["service_dependencies"]
+    }
+    assert edges == expected["dependencies"]
+    assert [row["id"] for row in answers["dearest_calls"]] == expected["dearest"]
+
+    waste = {f"{row['agent']}/{row['operation']}": row for row in answers["wasted_spend"]}
+    assert waste.keys() == expected["waste"].keys()
+    for key, (failed, on_failed, repeated, on_repeated) in expected["waste"].items():
+        row = waste[key]
+        assert (row["failed_calls"], row["repeated_calls"]) == (failed, repeated)
+        assert Fraction(row["spend_on_failed_calls"]) == Fraction(on_failed)
+        assert Fraction(row["spend_on_repeated_calls"]) == Fraction(on_repeated)
+    assert sum(row["repeated_calls"] for row in waste.values()) > 20, "the planted loops are found"
+
+    hours = answers["spend_by_hour"]
+    _same({f"{row['hour'].replace(' ', 'T')[:13]}/{row['customer']}": row["spend"] for row in hours}, expected["hours"])
+    assert {row["events_behind"] for row in hours} == {0}
+
+
+async def test_quotas_and_budgets_are_compared_with_usage(clickhouse: ClickHouse, expected: dict[str, Any]) -> None:
+    model = "openai/gpt-5"
+    requests, tokens = expected["rates"][model]
+    clickhouse.command("INSERT INTO provider_quotas VALUES ('openai', 'gpt-5', 2, 1000)")
+    rates = {f"{row['provider']}/{row['model']}": row for row in _answer(clickhouse, "rate_by_provider")}
+    assert Fraction(rates[model]["share_of_requests"]) == Fraction(requests, 2)
+    assert abs(Fraction(rates[model]["share_of_tokens"]) - Fraction(tokens) / 1000) < Fraction(1, 10**6)
+    assert rates["anthropic/claude"]["share_of_requests"] is None
+
+    budgets = [
+        {"name": "daily", "scope": "agent", "subject": "*", "window": "day", "limit": "1000000000", "currency": "USD"},
+        {"name": "one", "scope": "agent", "subject": "agent-1", "window": "day", "limit": "5", "currency": "USD"},
+        {"name": "tokens", "scope": "agent", "subject": "*", "window": "day", "limit": "5", "meters": ["input_tokens"]},
+    ]
+    put_budgets(clickhouse, parse_budgets(orjson.dumps({"version": 1, "budgets": budgets})))
+    rows = _answer(clickhouse, "unused_budget")
+    daily = [row for row in rows if row["budget"] == "daily"]
+    _same(
+        {f"{row['start']}/{row['subject']}": Fraction(10**9) - Fraction(row["unused"]) for row in daily},
+        expected["days"],
+    )
+    assert {row["subject"] for row in rows if row["budget"] == "one"} <= {"agent-1"}
+    assert {row["budget"] for row in rows} <= {"daily", "one"}
+
+
+async def test_the_price_books_in_force_are_noted(clickhouse: ClickHouse) -> None:
+    ((version, currency, prices, content),) = clickhouse.rows(
+        "SELECT version, currency, prices, content FROM price_books FINAL"
+    )
+    assert (version, currency, prices) == (1, "USD", 3)
+    assert orjson.loads(content)["version"] == 1
