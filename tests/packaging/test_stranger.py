@@ -86,3 +86,16 @@ def test_a_stranger_is_not_convinced_by_a_changed_file(stranger: Path, handed_ov
             assert done.stdout == ""
     finally:
         (handed_over / "e7.proof").write_bytes(good)
+
+
+def test_the_check_loads_only_what_it_needs(stranger: Path, handed_over: Path) -> None:
+    """So that it answers at once: what takes longest to load is what it does without."""
+    program = (
+        "import sys; from meterproof_proofs.command import main; "
+        "code = main(['check', 'e7.proof', '--vkey', 'log.vkey']); print(code, *sys.modules)"
+    )
+    command = [str(stranger.with_name("python")), "-I", "-c", program]
+    done = subprocess.run(command, cwd=handed_over, capture_output=True, text=True, timeout=60, check=True)
+    code, *loaded = done.stdout.splitlines()[-1].split()
+    assert code == "0"
+    assert not {"ast", "asyncio", "difflib", "email", "importlib.metadata", "zipfile"} & set(loaded)

@@ -199,7 +199,7 @@ class EventProof:
         self,
         verifiers: Iterable[Verifier],
         *,
-        producer_keys: Collection[bytes] = (),
+        producer_keys: Mapping[bytes, str | None] | None = None,
         origin: str | None = None,
     ) -> ProvedEvent:
         """Return what the proof shows if it holds; raise if not.
@@ -210,8 +210,8 @@ class EventProof:
 
         Args:
             verifiers: keys of logs. A key named like the log is the only one for it.
-            producer_keys: Ed25519 public keys of the producer, 32 bytes each; with none, step 4 is left out, and then
-                nothing shows who sent the event.
+            producer_keys: Ed25519 public keys, 32 bytes each, with the name of the producer that each belongs to, None
+                for any; with no keys step 4 is left out, and then nothing shows who sent the event.
             origin: the log that is meant, without `/records`; None for any that the keys sign for.
 
         Raises:
@@ -231,7 +231,7 @@ class EventProof:
             if self.index is not None:
                 self._check_place(header, stated.removesuffix(RECORDS_SUFFIX))  # 3
             producer = str(header.get("producer"))
-            signed_by, unknown = _verify_signatures(self.carried, producer_keys)  # 4
+            signed_by, unknown = _verify_signatures(self.carried, producer, producer_keys or {})  # 4
             unverified = (*unverified, *unknown)
         return ProvedEvent(verdict, stated, self.tlog_proof.index, checkpoint, producer, signed_by, unverified)
 
@@ -272,10 +272,10 @@ class EventProof:
 
 
 def _verify_signatures(
-    carried: tuple[bytes, bytes], producer_keys: Collection[bytes]
+    carried: tuple[bytes, bytes], producer: str, producer_keys: Mapping[bytes, str | None]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The ids of the keys that signed a batch, and those of signatures that no key given could verify."""
-    known = {hashlib.sha256(key).hexdigest(): key for key in producer_keys}
+    """The ids of the producer's keys that signed a batch, and those of signatures that none of them could verify."""
+    known = {hashlib.sha256(key).hexdigest(): key for key, name in producer_keys.items() if name in {None, producer}}
     message = signed_bytes(carried[0])
     verified, unknown = [], []
     for key_id, algorithm, signature in read_signatures(carried[1]):
@@ -288,9 +288,9 @@ def _verify_signatures(
         except (InvalidSignature, ValueError):
             raise BadProof("who sent it", f"the signature by key {key_id[:16]}… does not verify") from None
         verified.append(key_id)
-    if known and not verified:
+    if producer_keys and not verified:
         ids = ", ".join(f"{key[:16]}…" for key in unknown)
-        raise BadProof("who sent it", f"none of the producer's keys given signed its batch; signed as {ids}")
+        raise BadProof("who sent it", f"no key given of producer {producer!r} signed its batch; it is signed as {ids}")
     return tuple(verified), tuple(unknown)
 
 

@@ -37,28 +37,28 @@ def read_verifiers(given: str | Path) -> list[Verifier]:
     return verifiers
 
 
-def read_producer_keys(given: str) -> list[bytes]:
-    """The producers' Ed25519 public keys that are given, 32 bytes each.
+def read_producer_keys(given: str) -> dict[bytes, str | None]:
+    """The producers' Ed25519 public keys that are given, 32 bytes each, with the name of the producer that has each.
 
-    As text: base64 of a key. As a file: one such text per line, or a deployment's key registry, of which the Ed25519
-    keys are taken, without a look at what they may speak for.
+    As text: base64 of a key; it may be anybody's. As a file: one such text per line, or a deployment's key registry, of
+    which the Ed25519 keys and their producers are taken, without a look at when they are valid and what for.
 
     Raises:
         NoVerifierKey: there is none, or a line is not a key.
     """
     path = Path(given)
     if len(given) == _BASE64_LENGTH and not path.exists():
-        return [_public_key(given, "--producer-key")]
+        return {_public_key(given, "--producer-key"): None}
     content = _read(path)
     if content.lstrip().startswith("{"):
         try:
             entries = json.loads(content)["keys"]
-            texts = [entry["public_key"] for entry in entries if entry["algorithm"] == "ed25519"]
+            listed = [(one["public_key"], str(one["producer"])) for one in entries if one["algorithm"] == "ed25519"]
         except (ValueError, KeyError, TypeError) as error:
             raise NoVerifierKey(f"{path}: is no key registry: {error}") from error
-        keys = [_public_key(text, str(path)) for text in texts]
+        keys: dict[bytes, str | None] = {_public_key(text, str(path)): producer for text, producer in listed}
     else:
-        keys = [_public_key(line, where) for line, where in _lines(path)]
+        keys = {_public_key(line, where): None for line, where in _lines(path)}
     if not keys:
         raise NoVerifierKey(f"{path}: holds no producer's Ed25519 key")
     return keys

@@ -17,7 +17,7 @@ from meterproof_schemas.event import entry_of
 from meterproof_schemas.records_tree import records_origin
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.commands.prove import main as prove
-from tests.builders import make_batch, make_event
+from tests.builders import make_batch, make_event, make_key, make_registry_file
 from tests.log_builder import LogBuilder, make_log
 from tests.published_log import SEED, publish, vkey_of
 
@@ -99,7 +99,7 @@ def test_a_proof_holds_and_says_what_it_shows(case: str, data: Path, capsys: pyt
 def test_any_change_of_any_byte_is_found(case: str, data: Path) -> None:
     """A bit of every byte flipped, every byte taken out; the file cut off anywhere, and prolonged."""
     good = proof_of(data, *arguments_of(case, data)).read_bytes()
-    keys = [PUBLIC_KEY]
+    keys = {PUBLIC_KEY: None}
 
     def holds(content: bytes) -> bool:
         try:
@@ -181,11 +181,25 @@ def test_other_keys_are_refused(data: Path, capsys: pytest.CaptureFixture[str]) 
     assert "not checked" in capsys.readouterr().out
     assert check([file, "--vkey", theirs]) == 1
     assert check([file, "--vkey", mine, "--producer-key", "A" * 43 + "="]) == 1
-    assert "none of the producer's keys" in capsys.readouterr().err
+    assert "no key given of producer 'gateway'" in capsys.readouterr().err
     assert check([file, "--vkey", mine, "--origin", "another"]) == 1
     assert check([file, "--vkey", "nowhere.vkey"]) == 2
     assert check([file, "--vkey", mine, "--producer-key", "nowhere"]) == 2
     assert check(["nowhere", "--vkey", mine]) == 2
+
+
+def test_a_key_of_another_producer_of_the_registry_does_not_count(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, registry = str(proof_of(data, "e4")), data / "registry.json"
+    given = [file, "--vkey", vkey_of(LOG), "--producer-key", str(registry)]
+    registry.write_bytes(make_registry_file(LOG.key))
+    assert check(given) == 0
+    registry.write_bytes(make_registry_file(make_key("gateway", producer="somebody-else")))
+    assert check(given) == 1
+    assert "no key given of producer 'gateway'" in capsys.readouterr().err
+    registry.write_text('{"keys": 7}')
+    assert check(given) == 2
 
 
 def test_a_proof_of_one_thing_shows_no_other(data: Path) -> None:
@@ -203,7 +217,7 @@ def test_a_proof_of_one_thing_shows_no_other(data: Path) -> None:
     ]  # fmt: skip
     for proof in mixed:
         with pytest.raises(ProofError):
-            proof.verify([VERIFIER], producer_keys=[PUBLIC_KEY])
+            proof.verify([VERIFIER], producer_keys={PUBLIC_KEY: None})
 
 
 def test_the_proofs_know_what_producers_sign() -> None:

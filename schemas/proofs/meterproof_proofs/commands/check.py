@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
     try:
         content = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
         verifiers = [key for given in arguments.vkey for key in read_verifiers(given)]
-        producer_keys = [key for given in arguments.producer_key for key in read_producer_keys(given)]
+        producer_keys = {key: name for one in arguments.producer_key for key, name in read_producer_keys(one).items()}
     except OSError as error:
         return _unusable(f"{error.filename}: cannot be read: {error.strerror}")
     except NoVerifierKey as error:
