@@ -275,7 +275,7 @@ async def check_source(kafka: KafkaSettings, partition: int, state: LogState, la
     """
     topic = kafka.topic(Topic.BATCHES)
     due = state.next_source_offset
-    async with PartitionReader(kafka, topic, partition) as reader:
+    async with PartitionReader(kafka, topic, partition, fetch_bytes_max=1) as reader:
         start, end = await reader.bounds()
         if end < due:
             raise StageStopped(

@@ -5,6 +5,7 @@ After every fault, everything that was sent arrives in the log, in every stage a
 
 import asyncio
 import random
+import resource
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from meterproof.keys import ProducerKey
 from meterproof_local.simulation import AGENTS, Agent
 from meterproof_schemas.keys import encode_registry, load_registry
 from meterproof_schemas.topics import Topic
+from meterproof_stream.kept_state import KeptState
 from tests.chaos.rig import (
     GROUP_MEMBERS,
+    ON_DISK,
     PARTITIONS,
     SEQUENCERS,
     SESSION_TIMEOUT_S,
@@ -32,12 +35,15 @@ from tests.chaos.rig import (
     pause,
     resume,
 )
+from tests.log_builder import LogBuilder
 
 Inject = Callable[[Rig, random.Random], Awaitable[str]]
 """Strikes, and returns what exactly it did when the cause is gone; draws all its luck from what it is given."""
 
 _NON_EMPTY_GROUP: Final = 68
 _BOMB_BYTES: Final = 64 << 20
+_FULL_BYTES: Final = 4096
+"""Beyond which a file on a full disk does not grow."""
 _POLL_S: Final = 0.05
 _RETRY_S: Final = 0.3
 
@@ -193,6 +199,31 @@ async def rival(rig: Rig, draw: random.Random) -> str:
         if child is not None:
             child.kill()
     return f"for {length_s:.1f} s, {runs} runs"
+
+
+@fault("rebalance storm: members join and vanish")
+async def storm(rig: Rig, draw: random.Random) -> str:
+    """Each join moves partitions while those of the one before are still on their way."""
+    command, variables = rig.command_of(SEQUENCERS[0])
+    guests = []
+    try:
+        for number in range(3):
+            instance = rig.guest(number)
+            arguments = [instance if part == SEQUENCERS[0] else part for part in command]
+            guests.append(rig.spawn(instance, arguments, variables))
+            await asyncio.sleep(draw.uniform(0, 1))
+        await rig.supervisor.wait_until(
+            lambda: all((rig.guest_status(number) or {}).get("rebalances") for number in range(len(guests))),
+            "guests of the group",
+            patience_s=60,
+        )
+        for guest in draw.sample(guests, len(guests)):
+            guest.kill()
+            await asyncio.sleep(draw.uniform(0, 1))
+    finally:
+        for guest in guests:
+            guest.kill()
+    return f"{len(guests)} guests"
 
 
 # --- broker ----------------------------------------------------------------------------------------------------------
@@ -421,6 +452,72 @@ def _enter_kill_in_write(name: str) -> None:
 
 for _name in ("clickhouse", "audit"):
     _enter_kill_in_write(_name)
+
+
+@fault("index folder deleted")
+async def index_deleted(rig: Rig, draw: random.Random) -> str:
+    del draw
+    await rig.stop_workers((ON_DISK,))
+    found = [folder for folder in map(rig.index_folder, range(PARTITIONS)) if folder.exists()]
+    for folder in found:
+        shutil.rmtree(folder)
+    rig.start_workers((ON_DISK,))
+    return f"{len(found)} partitions"
+
+
+@fault("index folder of an older moment")
+async def index_older(rig: Rig, draw: random.Random) -> str:
+    length_s, older = draw.uniform(1, 3), rig.folder.root / f"older-{draw.getrandbits(64):x}"
+    await rig.stop_workers((ON_DISK,))
+    found = [folder for folder in map(rig.index_folder, range(PARTITIONS)) if folder.exists()]
+    for folder in found:
+        shutil.copytree(folder, older / folder.name)
+    rig.start_workers((ON_DISK,))
+    await asyncio.sleep(length_s)
+    await rig.stop_workers((ON_DISK,))
+    for folder in found:
+        shutil.rmtree(folder)
+        (older / folder.name).rename(folder)
+    rig.start_workers((ON_DISK,))
+    return f"{len(found)} partitions, {length_s:.1f} s older"
+
+
+@fault("index folder of another cluster")
+async def index_foreign(rig: Rig, draw: random.Random) -> str:
+    """The same partitions of another deployment."""
+    await rig.stop_workers((ON_DISK,))
+    found = [partition for partition in range(PARTITIONS) if rig.index_folder(partition).exists()]
+    for partition in found:
+        shutil.rmtree(rig.index_folder(partition))
+        log = LogBuilder(partition, PARTITIONS, epoch=draw.randbytes(16).hex())
+        for _ in range(5):
+            log.batch(20)
+        state = KeptState(rig.index_folder(partition))
+        for offset, record in log.records:
+            state.offer(offset, record.value)
+        state.close()
+    rig.start_workers((ON_DISK,))
+    return f"{len(found)} partitions"
+
+
+def _enter_full_disk(name: str) -> None:
+    @fault(f"disk full under {name}")
+    async def full_disk(rig: Rig, draw: random.Random) -> str:
+        """No file of the process grows any more (RLIMIT_FSIZE): what it must write, it cannot, and so it must end."""
+        pid = await rig.running(name)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (_FULL_BYTES, resource.RLIM_INFINITY))
+        agents = [agent for agent in AGENTS if rig.part(name, rig.load.partition(agent)) is not None]
+        for agent in agents:  # an index is written every few thousand events
+            series = rig.load.series(agent, draw)
+            batches = [rig.load.good_batch(agent, draw, series, 500) for _ in range(5)]
+            await rig.load.produce(rig.load.partition(agent), batches)
+        if agents:
+            await rig.running(name, but=pid, patience_s=60)
+        return f"{len(agents)} agents wrote on" if agents else "it held nothing"
+
+
+for _name in (ON_DISK, "audit"):
+    _enter_full_disk(_name)
 
 
 @fault("status folder deleted", recovered=lambda rig: all(rig.supervisor.status(name) for name in WORKERS))

@@ -13,14 +13,16 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from meterproof.kafka.price_books import read_price_books
 from meterproof.kafka.reader import PartitionReader
 from meterproof_local.comparison import Check, Measured, checks, measure_folders, measure_kafka
 from meterproof_local.errors import NotInTime
+from meterproof_local.ledger import digest_of
 from meterproof_schemas.accounts import Accounts
-from meterproof_schemas.fold import LogState, fold
+from meterproof_schemas.fold import LogState
 from meterproof_schemas.topics import Topic
 from tests.chaos.rig import PARTITIONS, SEQUENCERS, SINKS, STAGES, Rig
 from tests.independent.recount import root_of
@@ -30,38 +32,37 @@ GENESIS_PREV = "0" * 64
 
 @dataclass(slots=True)
 class Log:
-    """A partition's log, read without any code of the pipeline."""
+    """A partition's log, read without any code of the pipeline; holds 32 bytes of each line."""
 
-    lines: list[bytes] = field(default_factory=list)
-    """Accepted, in their order."""
+    entries: list[bytes] = field(default_factory=list)
+    """SHA-256 of each accepted line, in their order."""
     echoes: int = 0
     contradictions: list[str] = field(default_factory=list)
     """Records that continue the chain and state positions that are taken or leave some out."""
     next_source: int = 0
+    _digest: str = GENESIS_PREV
+    _begun: bool = False
 
-
-def read_log(values: list[bytes | None]) -> Log:
-    """Apply the rule of readers: a record counts if and only if `prev` is the digest of the last one that counts."""
-    log, digest, begun = Log(), GENESIS_PREV, False
-    for number, value in enumerate(values):
+    def take(self, offset: int, value: bytes | None) -> None:
+        """Apply the rule of readers: a record counts if and only if `prev` is the digest of the last that counts."""
         try:
             header = json.loads((value or b"").split(b"\n", 1)[0])
-            counts = header["prev"] == digest and (header["kind"] == "genesis") != begun
+            counts = header["prev"] == self._digest and (header["kind"] == "genesis") != self._begun
         except (ValueError, KeyError, TypeError):
             counts, header = False, {}
         if not counts or value is None:
-            log.echoes += 1
-            continue
-        begun, digest = True, hashlib.sha256(value).hexdigest()
+            self.echoes += 1
+            return
+        self._begun, self._digest = True, hashlib.sha256(value).hexdigest()
         lines = value.split(b"\n")[3:-1]
-        if (header["first"], header["size"]) != (len(log.lines), len(log.lines) + len(lines)):
-            log.contradictions.append(f"record {number} states {header['first']}..{header['size']}")
+        if (header["first"], header["size"]) != (len(self.entries), len(self.entries) + len(lines)):
+            self.contradictions.append(f"the record at {offset} states {header['first']}..{header['size']}")
         if header["source"] is not None:
-            if header["source"]["offset"] != log.next_source:
-                log.contradictions.append(f"record {number} answers for {header['source']}, due {log.next_source}")
-            log.next_source = header["source"]["offset"] + header["source"]["count"]
-        log.lines += lines
-    return log
+            if header["source"]["offset"] != self.next_source:
+                answered = f"the record at {offset} answers for {header['source']}, due {self.next_source}"
+                self.contradictions.append(answered)
+            self.next_source = header["source"]["offset"] + header["source"]["count"]
+        self.entries += map(digest_of, lines)
 
 
 async def judge(rig: Rig) -> list[Check]:
@@ -71,17 +72,16 @@ async def judge(rig: Rig) -> list[Check]:
     """
     found: list[Check] = []
     ledger = rig.load.ledger
-    sources = [await _values(rig, Topic.BATCHES, partition) for partition in range(PARTITIONS)]
-    physical = [await _values(rig, Topic.LOG, partition) for partition in range(PARTITIONS)]
-    await _stages(rig, physical, found)
+    logs, states = await _read_logs(rig)
+    await _stages(rig, states, found)
     measured = Measured()
     await measure_kafka(rig.kafka, PARTITIONS, rig.folder, measured)
     await rig.supervisor.stop_workers()
     await asyncio.to_thread(measure_folders, rig.folder, measured)
 
-    logs = [read_log([value for _, value in values]) for values in physical]
-    accepted = Counter(line for log in logs for line in log.lines)
+    accepted = Counter(entry for log in logs for entry in log.entries)
     sent = Counter(ledger.unique.values())
+    standing, source_ends = await _standing(rig, sent)
     found += [
         _count("lost", "acknowledged events that are not in the log", 0, (sent - accepted).total()),
         _count("doubled", "events in the log more than once", 0, sum(count - 1 for count in accepted.values())),
@@ -91,25 +91,40 @@ async def judge(rig: Rig) -> list[Check]:
             "unanswered",
             "source records without an answer",
             0,
-            sum(
-                max(0, values[-1][0] + 1 - log.next_source) for values, log in zip(sources, logs, strict=True) if values
-            ),
+            sum(max(0, end - log.next_source) for end, log in zip(source_ends, logs, strict=True)),
         ),
         _count("roots", "final checkpoints whose root is not RFC 6962's", 0, _wrong_roots(rig, logs)),
         _count("verify", "exit code of `meterproof verify`", 0, await _verify(rig)),
     ]
     # How often a line stands on the source topic is counted there: a retry may have put it there once more.
-    lines = {line for line in sent if sent[line]}
-    standing = sum(line in lines for values in sources for _, value in values for line in (value or b"").split(b"\n"))
-    ledger.duplicates = standing - len(lines)
+    ledger.duplicates = standing - len(sent)
     ledger.sent = standing + ledger.rejected.total()
     return [*found, *checks(ledger, measured)]
 
 
-async def _stages(rig: Rig, physical: list[list[tuple[int, bytes | None]]], found: list[Check]) -> None:
-    """What every stage says of itself, against the fold; a worker that was just started again is waited for."""
+async def _read_logs(rig: Rig) -> tuple[list[Log], list[LogState]]:
+    """Every log, read here and folded by the pipeline's definition, one record in memory at a time."""
     books = await read_price_books(rig.kafka)
-    states = [fold(records, LogState(accounts=Accounts(books))) for records in physical]
+    logs, states = [Log() for _ in range(PARTITIONS)], [LogState(accounts=Accounts(books)) for _ in range(PARTITIONS)]
+    for partition, (log, state) in enumerate(zip(logs, states, strict=True)):
+        async for offset, value in _values(rig, Topic.LOG, partition):
+            log.take(offset, value)
+            state.offer(offset, value)
+    return logs, states
+
+
+async def _standing(rig: Rig, sent: Counter[bytes]) -> tuple[int, list[int]]:
+    """How often lines that must be accepted stand on the source topic; and by partition the offset behind its last."""
+    standing, ends = 0, [0] * PARTITIONS
+    for partition in range(PARTITIONS):
+        async for offset, value in _values(rig, Topic.BATCHES, partition):
+            standing += sum(digest_of(line) in sent for line in (value or b"").split(b"\n"))
+            ends[partition] = offset + 1
+    return standing, ends
+
+
+async def _stages(rig: Rig, states: list[LogState], found: list[Check]) -> None:
+    """What every stage says of itself, against the fold; a worker that was just started again is waited for."""
     with contextlib.suppress(NotInTime):
         await rig.supervisor.wait_until(lambda: not _differing(rig, states), "every stage's status", patience_s=60)
     wrong = _differing(rig, states)
@@ -139,9 +154,9 @@ def _wrong_roots(rig: Rig, logs: list[Log]) -> int:
         if (lines := path.read_text().split("\n"))
     }
     for partition, log in enumerate(logs):
-        root = root_of([hashlib.sha256(line).digest() for line in log.lines])
+        root = root_of(log.entries)
         lines = notes.get(str(partition), ["", "", ""])
-        wrong += lines[1:3] != [str(len(log.lines)), base64.b64encode(root).decode()]
+        wrong += lines[1:3] != [str(len(log.entries)), base64.b64encode(root).decode()]
     return wrong
 
 
@@ -152,12 +167,12 @@ async def _verify(rig: Rig) -> int:
     return done.returncode
 
 
-async def _values(rig: Rig, topic: Topic, partition: int) -> list[tuple[int, bytes | None]]:
-    """All records of a topic's partition: offset and value."""
+async def _values(rig: Rig, topic: Topic, partition: int) -> AsyncIterator[tuple[int, bytes | None]]:
+    """All records of a topic's partition, one after the other: offset and value."""
     async with PartitionReader(rig.kafka, rig.kafka.topic(topic), partition) as reader:
-        return [
-            (record.offset, record.value) async for chunk in reader.read(*await reader.bounds()) for record in chunk
-        ]
+        async for records in reader.read(*await reader.bounds()):
+            for record in records:
+                yield record.offset, record.value
 
 
 def _count(name: str, label: str, expected: int, found: int) -> Check:

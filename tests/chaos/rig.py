@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from meterproof.deployment import DataFolder
 from meterproof.kafka.settings import KafkaSettings
+from meterproof.status import read_status
 from meterproof_local import setup
 from meterproof_local.child import Child
 from meterproof_local.ledger import Ledger
@@ -30,8 +31,13 @@ STAGES: Final = ("checkpointer", "budgets")
 SINKS: Final = ("clickhouse", "audit")
 WORKERS: Final = (*SEQUENCERS, *STAGES, *SINKS)
 GROUP_MEMBERS: Final = (*SEQUENCERS, *STAGES)
-_RUNTIMES: Final = {"sequencer-1": "asyncio"}
-"""Members of one group may differ in their runtime, so here they do."""
+ON_DISK: Final = "sequencer-0"
+"""The sequencer that keeps its index in a folder."""
+_VARIABLES: Final = {
+    ON_DISK: {"METERPROOF_WORKER_INDEX": "rocksdb"},
+    "sequencer-1": {"METERPROOF_WORKER_RUNTIME": "asyncio"},
+}
+"""Members of one group may differ in their runtime and in where they keep their index, so here they do."""
 _EVENTS_EXPECTED: Final = 40_000
 """What the budget is cut for: some thresholds are reached in a short run, others never."""
 _STARTS_IN_S: Final = 90.0
@@ -106,6 +112,18 @@ class Rig:
             await asyncio.sleep(_POLL_S)
             left = [name for name in left if not self.worker(name).has_ended(time.monotonic())]
 
+    def guest(self, number: int) -> str:
+        """The instance name of a sequencer that is here for a short time."""
+        return f"guest-{number}"
+
+    def guest_status(self, number: int) -> dict[str, Any] | None:
+        """What such a one last said; None before it said anything."""
+        return read_status(self.folder.status, self.guest(number))
+
+    def index_folder(self, partition: int) -> Path:
+        """Where the sequencer `ON_DISK` keeps the index of a partition."""
+        return self.folder.root / "cache" / ON_DISK / "index" / f"p{partition}"
+
     def start_workers(self, names: tuple[str, ...]) -> None:
         """Start them again."""
         for name in names:
@@ -132,11 +150,7 @@ class Rig:
             "METERPROOF_WORKER_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
         }
         return [
-            replace(
-                spec,
-                variables=variables
-                | ({"METERPROOF_WORKER_RUNTIME": _RUNTIMES[spec.name]} if spec.name in _RUNTIMES else {}),
-            )
+            replace(spec, variables=variables | _VARIABLES.get(spec.name, {}))
             for spec in worker_specs(folder, sequencers)
         ]
 

@@ -9,7 +9,7 @@ from meterproof.deployment import DataFolder
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_local.clickhouse_reader import clickhouse_rows
-from meterproof_local.ledger import AlertName, Ledger, Window
+from meterproof_local.ledger import AlertName, Ledger, Window, digest_of
 from meterproof_proofs.checkpoint import open_checkpoint
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.note import Verifier
@@ -45,6 +45,7 @@ class Measured:
     clickhouse_units: dict[tuple[str, str], Decimal] = field(default_factory=dict)
     clickhouse_spend: dict[str, Decimal] = field(default_factory=dict)
     audit_lines: Counter[bytes] = field(default_factory=Counter)
+    """By their digests."""
     audit_faults: list[str] = field(default_factory=list)
     """What `meterproof verify` finds wrong."""
     audit_covered: int = 0
@@ -65,7 +66,7 @@ async def measure_kafka(kafka: KafkaSettings, partitions: int, folder: DataFolde
         for offset, _, value in await _records(kafka, Topic.LOG, partition):
             record = state.offer(offset, value)
             if record is not None and state.genesis is not None:
-                measured.accepted.update(record.lines)
+                measured.accepted.update(map(digest_of, record.lines))
                 measured.roots[state.genesis.origin, state.position] = state.frontier.root()
                 measured.sizes[state.genesis.origin] = state.position
         measured.verdicts.update(state.counts)
@@ -118,7 +119,7 @@ def measure_folders(folder: DataFolder, measured: Measured) -> None:
     measured.clickhouse_units = {(agent, meter): units for agent, meter, units in clickhouse_rows(folder, by_meter)}
     for path in sorted(folder.audit.glob("*/*.jsonl")):
         if not path.name.endswith(".records.jsonl"):
-            measured.audit_lines.update(path.read_bytes().split(b"\n")[:-1])
+            measured.audit_lines.update(map(digest_of, path.read_bytes().split(b"\n")[:-1]))
     report = verify_folder(folder.root, load_verifiers(folder.vkeys), load_producers(folder.registry))
     measured.audit_faults = [str(fault) for fault in report.all_faults]
     if not report.holds and not measured.audit_faults:

@@ -3,6 +3,7 @@
 Deliberately none of the pipeline's own code: JSON, dicts and decimals, so that a fault there cannot hide itself here.
 """
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ class Ledger:
     sent: int = 0
     """Events in all that was sent, however often; a record that is no batch at all counts one."""
     unique: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    """What must be accepted: the line, by source and id."""
+    """What must be accepted: the SHA-256 of the line, by source and id; lines themselves would fill the memory."""
     duplicates: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     """Events that must be refused, by reason; those of a batch that is refused as a whole count one by one."""
@@ -58,13 +59,14 @@ class Ledger:
         self.sent += 1
         event = json.loads(line)
         identity = (event["source"], event["id"])
+        digest = digest_of(line)
         if identity in self.unique:
-            if self.unique[identity] != line:
+            if self.unique[identity] != digest:
                 message = f"{identity} was sent with other bytes before: that is a refusal"
                 raise ValueError(message)
             self.duplicates += 1
             return
-        self.unique[identity] = line
+        self.unique[identity] = digest
         agent, data = event["subject"], event["data"]
         cost = Decimal(0)
         for meter, quantity in data["usage"].items():
@@ -95,6 +97,11 @@ class Ledger:
                 for threshold in budget["thresholds"]:
                     if spend >= Decimal(budget["limit"]) * Decimal(threshold) / 100:
                         yield budget["name"], agent, start_us, threshold
+
+
+def digest_of(line: bytes) -> bytes:
+    """SHA-256 of an event line: what stands for it in every count."""
+    return hashlib.sha256(line).digest()
 
 
 def _window_start_us(time: str, kind: str) -> int:

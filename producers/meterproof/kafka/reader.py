@@ -51,8 +51,15 @@ class PartitionReader:
     `start` (or `async with`) to `stop`; one task at a time uses it.
     """
 
-    def __init__(self, settings: KafkaSettings, topic_name: str, partition: int) -> None:
+    def __init__(
+        self, settings: KafkaSettings, topic_name: str, partition: int, *, fetch_bytes_max: int = FETCH_BYTES_MAX
+    ) -> None:
+        """Describe a reader; `fetch_bytes_max` bounds one fetch, of which a first batch of records comes always whole.
+
+        For single records here and there, 1 fetches no more than the batch that each stands in.
+        """
         self._settings = settings
+        self._fetch_bytes_max = fetch_bytes_max
         self._topic = topic_name
         self._partition = TopicPartition(topic_name, partition)
         self._consumer: Any = None
@@ -72,7 +79,7 @@ class PartitionReader:
             auto_offset_reset="none",
             isolation_level="read_uncommitted",
             fetch_max_wait_ms=_FETCH_WAIT_MS,
-            max_partition_fetch_bytes=FETCH_BYTES_MAX,
+            max_partition_fetch_bytes=self._fetch_bytes_max,
         )
         try:
             await start_client(self._settings, consumer)
