@@ -60,7 +60,11 @@ DECODERS: list[tuple[Callable[[bytes], Any], type[ContractError], list[bytes]]] 
     (decode_batch, InvalidBatch, [(GOLDEN / "batches/valid/two-signatures.batch").read_bytes()]),
     (_record_and_frontier, InvalidRecord, RECORDS),
     (decode_rejection, InvalidRecord, [(GOLDEN / "log/line.rejection").read_bytes()]),
-    (decode_checkpoint_record, InvalidRecord, [(GOLDEN / "log/checkpoint.record").read_bytes()]),
+    (
+        decode_checkpoint_record,
+        InvalidRecord,
+        [(GOLDEN / f"log/{name}.record").read_bytes() for name in ("checkpoint", "checkpoint-with-records")],
+    ),
     (parse_registry, InvalidRegistry, [(GOLDEN / "batches/registry.json").read_bytes()]),
     (parse_price_book, InvalidRegistry, [(GOLDEN / "log/price-book.json").read_bytes()]),
     (parse_budgets, InvalidRegistry, [_BUDGETS]),
