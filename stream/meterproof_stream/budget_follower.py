@@ -29,7 +29,7 @@ from meterproof_stream.scope_totals import ScopeTotals, WindowForgotten
 
 _POLL_S: Final = 1.0
 """A poll ends with the first record, so this is no delay."""
-_TAIL_RECORDS: Final = 1_000
+TAIL_RECORDS: Final = 1_000
 """How far from a partition's end its last marker is looked for before everything is read."""
 
 _log: Final = structlog.get_logger("meterproof.budgets")
@@ -103,18 +103,23 @@ class BudgetFollower:
     async def _load(self, reader: TopicReader) -> None:
         """Read the topic to its end.
 
-        1. The last marker of each partition: how far the logs' clocks are, and so which windows are over.
-        2. Everything, keeping of each sum the value with the highest position.
+        1. The last marker of each partition: how far the logs' clocks are, and so which windows are over; and how far
+           back the others stand, which holds where no log lags behind.
+        2. Everything from there, keeping of each sum the value with the highest position.
         3. Add up, announce what is due, and forget what is over.
         """
         self._loaded = False
         bounds = await reader.bounds()
         markers: dict[int, Marker] = {}
-        reader.seek({partition: max(start, end - _TAIL_RECORDS) for partition, (start, end) in bounds.items()})  # 1
+        reader.seek({partition: max(start, end - TAIL_RECORDS) for partition, (start, end) in bounds.items()})  # 1
         async for partition, record in reader.read_until(bounds):
             if is_marker_key(record.key or b"") and (marker := self._marker(record)) is not None:
                 self._totals.mark(marker)
                 markers[partition] = marker
+        if not self._totals.lagging:
+            for partition, marker in markers.items():
+                start, end = bounds[partition]
+                bounds[partition] = min(end, max(start, marker.floor or 0)), end
         reader.seek({partition: start for partition, (start, _) in bounds.items()})  # 2
         best: dict[bytes, tuple[int, bytes]] = {}
         async for partition, record in reader.read_until(bounds):

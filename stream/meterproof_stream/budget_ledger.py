@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import islice
 from typing import Final, NamedTuple
 
 from meterproof_schemas.budget import (
@@ -30,6 +31,10 @@ from meterproof_schemas.window import window_end_us, window_start_us
 _US_PER_MS: Final = 1000
 _FORGET_INTERVAL_US: Final = 60_000_000
 """How much ingest time passes between two looks for windows to forget."""
+KEPT_FINAL_US: Final = 3_600_000_000
+"""For how much ingest time a final window is kept: whoever comes next may have to alert for it."""
+_SPREAD_MIN: Final = 20_000
+"""Offsets that the sums may be spread over, at least, before the oldest are stated again."""
 
 
 class _Spent(NamedTuple):
@@ -73,7 +78,7 @@ class BudgetLedger:
     Promises: a sum holds every accepted event of its scope and window below its position, once, priced by the book that
     its record names. A threshold of a scope that lies in this log alone is reported by the event that reaches it, so
     that a replay reports the same alerts; other scopes are `ScopeTotals`' business. A window is forgotten once the
-    ingest clock passed its end by the horizon, when no event can change it any more.
+    ingest clock passed its end by the horizon, when no event can change it any more, and an hour.
     """
 
     def __init__(
@@ -87,26 +92,18 @@ class BudgetLedger:
         self._kinds = kinds_of(budgets)
         self._sums: dict[SumKey, _Sum] = {}
         self._changed: set[SumKey] = set()
+        self._offsets: dict[SumKey, int] = {}
+        """Where each sum stands on the topic, lowest first."""
+        self._last_offset = -1
+        self._floor_known = True
         self._alerts: list[Alert] = []
         self._currency: str | None = None
         self._forgotten_us = 0
 
-    def restore(self, sums: Iterable[PartialSum]) -> None:
-        """Begin with sums that were made durable; of two with one key the higher position holds, whichever came last.
-
-        Where a lower position came last, the sum is stated again by the next `drain`: compaction keeps what came last.
-        """
-        for stored in sums:
+    def restore(self, sums: Iterable[tuple[int, PartialSum]]) -> None:
+        """Begin with sums that were made durable, each with its offset; of each the one with the highest position."""
+        for offset, stored in sorted(sums, key=lambda found: found[0]):
             key = stored.key
-            if stored.definition != self._definition:
-                # Counted for other budgets: whether a threshold was crossed in it is not known.
-                self.seen(key, stored.position, stored.definition)
-                continue
-            known = self._sums.get(key)
-            if known is not None and stored.position <= known.position:
-                self.seen(key, stored.position, stored.definition)
-                continue
-            self._changed.discard(key)
             self._sums[key] = _Sum(
                 stored.position,
                 stored.events,
@@ -117,6 +114,22 @@ class BudgetLedger:
                 seen=stored.position,
             )
             self._currency = stored.currency or self._currency
+            self.written(key, offset)
+
+    def written(self, key: SumKey, offset: int) -> None:
+        """A sum that `drain` stated stands on the topic; a negative offset is one that Kafka did not tell."""
+        if offset < 0:
+            self._floor_known = False
+        elif key in self._sums:
+            self._offsets.pop(key, None)
+            self._offsets[key] = self._last_offset = offset
+
+    @property
+    def floor(self) -> int | None:
+        """The offset from which on every sum of this ledger stands; None where that is not known."""
+        if not self._floor_known or self._last_offset < 0:
+            return None
+        return next(iter(self._offsets.values()), self._last_offset)
 
     def seen(self, key: SumKey, position: int, definition: str) -> None:
         """A value of this log stands on the topic behind those seen before. An older one is put right by `drain`.
@@ -135,13 +148,11 @@ class BudgetLedger:
         """Whether `drain` has something to say."""
         return bool(self._changed or self._alerts)
 
-    def is_final(self, key: SumKey, clock_ms: int) -> bool:
-        """Whether no event that is accepted from now on can change a sum, by the log's ingest clock."""
+    def is_over(self, key: SumKey, clock_ms: int) -> bool:
+        """Whether a window has been final for a while by the log's ingest clock, so that nobody asks for its sum."""
         kind = self._kinds.get(key.kind)
-        return (
-            kind is not None
-            and window_end_us(key.start_us, key.window, kind.zone) <= clock_ms * _US_PER_MS - self._horizon_us
-        )
+        final_us = clock_ms * _US_PER_MS - self._horizon_us
+        return kind is not None and window_end_us(key.start_us, key.window, kind.zone) + KEPT_FINAL_US <= final_us
 
     def take(self, record: LogRecord) -> None:
         """Add an accepted record's events; what a sum holds already is left out.
@@ -198,14 +209,23 @@ class BudgetLedger:
     def drain(self, position: int, clock_ms: int) -> tuple[list[Alert], list[PartialSum]]:
         """What changed since the last call: alerts in log order, and the sums as they are at `position`.
 
-        A sum that is stated holds every event below `position`, so that is the position it states.
+        A sum that is stated holds every event below `position`, so that is the position it states. The sums that were
+        stated longest ago are stated again once they lie far behind the others, so that whoever starts has little to
+        read, whatever Kafka has compacted.
         """
         alerts, self._alerts = self._alerts, []
+        floor = self.floor
+        spread = 0 if floor is None else self._last_offset - floor
+        if self._changed and spread > max(_SPREAD_MIN, 2 * len(self._sums)):
+            self._changed.update(islice(self._offsets, len(self._changed) // 2 + 50))
         changed, self._changed = self._changed, set()
         sums = [self._stated(key, position) for key in changed if key in self._sums]
         final_us = clock_ms * _US_PER_MS - self._horizon_us
         if final_us >= self._forgotten_us + _FORGET_INTERVAL_US:
-            self._forget(final_us, clock_ms)
+            self._forgotten_us = final_us
+            for key in [key for key in self._sums if self.is_over(key, clock_ms)]:
+                del self._sums[key]
+                self._offsets.pop(key, None)
         return alerts, sums
 
     def __len__(self) -> int:
@@ -233,12 +253,6 @@ class BudgetLedger:
             event_time=total.event_time if spread else None,
             append_ms=total.append_ms if spread else None,
         )
-
-    def _forget(self, final_us: int, clock_ms: int) -> None:
-        """Drop the windows that are final: an event of theirs would be too late."""
-        self._forgotten_us = final_us
-        for key in [key for key in self._sums if self.is_final(key, clock_ms)]:
-            del self._sums[key]
 
     def _check_currency(self, book: PriceBook) -> None:
         for budget in self._budgets:

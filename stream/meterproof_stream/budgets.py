@@ -33,14 +33,11 @@ from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
-from meterproof_stream.budget_follower import BudgetFollower
+from meterproof_stream.budget_follower import TAIL_RECORDS, BudgetFollower
 from meterproof_stream.budget_ledger import BudgetLedger
 from meterproof_stream.raised_alerts import RaisedAlerts
 from meterproof_stream.stored_budgets import StoredBudgets
 from meterproof_stream.topic_values import genesis_of_log, read_values
-
-_TAIL_RECORDS: Final = 1_000
-"""How far from a partition's end its last marker is looked for before everything is read."""
 
 _log: Final = structlog.get_logger("meterproof.budgets")
 
@@ -130,10 +127,11 @@ class BudgetLane:
         origin, partition = self._genesis.origin, self._genesis.partition
         alerts, sums = self._ledger.drain(chain.position, chain.clock_ms)
         await self.announce(alerts)  # 1
-        for pending in [  # 2
-            await self._producer.send(self._state_topic, partition, encode(total), state_key(total)) for total in sums
+        for key, pending in [  # 2
+            (total.key, await self._producer.send(self._state_topic, partition, encode(total), state_key(total)))
+            for total in sums
         ]:
-            await pending
+            self._ledger.written(key, (await pending).offset)
         marker = Marker(
             v=1,
             marker=True,
@@ -144,6 +142,7 @@ class BudgetLane:
             position=chain.position,
             definition=self._definition,
             clock_ms=chain.clock_ms,
+            floor=self._ledger.floor,
         )
         await (await self._producer.send(self._state_topic, partition, encode(marker), marker_key(origin)))  # 3
         self._marked = chain.log_offset
@@ -259,25 +258,27 @@ class BudgetLanes:
     async def _stored(self, reader: PartitionReader, genesis: Genesis) -> tuple[StoredBudgets, int]:
         """What stands on a log's partition of `usage.budget-state`, and the offset behind it.
 
-        How far the log's clock is, a marker near the end says before all is read.
+        How far the log's clock is, and how far back the sums stand, the last marker says before all is read.
         """
         start, end = await reader.bounds()
-        clock_ms = 0
-        async for records in reader.read(max(start, end - _TAIL_RECORDS), end):
+        hint: Marker | None = None
+        async for records in reader.read(max(start, end - TAIL_RECORDS), end):
             for record in records:
                 if is_marker_key(record.key or b""):
                     try:
-                        hint = decode_budget_state(record.value)
+                        found = decode_budget_state(record.value)
                     except InvalidRecord:
                         continue
-                    if isinstance(hint, Marker) and hint.log == genesis.origin:
-                        clock_ms = max(clock_ms, hint.clock_ms or 0)
+                    if isinstance(found, Marker) and found.log == genesis.origin:
+                        hint = found
         calendar = self._ledger(genesis)
-        stored = StoredBudgets(genesis.origin, self._definition, lambda key: calendar.is_final(key, clock_ms))
-        async for records in reader.read(start, end):
+        clock_ms = (hint.clock_ms if hint is not None else None) or 0
+        start = max(start, (hint.floor if hint is not None else None) or 0)
+        stored = StoredBudgets(genesis.origin, self._definition, lambda key: calendar.is_over(key, clock_ms))
+        async for records in reader.read(min(start, end), end):
             for record in records:
                 if record.value is not None:
-                    stored.offer(record.key or b"", record.value)
+                    stored.offer(record.offset, record.key or b"", record.value)
         if stored.other_budgets:
             _log.warning("budgets_changed", log=genesis.origin, doing="reading the log from its beginning")
         return stored, end

@@ -20,10 +20,8 @@ from meterproof_schemas.budget import (
 )
 from meterproof_schemas.quantity import EXACT
 from meterproof_schemas.window import window_end_us
-from meterproof_stream.budget_ledger import alert_of
+from meterproof_stream.budget_ledger import KEPT_FINAL_US, alert_of
 
-KEPT_FINAL_US: Final = 7 * 24 * 3_600_000_000
-"""A window that became final at most this long ago is still looked at after a start: its alert may not be out yet."""
 _US_PER_MS: Final = 1000
 _FORGET_INTERVAL_US: Final = 60_000_000
 
@@ -86,7 +84,7 @@ class ScopeTotals:
     def wants(self, key: SumKey) -> bool:
         """Whether a sum is one that is added up here, in a window that may still matter."""
         kind = self._kinds.get(key.kind)
-        return kind is not None and not self._ended_by(key, kind, self._final_us() - KEPT_FINAL_US)
+        return kind is not None and not self._ended_by(key, kind, self._over_us())
 
     def mark(self, marker: Marker) -> None:
         """A log's marker: how far its ingest clock is."""
@@ -171,17 +169,17 @@ class ScopeTotals:
 
     def forget(self) -> None:
         """Drop the totals of windows that are final; cheap when called often."""
-        final_us = self._final_us()
-        if self._forgotten_us is not None and final_us < self._forgotten_us + _FORGET_INTERVAL_US:
+        over_us = self._over_us()
+        if self._forgotten_us is not None and over_us < self._forgotten_us + _FORGET_INTERVAL_US:
             return
-        self._forgotten_us = final_us
-        for key in [key for key in self._totals if self._ended_by(key, self._kinds[key.kind], final_us)]:
+        self._forgotten_us = over_us
+        for key in [key for key in self._totals if self._ended_by(key, self._kinds[key.kind], over_us)]:
             del self._totals[key]
 
-    def _final_us(self) -> int:
-        """Windows that ended by then are final, as far as the logs go that are up to date, and those that lag."""
+    def _over_us(self) -> int:
+        """Windows that ended by then have been final for a while, by the newest log and by those that lag."""
         clock_ms = min([max(self.clocks.values(), default=0), *self.lagging.values()])
-        return clock_ms * _US_PER_MS - self._horizon_us
+        return clock_ms * _US_PER_MS - self._horizon_us - KEPT_FINAL_US
 
     @staticmethod
     def _ended_by(key: SumKey, kind: WatchedKind, instant_us: int) -> bool:

@@ -34,10 +34,10 @@ class StoredBudgets:
         self._is_over = is_over
         self._over: dict[tuple[bytes, ...], bool] = {}
         self._marker: Marker | None = None
-        self._best: dict[bytes, tuple[int, bytes]] = {}
+        self._best: dict[bytes, tuple[int, int, bytes]] = {}
         self._last: dict[bytes, tuple[SumKey, int, str]] = {}
 
-    def offer(self, key: bytes, value: bytes) -> None:
+    def offer(self, offset: int, key: bytes, value: bytes) -> None:
         """Take the next record. What is neither sum nor marker is passed over, with a warning.
 
         Raises:
@@ -59,7 +59,7 @@ class StoredBudgets:
             return
         self._last[key] = named[1], head.position, head.definition
         if head.definition == self._definition and head.position >= self._best.get(key, (-1,))[0]:
-            self._best[key] = head.position, value
+            self._best[key] = head.position, offset, value
 
     @property
     def marker(self) -> Marker | None:
@@ -71,12 +71,12 @@ class StoredBudgets:
         """Whether the last marker was made for other budgets."""
         return self._marker is not None and not self._counts
 
-    def sums(self) -> list[PartialSum]:
-        """Of each sum that can still change, the value with the highest position."""
+    def sums(self) -> list[tuple[int, PartialSum]]:
+        """Of each sum that can still change, the value with the highest position, with its offset."""
         if self.other_budgets:
             return []
-        decoded = [_decoded(value) for _, value in self._best.values()]
-        return [stored for stored in decoded if isinstance(stored, PartialSum)]
+        decoded = [(offset, _decoded(value)) for _, offset, value in self._best.values()]
+        return [(offset, stored) for offset, stored in decoded if isinstance(stored, PartialSum)]
 
     def last(self) -> list[tuple[SumKey, int, str]]:
         """Of each such sum, position and definition of the value that stands last."""

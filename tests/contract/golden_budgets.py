@@ -69,7 +69,7 @@ RECORDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         | {"event_time": "2026-03-29T00:59:59.999Z", "append_ms": 1774745999999},
     ),
     "marker-without-clock": (f"{_ORIGIN}|marker", _MARKER),
-    "marker": (f"{_ORIGIN}|marker", _MARKER | {"clock_ms": 1774745999999}),
+    "marker": (f"{_ORIGIN}|marker", _MARKER | {"clock_ms": 1774745999999, "floor": 31}),
     "alert-of-an-agent": (f"agents-daily|agent:team-a/planner|day|Europe/Berlin|{_START}|99.5", _ALERT),
     "alert-of-a-team-in-meters": (
         f"team-tokens|team:red|day|Europe/Berlin|{_START}|100",

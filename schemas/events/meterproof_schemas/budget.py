@@ -309,6 +309,8 @@ class Marker(BaseModel):
     """SHA-256 of the budgets that the sums were made for; other budgets are counted from the log's beginning."""
     clock_ms: Count | None = None
     """The log's ingest clock there: a window that ended a horizon before it is final as far as this log goes."""
+    floor: Count | None = None
+    """Offset on `usage.budget-state`, in this partition, from which on every sum stands that can still change."""
 
 
 class Alert(BaseModel):
@@ -352,7 +354,7 @@ def encode(record: PartialSum | Marker | Alert) -> bytes:
     return record.model_dump_json(exclude={name for name in _ADDED if getattr(record, name, 0) is None}).encode()
 
 
-_ADDED: Final = ("usage", "event_time", "append_ms", "clock_ms", "meters")
+_ADDED: Final = ("usage", "event_time", "append_ms", "clock_ms", "floor", "meters")
 
 
 def state_key(value: PartialSum) -> bytes:

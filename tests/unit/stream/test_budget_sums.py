@@ -207,13 +207,25 @@ class Topics:
     """`usage.budget-state` and `usage.alerts`, as they would stand on Kafka."""
 
     def __init__(self) -> None:
-        self.state: list[list[tuple[bytes, bytes]]] = [[] for _ in range(LOGS)]
+        self.stood: list[list[tuple[int, bytes, bytes]]] = [[] for _ in range(LOGS)]
+        """With their offsets."""
+        self.ends = [0] * LOGS
         self.alerts: list[list[tuple[bytes, bytes]]] = [[] for _ in range(LOGS)]
 
     def compact(self, log: int) -> None:
         """Keep the last record of each key, as Kafka may at any time."""
-        last = {key: number for number, (key, _) in enumerate(self.state[log])}
-        self.state[log] = [record for number, record in enumerate(self.state[log]) if last[record[0]] == number]
+        last = {key: offset for offset, key, _ in self.stood[log]}
+        self.stood[log] = [record for record in self.stood[log] if last[record[1]] == record[0]]
+
+    def put(self, log: int, key: bytes, value: bytes) -> int:
+        offset = self.ends[log]
+        self.stood[log].append((offset, key, value))
+        self.ends[log] += 1
+        return offset
+
+    @property
+    def state(self) -> list[list[tuple[bytes, bytes]]]:
+        return [[(key, value) for _, key, value in records] for records in self.stood]
 
     def raise_(self, raised: RaisedAlerts, alerts: list[Alert]) -> None:
         for alert in raised.new(alerts):
@@ -232,20 +244,20 @@ class Writer:
         self.partition = log.number
         self.ledger = BudgetLedger(origin(log.number), HORIZON_MS, BUDGETS, lambda _: BOOK)
         hints = [
-            marker.clock_ms or 0
-            for _, value in topics.state[log.number]
-            if isinstance(marker := decode_budget_state(value), Marker)
+            marker for _, value in topics.state[log.number] if isinstance(marker := decode_budget_state(value), Marker)
         ]
-        clock_ms = max(hints, default=0)
-        stored = StoredBudgets(origin(log.number), DEFINITION, lambda key: self.ledger.is_final(key, clock_ms))
-        for key, value in topics.state[log.number]:
-            stored.offer(key, value)
+        clock_ms = hints[-1].clock_ms or 0 if hints else 0
+        floor = hints[-1].floor or 0 if hints else 0
+        stored = StoredBudgets(origin(log.number), DEFINITION, lambda key: self.ledger.is_over(key, clock_ms))
+        for offset, key, value in topics.stood[log.number]:
+            if offset >= floor:
+                stored.offer(offset, key, value)
         self.next = 0 if stored.marker is None else stored.marker.log_offset + 1
         self.ledger.restore(stored.sums())
         for sum_key, position, definition in stored.last():
             self.ledger.seen(sum_key, position, definition)
         self.raised = RaisedAlerts(topics.alerts[log.number])
-        self.looked = len(topics.state[log.number])
+        self.looked = topics.ends[log.number]
 
     def take(self, records: int) -> None:
         for record in self.log.records[self.next : self.next + records]:
@@ -254,12 +266,14 @@ class Writer:
 
     def look(self) -> None:
         """Notice what stands on the topic since the last look."""
-        for key, value in self.topics.state[self.partition][self.looked :]:
+        for offset, key, value in self.topics.stood[self.partition]:
+            if offset < self.looked:
+                continue
             named, head = parse_state_key(key), read_sum_head(value)
             if named is not None and head is not None:
                 assert named[0] == origin(self.partition)
                 self.ledger.seen(named[1], head.position, head.definition)
-        self.looked = len(self.topics.state[self.partition])
+        self.looked = self.topics.ends[self.partition]
 
     def flush(self) -> Iterator[None]:
         """Every single write of a flush: whoever iterates may stop anywhere."""
@@ -271,7 +285,7 @@ class Writer:
             self.topics.raise_(self.raised, [alert])
             yield
         for total in sums:
-            self.topics.state[self.partition].append((state_key(total), encode(total)))
+            self.ledger.written(total.key, self.topics.put(self.partition, state_key(total), encode(total)))
             yield
         marker = Marker(
             v=1,
@@ -283,8 +297,9 @@ class Writer:
             position=last.header.size,
             definition=DEFINITION,
             clock_ms=last.header.clock_ms,
+            floor=self.ledger.floor,
         )
-        self.topics.state[self.partition].append((marker_key(origin(self.partition)), encode(marker)))
+        self.topics.put(self.partition, marker_key(origin(self.partition)), encode(marker))
 
     def flush_whole(self) -> None:
         for _ in self.flush():
@@ -366,7 +381,6 @@ def lived(topics: Topics, log: Log, rng: random.Random) -> int:
             owner.flush_whole()
             owner.look()
             topics.compact(log.number)
-            owner.looked = len(topics.state[log.number])
     owner.flush_whole()
     for zombie in zombies:
         zombie.flush_whole()
@@ -506,7 +520,7 @@ def test_sums_of_other_budgets_do_not_count() -> None:
     for key, value in topics.state[0]:
         record = decode_budget_state(value)
         assert not isinstance(record, PartialSum) or totals.offer(record) is None
-        stored.offer(key, value)
+        stored.offer(0, key, value)
     assert (stored.marker, stored.other_budgets, stored.sums()) == (None, True, [])
     assert len(totals) == 0
 
@@ -515,3 +529,27 @@ def test_the_definition_of_budgets_that_existed_before_is_what_it_was() -> None:
     """Or an upgrade would count every log from its beginning."""
     (agents,) = parse_budgets(orjson.dumps({"version": 1, "budgets": [FILE["budgets"][0]]}))  # type: ignore[index]
     assert definition_of([agents]) == "c8d0c66a5c6fdbbc8b5632e246596ce3a889d95a893767d7ceaecdb301b80cd1"
+
+
+def test_a_start_reads_no_more_than_the_sums_that_can_change_however_long_ago_some_were_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("meterproof_stream.budget_ledger._SPREAD_MIN", 50)
+    log, topics = Log(0), Topics()
+    event = {"customer": "acme", "team": None, "usage": {"requests": 1}}
+    log.append([{**event, "agent": f"idle-{number}", "time_ms": NOW_MS} for number in range(20)], NOW_MS)
+    for number in range(200):
+        log.append([{**event, "agent": "busy", "time_ms": NOW_MS + number}], NOW_MS + number)
+    writer = Writer(topics, log)
+    while writer.next < len(log.records):
+        writer.take(1)
+        writer.flush_whole()
+    marker = decode_budget_state(topics.state[0][-1][1])
+    assert isinstance(marker, Marker)
+    assert marker.floor is not None
+    assert topics.ends[0] - marker.floor < 200 < topics.ends[0] // 3
+    again = Writer(topics, log)
+    assert {key: (total.events, total.spend) for key, total in again.ledger._sums.items()} == {
+        key: (total.events, total.spend) for key, total in writer.ledger._sums.items()
+    }
+    assert not again.ledger.pending
