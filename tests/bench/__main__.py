@@ -15,7 +15,10 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
+from tests.bench.bare_loop import measure_bare_loop
 from tests.bench.drain import measure_sink, measure_stage
+from tests.bench.growth import SIZES, SIZES_QUICK, Growth, measure_growth
+from tests.bench.latency import Latency, measure_latency
 from tests.bench.meter import measure_meter
 from tests.bench.naive import measure_naive
 from tests.bench.rate import TooShort
@@ -27,7 +30,12 @@ from tests.bench.steps import StepTable, measure_steps
 
 BATCHES: Final = (1, 10, 100, 500)
 BATCHES_QUICK: Final = (100,)
-BENCHES: Final = ("profile", "meter", "sequencer", "asyncio", "naive", "clickhouse", "audit", "checkpointer", "budgets")
+BENCHES: Final = (
+    *("profile", "bare", "meter", "sequencer", "asyncio", "rocksdb", "naive"),
+    *("clickhouse", "audit", "checkpointer", "budgets", "latency", "growth"),
+)
+_ASKED_FOR: Final = ("growth",)
+"""Takes minutes and gigabytes of disk: only where it is asked for."""
 _SHARE_OF_EVENTS: Final = {1: 1 / 12, 10: 1 / 2, 100: 1.0, 500: 1.0}
 """Small batches cost more per event: fewer events take as long."""
 _METER_SHARE: Final = 1 / 8
@@ -35,6 +43,8 @@ _NAIVE_SHARE: Final = 1 / 20
 _PROFILE_EVENTS: Final = 20_000
 _PROFILE_PASSES: Final = 5
 _QUICK_EVENTS: Final = 12_000
+_LATENCY_S: Final = 20.0
+_LATENCY_QUICK_S: Final = 3.0
 _WIDTH: Final = 120
 """Of the tables where they go into a file."""
 
@@ -73,7 +83,7 @@ def bench(
 
     Exit code: 0 measured, 1 a process failed or gave a wrong result, 2 wrong usage, 130 or 143 ended early.
     """
-    chosen = list(dict.fromkeys(only or BENCHES))
+    chosen = list(dict.fromkeys(only or [name for name in BENCHES if name not in _ASKED_FOR]))
     if unknown := [name for name in chosen if name not in BENCHES]:
         raise typer.BadParameter(f"no bench {unknown[0]!r}; there are {', '.join(BENCHES)}", param_hint="--only")
     if quick:
@@ -92,11 +102,14 @@ def bench(
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     results, steps = findings.results(), findings.steps
+    latencies = [Latency(name, values_ms) for name, values_ms in findings.latencies.items()]
     if json_file is not None:
         options = {"only": chosen, "events": events, "runs": runs, "quick": quick}
-        json_file.write_bytes(orjson.dumps(as_json(results, steps, options), option=orjson.OPT_INDENT_2))
+        json_file.write_bytes(
+            orjson.dumps(as_json(results, steps, latencies, findings.growth, options), option=orjson.OPT_INDENT_2)
+        )
     out = Console()
-    print_results(out if out.is_terminal else Console(width=_WIDTH), results, steps)
+    print_results(out if out.is_terminal else Console(width=_WIDTH), results, steps, latencies, findings.growth)
     if quick:
         out.print("a quick run: the figures mean nothing")
     if code:
@@ -115,6 +128,9 @@ class _Findings:
         self.tasks = tasks
         self.runs: list[list[Run]] = [[] for _ in tasks]
         self.steps: StepTable | None = None
+        self.latencies: dict[str, list[int]] = {}
+        """All that was seen of each way, in milliseconds."""
+        self.growth: list[Growth] = []
 
     def results(self) -> list[Result]:
         """All that was measured at least once."""
@@ -129,7 +145,7 @@ def _measure(chosen: list[str], runs: int, say: Callable[[str], None], findings:
             {1: _PROFILE_EVENTS // 10, 100: _PROFILE_EVENTS}, passes=1 if quick else _PROFILE_PASSES
         )
     tasks = findings.tasks
-    if tasks:
+    if tasks or {"latency", "growth"} & set(chosen):
         doing = ""
         with (
             tempfile.TemporaryDirectory(prefix="meterproof-bench-") as folder,
@@ -141,6 +157,15 @@ def _measure(chosen: list[str], runs: int, say: Callable[[str], None], findings:
                     place = f"[{run * len(tasks) + number + 1}/{runs * len(tasks)}]"
                     doing = f"{place} {task.bench} {task.variant}: "
                     findings.runs[number].append(asyncio.run(task.measure(rig)))
+                if "growth" in chosen and run == 0:
+                    doing = "growth: "
+                    for index in ("memory", "rocksdb"):
+                        for identities in SIZES_QUICK if quick else SIZES:
+                            findings.growth.append(asyncio.run(measure_growth(rig, index, identities)))
+                if "latency" in chosen:
+                    doing = "latency: "
+                    for found in asyncio.run(measure_latency(rig, seconds=_LATENCY_QUICK_S if quick else _LATENCY_S)):
+                        findings.latencies.setdefault(found.name, []).extend(found.values_ms)
 
 
 def _tasks(chosen: list[str], events: int, batches: Sequence[int]) -> list[_Task]:
@@ -148,6 +173,20 @@ def _tasks(chosen: list[str], events: int, batches: Sequence[int]) -> list[_Task
     for name in chosen:
         if name in {"meter", "sequencer", "asyncio"}:
             tasks += [_batched(name, batch, events) for batch in batches]
+        elif name == "bare":
+            tasks.append(
+                _Task(name, _label(100), "events", 100, lambda rig: measure_bare_loop(rig, batch=100, events=events))
+            )
+        elif name == "rocksdb":
+            tasks.append(
+                _Task(
+                    name,
+                    _label(100),
+                    "events",
+                    100,
+                    lambda rig: measure_sequencer(rig, batch=100, events=events, index="rocksdb"),
+                )
+            )
         elif name == "naive":
             tasks.append(
                 _Task(

@@ -45,6 +45,8 @@ class Job:
     events: int
     price_book: int = 0
     """Version that log records state to be in force."""
+    batches_per_s: float = 0
+    """Batches offered per second, made before the first is sent; 0: as fast as it goes."""
 
     @property
     def kafka(self) -> KafkaSettings:
@@ -81,9 +83,17 @@ async def publish(job: Job) -> list[Expected]:
                 for partition in range(PARTITIONS)
             ]
             logs = [await _Log.begin(job, partition) for partition in range(PARTITIONS)] if job.kind == "log" else []
+            made: list[tuple[int, bytes]] = []
             for partition, batch in cut(job.events, job.batch):
                 value = series[partition].seal(loads[partition].lines(batch))
-                await send(partition, logs[partition].append(value, now_ms) if logs else value)
+                if job.batches_per_s:
+                    made.append((partition, value))
+                else:
+                    await send(partition, logs[partition].append(value, now_ms) if logs else value)
+            began_s = time.monotonic()
+            for number, (partition, value) in enumerate(made):
+                await asyncio.sleep(max(0, began_s + number / job.batches_per_s - time.monotonic()))
+                await send(partition, value)
         for delivery in in_flight:
             await delivery
     return [load.expected(count) for load, count in zip(loads, records, strict=True)]

@@ -118,11 +118,18 @@ class Rig:
             await admin.delete_topics(list(names))
 
     async def publish(
-        self, kafka: KafkaSettings, kind: Kind, *, batch: int, events: int, price_book: int = 0
+        self,
+        kafka: KafkaSettings,
+        kind: Kind,
+        *,
+        batch: int,
+        events: int,
+        price_book: int = 0,
+        batches_per_s: float = 0,
     ) -> list[Expected]:
         """Publish a load by a process of its own; what a right worker makes of it, by partition."""
         self.say("publishing the load")
-        job = Job(kafka.bootstrap, kafka.topic_prefix, kind, batch, events, price_book)
+        job = Job(kafka.bootstrap, kafka.topic_prefix, kind, batch, events, price_book, batches_per_s)
         with self.started([sys.executable, "-m", "tests.bench.publish", orjson.dumps(asdict(job)).decode()]) as process:
             return [Expected(**one) for one in orjson.loads(await process.end())]
 
@@ -152,9 +159,11 @@ class BenchDeployment:
     data: Path
     price_book: int
 
-    async def publish(self, kind: Kind, *, batch: int, events: int) -> list[Expected]:
-        """Publish a load to it."""
-        return await self.rig.publish(self.kafka, kind, batch=batch, events=events, price_book=self.price_book)
+    async def publish(self, kind: Kind, *, batch: int, events: int, batches_per_s: float = 0) -> list[Expected]:
+        """Publish a load to it, at a rate or as fast as it goes."""
+        return await self.rig.publish(
+            self.kafka, kind, batch=batch, events=events, price_book=self.price_book, batches_per_s=batches_per_s
+        )
 
     @contextmanager
     def worker(self, *arguments: str) -> Iterator["Process"]:

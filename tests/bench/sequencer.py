@@ -11,7 +11,12 @@ from tests.bench.rig import Rig, expect
 
 
 async def measure_sequencer(
-    rig: Rig, *, batch: int, events: int, runtime: Literal["faust", "asyncio"] = "faust"
+    rig: Rig,
+    *,
+    batch: int,
+    events: int,
+    runtime: Literal["faust", "asyncio"] = "faust",
+    index: Literal["memory", "rocksdb"] = "memory",
 ) -> Run:
     """Drain a topic that was filled before; the rate is of input events, by the append time of their log record.
 
@@ -22,7 +27,9 @@ async def measure_sequencer(
         rig.say("sequencing")
         topic = deployment.kafka.topic(Topic.LOG)
         readers = [PartitionReader(deployment.kafka, topic, partition) for partition in range(PARTITIONS)]
-        with deployment.worker("sequencer", "run", "--instance=bench", f"--runtime={runtime}") as process:
+        with deployment.worker(
+            "sequencer", "run", "--instance=bench", f"--runtime={runtime}", f"--index={index}"
+        ) as process:
             for reader in readers:
                 await reader.start()
 

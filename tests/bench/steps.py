@@ -76,21 +76,21 @@ class StepTable:
 
 def measure_steps(events: Mapping[int, int], *, passes: int) -> StepTable:
     """Time every step: how many events at which batch size, and how often."""
-    return StepTable({batch: _Steps(batch, count).measure(passes) for batch, count in events.items()})
+    return StepTable({batch: Steps(batch, count).measure(passes) for batch, count in events.items()})
 
 
-class _Steps:
+class Steps:
     """One load at one batch size, and every step over it."""
 
     def __init__(self, batch: int, events: int) -> None:
-        self._now_ms = time.time_ns() // 1_000_000
-        load = PartitionLoad(_PARTITION, now_ms=self._now_ms)
-        series = SignedSeries(_PARTITION, _TOPIC, now_ms=self._now_ms)
-        self._values = [series.seal(load.lines(batch)) for _ in range(max(1, events // batch))]
-        self._events = batch * len(self._values)
-        self._registry = parse_registry(registry())
-        self._meters = frozenset(meter.name for meter in DEFAULT_METERS)
-        self._in_force = InForce(self._registry.digest, 0, "00" * 16, 1)
+        self.now_ms = time.time_ns() // 1_000_000
+        load = PartitionLoad(_PARTITION, now_ms=self.now_ms)
+        series = SignedSeries(_PARTITION, _TOPIC, now_ms=self.now_ms)
+        self.values = [series.seal(load.lines(batch)) for _ in range(max(1, events // batch))]
+        self._events = batch * len(self.values)
+        self.registry = parse_registry(registry())
+        self.meters = frozenset(meter.name for meter in DEFAULT_METERS)
+        self.in_force = InForce(self.registry.digest, 0, "00" * 16, 1)
         limits = Limits(
             line_bytes_max=LINE_BYTES_MAX,
             batch_bytes_max=BATCH_BYTES_MAX,
@@ -99,7 +99,7 @@ class _Steps:
             horizon_ms=HORIZON_MS_DEFAULT,
             corrections=False,
         )
-        self._genesis = make_genesis(
+        self.genesis = make_genesis(
             name="meter.example.com/bench",
             epoch="0f" * 16,
             deployment=DEPLOYMENT,
@@ -107,7 +107,7 @@ class _Steps:
             partition=_PARTITION,
             partitions=PARTITIONS,
             limits=limits,
-            created_ms=self._now_ms,
+            created_ms=self.now_ms,
         )
 
     def measure(self, passes: int) -> dict[str, float]:
@@ -129,26 +129,24 @@ class _Steps:
     def _whole(self) -> dict[str, float]:
         """The class as it is used; also keeps what each step gets."""
         state = LogState()
-        state.offer(0, self._genesis)
+        state.offer(0, self.genesis)
         judge_ns = append_ns = 0
         self._judgements: list[Any] = []
         self._built: list[Any] = []
         clock = time.thread_time_ns
-        for offset, value in enumerate(self._values):
+        for offset, value in enumerate(self.values):
             began = clock()
             judgement = judge(
                 value,
                 partition=_PARTITION,
                 offset=offset,
-                append_ms=self._now_ms,
+                append_ms=self.now_ms,
                 state=state,
-                registry=self._registry,
-                meters=self._meters,
+                registry=self.registry,
+                meters=self.meters,
             )
             judged = clock()
-            built = append_record(
-                state, judgement, log_offset=offset + 1, source_offset=offset, in_force=self._in_force
-            )
+            built = append_record(state, judgement, log_offset=offset + 1, source_offset=offset, in_force=self.in_force)
             append_ns += clock() - judged
             judge_ns += judged - began
             self._judgements.append(judgement)
@@ -156,7 +154,7 @@ class _Steps:
         return {"judge": self._us(judge_ns), "append_record": self._us(append_ns)}
 
     def _single(self) -> dict[str, float]:
-        values, built, judgements, registry_ = self._values, self._built, self._judgements, self._registry
+        values, built, judgements, registry_ = self.values, self._built, self._judgements, self.registry
         batches = [decode_batch(value) for value in values]
         entries = [entries_of(batch.lines) for batch in batches]
         leaves = [leaf_hashes(each) for each in entries]
@@ -167,7 +165,7 @@ class _Steps:
             "structure and header": self._time(lambda: [decode_batch(value) for value in values]),
             "signature": self._time(
                 lambda: [
-                    registry_.authorities(batch.header_line, batch.signatures, batch.header.producer, self._now_ms)
+                    registry_.authorities(batch.header_line, batch.signatures, batch.header.producer, self.now_ms)
                     for batch in batches
                 ]
             ),
