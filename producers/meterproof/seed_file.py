@@ -37,10 +37,11 @@ def read_seed(path: Path, prefix: str, command: str) -> bytes:
 
 
 def write_seed(path: Path, prefix: str, seed: bytes) -> None:
-    """Write 32 secret bytes to a new key file with mode 600, and fsync it.
+    """Write 32 secret bytes to a new key file with mode 600; on the device, with its name, when this returns.
 
     Raises:
         InvalidKey: there is a file already; a key is never overwritten.
+        OSError: the disk is full or fails; nothing is left that would look like a key.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,7 +49,16 @@ def write_seed(path: Path, prefix: str, seed: bytes) -> None:
     except FileExistsError:
         message = f"{path} exists, and a key is never overwritten; choose another name"
         raise InvalidKey(message) from None
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(prefix + b64encode(seed).decode() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(prefix + b64encode(seed).decode() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -19,7 +19,7 @@ from meterproof.kafka.price_books import publish_price_book
 from meterproof.kafka.producer import RecordProducer
 from meterproof_local.broker import LocalBroker
 from meterproof_proofs.command import main as meterproof
-from meterproof_schemas.log_record import decode_record
+from meterproof_schemas.log_record import decode_record, record_digest
 from meterproof_schemas.price_book import parse_price_book
 from meterproof_schemas.reasons import Reason
 from meterproof_schemas.rejection import decode_rejection
@@ -346,6 +346,27 @@ async def test_echoes_in_the_log_are_counted_and_passed(broker: LocalBroker, top
         assert status["partitions"]["0"]["foreign"] == 6
     await pipeline.check()
     assert (await pipeline.log(0)).foreign == 6
+
+
+@whatever_runs_it
+async def test_a_record_of_a_newer_sequencer_stops_an_older_one_running_or_not(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
+) -> None:
+    """A rolling update in which both are at work: the older one neither writes behind it nor passes it by."""
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1, runtime=runtime)
+    with pipeline.worker() as worker:
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2))])
+        await pipeline.wait_until_sequenced(worker)
+        last = (await pipeline.records(Topic.LOG, 0))[-1].value or b""
+        header = orjson.loads(last.split(b"\n", 1)[0]) | {"v": 2, "prev": record_digest(last)}
+        async with RecordProducer(pipeline.kafka) as producer:
+            await (await producer.send(pipeline.kafka.topic(Topic.LOG), 0, orjson.dumps(header) + b"\n"))
+        await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2))])
+        assert await asyncio.to_thread(worker.wait) == 75
+        assert worker.events()[-1]["stop_reason"] == "fenced"
+    with pipeline.worker(instance="again") as worker:
+        assert await asyncio.to_thread(worker.wait) == 78
+        assert "is of version 2" in worker.events()[-1]["event"]
 
 
 async def test_keys_and_meters_change_while_it_runs(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
