@@ -1,11 +1,11 @@
-"""One sink as a process: settings, logging, the check of the topics, signals, and an exit code that tells the truth."""
+"""A worker as a process: settings, logging, check of the topics, signals, and an exit code that tells the truth."""
 
 import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -30,6 +30,8 @@ _BEAT_INTERVAL_S: Final = 0.5
 
 Beside = Callable[[KafkaSettings, asyncio.Event], Coroutine[None, None, None]]
 """What a worker does beside carrying records, until the event is set."""
+Work = Callable[[SinkStatus, asyncio.Event], Coroutine[None, None, None]]
+"""All that a worker does, until the event is set."""
 
 
 def run_sink_process(
@@ -60,6 +62,43 @@ def run_sink_process(
         PortTaken: its health cannot be served where the settings say.
 
     """
+
+    @asynccontextmanager
+    async def opened(kafka: KafkaSettings) -> AsyncIterator[Work]:
+        async with open_sink(kafka) as sink:
+
+            async def work(status: SinkStatus, stop: asyncio.Event) -> None:
+                worker = SinkSettings()
+                carrying = run_sink(sink, kafka, partitions, status=status, stop=stop, bounds=bounds, worker=worker)
+                await run_together(stop, carrying, *([] if beside is None else [beside(kafka, stop)]))
+
+            yield work
+
+    return run_worker_process(opened, name=name, data=data, bootstrap=bootstrap, topic_prefix=topic_prefix)
+
+
+def run_worker_process(
+    open_work: Callable[[KafkaSettings], AbstractAsyncContextManager[Work]],
+    *,
+    name: str,
+    data: Path,
+    bootstrap: str | None,
+    topic_prefix: str | None,
+) -> int:
+    """Run a worker until SIGTERM or SIGINT; the exit code.
+
+    Args:
+        open_work: opens what the worker needs; what it raises on entering is an error of starting, and comes out.
+        name: of the worker and its status file.
+        data: folder of the deployment on this machine.
+        bootstrap: Kafka's address, instead of the settings'.
+        topic_prefix: of the deployment's topics, instead of the settings'.
+
+    Raises:
+        KafkaProblem: Kafka cannot be used, or the topics are not as the contract says.
+        PortTaken: its health cannot be served where the settings say.
+
+    """
     end_at_once_on_signals()
     worker = SinkSettings()
     set_up_logging(name, worker.instance or name)
@@ -78,8 +117,7 @@ def run_sink_process(
     shown.append(status)
     status.start()
     try:
-        running = _run(open_sink, settings, status, worker, partitions=partitions, bounds=bounds, beside=beside)
-        return asyncio.run(running)
+        return asyncio.run(_run(open_work, settings, status))
     finally:
         status.watchdog.loop_ended()
 
@@ -100,14 +138,7 @@ async def run_together(stop: asyncio.Event, *parts: Coroutine[None, None, None])
 
 
 async def _run(
-    open_sink: Callable[[KafkaSettings], AbstractAsyncContextManager[Sink]],
-    settings: KafkaSettings,
-    status: SinkStatus,
-    worker: SinkSettings,
-    *,
-    partitions: Sequence[int] | None,
-    bounds: BatchBounds,
-    beside: Beside | None,
+    open_work: Callable[[KafkaSettings], AbstractAsyncContextManager[Work]], settings: KafkaSettings, status: SinkStatus
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -117,10 +148,9 @@ async def _run(
         loop.add_signal_handler(number, stop.set)
     status.watchdog.note_signals()
     try:
-        async with open_sink(settings) as sink:
+        async with open_work(settings) as work:
             try:
-                carrying = run_sink(sink, settings, partitions, status=status, stop=stop, bounds=bounds, worker=worker)
-                await run_together(stop, carrying, *([] if beside is None else [beside(settings, stop)]))
+                await work(status, stop)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the process ends
                 return _tell(error)
     finally:

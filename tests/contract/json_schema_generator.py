@@ -13,6 +13,7 @@ import meterproof_schemas
 from meterproof_schemas.batch import BatchHeader, Signatures
 from meterproof_schemas.budget import Alert, BudgetFile, Marker, PartialSum
 from meterproof_schemas.checkpoint_record import CheckpointHeader
+from meterproof_schemas.delivery import Delivery
 from meterproof_schemas.event import MeterName, Name, UsageEvent
 from meterproof_schemas.keys import RegistryFile
 from meterproof_schemas.log_record import RecordHeader
@@ -41,6 +42,7 @@ _MODELS: Final[dict[str, tuple[type[BaseModel], str]]] = {
     "budget-sum": (PartialSum, "One kind of record of usage.budget-state."),
     "budget-marker": (Marker, "The other kind of record of usage.budget-state."),
     "budget-alert": (Alert, "One record of usage.alerts."),
+    "delivery": (Delivery, "One record of usage.deliveries."),
 }
 
 
