@@ -800,7 +800,7 @@ class _LogVerification:
             if _root_of_all_lines(header, batch.count, leaves) != batch.root:
                 raise _fault_at(stored, 2, "the signed root of the batch does not follow from its lines and refusals")
             report.batch_roots_verified += 1
-            source = stored.value[len(record.header_line) + 1 :]
+            source = memoryview(stored.value)[len(record.header_line) + 1 :]
             if not (header.not_accepted or stored.erased) and (
                 header.source is None or hashlib.sha256(source).hexdigest() != header.source.digest
             ):

@@ -309,7 +309,8 @@ def read_signatures(line: bytes) -> Signatures:
     for one in listed if isinstance(listed, list) else ():
         if not isinstance(one, dict) or sorted(one) != ["algorithm", "key_id", "signature"]:
             break
-        raw = decode_base64(one["signature"]) if isinstance(one["signature"], str) else None
+        # In any spelling of base64 that producers may have used; where nothing binds it, `canonical_signatures` does.
+        raw = _decoded(one["signature"])
         if not raw or one["algorithm"] not in _ALGORITHMS or not isinstance(one["key_id"], str):
             break
         read.append((one["key_id"], one["algorithm"], raw))
@@ -317,6 +318,13 @@ def read_signatures(line: bytes) -> Signatures:
         if 1 <= len(read) <= _SIGNATURES_MAX and len({key_id for key_id, _, _ in read}) == len(read):
             return tuple(read)
     raise BadProof("the batch's signatures", "they are not a list of key_id, algorithm and base64 signature, one a key")
+
+
+def _decoded(encoded: object) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True) if isinstance(encoded, str) else b""
+    except ValueError:
+        return b""
 
 
 def canonical_signatures(signatures: Signatures) -> bytes:

@@ -220,6 +220,29 @@ def test_a_proof_of_one_thing_shows_no_other(data: Path) -> None:
             proof.verify([VERIFIER], producer_keys={PUBLIC_KEY: None})
 
 
+def test_signatures_that_a_producer_spelled_in_its_own_way(tmp_path: Path) -> None:
+    """No signature covers their spelling: the proof has the one way, and the signatures in it are the same."""
+    log = LogBuilder()
+    header_line, signatures_line, *lines = make_batch(log.events(3), log.key).split(b"\n")
+    spelled = signatures_line.replace(b'":', b'": ').replace(b'{"key_id"', b' { "key_id"')
+    assert log.source(b"\n".join([header_line, spelled, *lines])).header.accepted == 3
+    publish(tmp_path / "audit", log)
+    proof = EventProof.parse(proof_of(tmp_path, "e1").read_bytes())
+    assert proof.carried == (header_line, signatures_line)
+    proved = proof.verify([Verifier.parse(vkey_of(log))], producer_keys={PUBLIC_KEY: None})
+    assert proved.signed_by == (log.key.key_id,)
+
+
+def test_what_it_prints_commands_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = LogBuilder()
+    log.batch([make_event("e0", subject=log.agent, data={"note": "\x1b[2J\u202e\x07"}, time_ms=log.clock_ms)])
+    publish(tmp_path / "audit", log)
+    file = proof_of(tmp_path, "e0")
+    capsys.readouterr()
+    assert check([str(file), "--vkey", vkey_of(log)]) == 0
+    assert all(character.isprintable() or character == "\n" for character in capsys.readouterr().out)
+
+
 def test_the_proofs_know_what_producers_sign() -> None:
     """`meterproof_proofs` imports nothing of ours, so it says again what a batch's signature covers."""
     value = LOG.batches[0]

@@ -238,6 +238,14 @@ def test_what_cannot_be_stated_says_why(data: Path, tmp_path: Path, capsys: pyte
     assert "holds no log" in capsys.readouterr().err
 
 
+def test_without_the_package_that_makes_them_it_says_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("meterproof_schemas.commands.statement._MAKER_GROUP", "nobody.declares.this")
+    assert main(["acme", "--period", "2025-12"]) == 2
+    assert "install meterproof-sinks" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"x\n", b"meterproof/statement@v1\n", b"meterproof/statement@v1\nstatement {}\nlog a\nhash !\n"]
 )

@@ -103,4 +103,9 @@ def _as_text(proof: EventProof, proved: ProvedEvent) -> str:
         lines.append(f"  said to be sent by {proved.producer}: not checked, for want of --producer-key")
     if proved.unverified and proved.signed_by:
         lines.append(f"  signatures by keys not given here, which prove nothing: {', '.join(proved.unverified)}")
-    return "\n".join([*lines, "", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown), ""])
+    return "\n".join([*map(_printable, lines), "", _printable(shown), ""])
+
+
+def _printable(text: str) -> str:
+    """The text without what a terminal would obey: names and events are others' words."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
