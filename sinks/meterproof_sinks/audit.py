@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.errors import ProofError, WrongOrigin
 from meterproof_proofs.frontier import Frontier, leaf_hashes
 from meterproof_proofs.note import SignedNote, Verifier
-from meterproof_proofs.tree import EMPTY_ROOT
+from meterproof_proofs.tree import EMPTY_ROOT, node_hash
 from meterproof_schemas.chain import Cursor, LogChain
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.event import entry_of
@@ -140,25 +140,25 @@ class _Tree:
     """Entries on disk."""
     recent: list[bytes] = field(default_factory=list)
     """The last entries before the end, for the next checkpoint's tiles."""
-    roots: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
-    """Roots at the last record ends."""
+    edges: OrderedDict[int, list[bytes]] = field(default_factory=OrderedDict)
+    """What folds to the root at the last record ends, by size: the frontier's hashes, or the root alone."""
     signed: Signed | None = None
     """The checkpoint on disk."""
 
-    def take(self, entries: Iterable[bytes], root: bytes) -> None:
+    def take(self, entries: Iterable[bytes], hashes: list[bytes]) -> None:
         """Count entries that are on the device."""
         before = len(self.recent)
         self.recent += entries
         self.size += len(self.recent) - before
         if len(self.recent) > _RECENT_MAX:
             self.recent = []
-        self.note_root(root)
+        self.note_end(hashes)
 
-    def note_root(self, root: bytes) -> None:
-        """Remember the root at the present size."""
-        self.roots[self.size] = root
-        if len(self.roots) > _BOUNDARIES_MAX:
-            self.roots.popitem(last=False)
+    def note_end(self, hashes: list[bytes]) -> None:
+        """Remember what folds to the root at the present size."""
+        self.edges[self.size] = hashes
+        if len(self.edges) > _BOUNDARIES_MAX:
+            self.edges.popitem(last=False)
 
     def wants(self, offered: Signed) -> bool:
         """Whether a checkpoint is larger than the one on disk, or of its size with one signature more."""
@@ -339,7 +339,7 @@ class AuditLog:
     def has_roots_in_memory(self, pair: SignedPair) -> bool:
         """Whether comparing these checkpoints costs no reading."""
         events, records = pair.sizes
-        return events in self._events.roots and (pair.records is None or records in self._records.roots)
+        return events in self._events.edges and (pair.records is None or records in self._records.edges)
 
     def close(self) -> None:
         """Let go of the files and the lock, after a write that is under way. May be repeated."""
@@ -566,15 +566,15 @@ class AuditLog:
         head = head_entry(head_of(record))
         self._records_frontier.extend(leaf_hashes([head]))
         events, records = self._events, self._records
-        root, records_root = bytes.fromhex(record.header.root), self._records_frontier.root()
+        hashes, records_hashes = [bytes.fromhex(record.header.root)], self._records_frontier.hashes
         if keep_entries:
-            events.take(map(entry_of, record.lines), root)
-            records.take([head], records_root)
+            events.take(map(entry_of, record.lines), hashes)
+            records.take([head], records_hashes)
             return
         events.size += len(record.lines)
-        events.note_root(root)
+        events.note_end(hashes)
         records.size += 1
-        records.note_root(records_root)
+        records.note_end(records_hashes)
 
     def _entries_from(self, tree: _Tree, first: int) -> Iterable[bytes]:
         """A tree's entries on disk from number `first` on; from memory if they are all kept there."""
@@ -620,8 +620,8 @@ class AuditLog:
         if size == 0:
             return EMPTY_ROOT
         with self._one_at_a_time:
-            if (root := tree.roots.get(size)) is not None:
-                return root
+            if (hashes := tree.edges.get(size)) is not None:
+                return reduce(lambda root, left: node_hash(left, root), reversed(hashes))
         if tree is self._records:
             return self._records_root_on_disk(size)
         segment = max(

@@ -131,13 +131,13 @@ class CheckpointLane:
         """
         self._frontier.extend(leaf_hashes([entry_of(line) for line in record.lines]))
         self._heads.extend(leaf_hashes([head_entry(head_of(record))]))
-        self._note_roots()
-        if self._frontier.size != record.header.size or self._roots[self._origins[0], self._frontier.size].hex() != (
-            record.header.root
-        ):
+        if self._frontier.size != record.header.size or self._frontier.root().hex() != record.header.root:
             raise self.chain.diverged(offset, "states a size or root that does not follow from its accepted lines")
-        for origin, tree in zip(self._origins, (self._frontier, self._heads), strict=True):
-            self._before.meet(origin, tree.size, self._roots[origin, tree.size])
+        if not self._before.is_met:
+            for origin, tree in zip(self._origins, (self._frontier, self._heads), strict=True):
+                self._before.meet(origin, tree.size, tree.root())
+        if self._witness is not None:
+            self._note_roots()
 
     async def flush(self) -> None:
         """Sign what the log is now if it grew, or if a key of ours has not signed it yet.
