@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable
 from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.migrate import migrate, pending
+from meterproof_sinks.rollups import Rollups
 from meterproof_sinks.sink import SinkUnavailable
 from tests.integration.sinks.clickhouse_folder import assert_adds_up, assert_holds_exactly, new_sink, one
 from tests.integration.sinks.clickhouse_server import PASSWORD, ClickHouseServer, Fault, served
@@ -231,3 +234,34 @@ async def test_several_logs_at_once_over_a_bad_network(server: ClickHouseServer)
     assert server.met >= 4
     for log in logs:
         assert assert_holds_exactly(server.engine, log) == log.state.position
+
+
+@pytest.fixture
+def docker() -> None:
+    program = shutil.which("docker")
+    if program is None or subprocess.run([program, "info"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("Docker does not answer on this machine")
+
+
+@pytest.mark.containers
+@pytest.mark.usefixtures("docker")
+async def test_a_server_in_a_container_gets_the_same_rows() -> None:
+    from testcontainers.community.clickhouse import ClickHouseContainer
+
+    log = _log()
+    with ClickHouseContainer("clickhouse/clickhouse-server:25.8", username="meter", password=PASSWORD) as container:
+        url = f"http://{container.get_container_host_ip()}:{container.get_exposed_port(8123)}"
+        clickhouse = ClickHouse.connect(url, username="meter", password=PASSWORD, create=True)
+        try:
+            migrate(clickhouse)
+            sink = new_sink(clickhouse)
+            await sink.cursor(0)
+            for first in range(0, len(log.records), 4):
+                await _write(sink, log, first, first + 4)
+            assert_adds_up(clickhouse, log)
+            Rollups(clickhouse).refresh()
+            assert one(clickhouse, "SELECT sum(events) FROM usage_by_day") == log.state.position
+        finally:
+            clickhouse.close()
+        with pytest.raises(ClickHouseError):
+            ClickHouse.connect(url, username="meter", password="wrong", create=True)
