@@ -19,6 +19,10 @@ import pytest
 
 _HERE: Final = Path(__file__).resolve().parent
 _CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterproof" / "interop"
+_PYTHON_PROGRAMS: Final = {
+    "verify-metamorphic": "verify_metamorphic.py",
+    "verify-standardwebhooks": "verify_standardwebhooks.py",
+}
 _BUILD_TIMEOUT_S: Final = 280
 _RUN_TIMEOUT_S: Final = 120
 
@@ -45,9 +49,9 @@ def _command(tool: str) -> list[str]:
         if tool == "verify-sigstore":
             folder = _built("node", ("node", "npm"), _install_node_packages)
             return ["node", str(folder / "verify-sigstore.js")]
-        if tool == "verify-metamorphic":
+        if tool in _PYTHON_PROGRAMS:
             folder = _built("python", (), _install_python_packages)
-            return [str(folder / "bin" / "python"), str(_HERE / "python" / "verify_metamorphic.py")]
+            return [str(folder / "bin" / "python"), str(_HERE / "python" / _PYTHON_PROGRAMS[tool])]
         return [str(_built("go", ("go",), _build_go_programs) / tool)]
     except _NotHere as reason:
         missing[tool] = str(reason)
