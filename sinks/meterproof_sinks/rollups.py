@@ -76,11 +76,13 @@ class Rollups:
             return Refreshed()
         if self._seen is None:
             self._built = self._built_to()
+        retired = self._retired_months()
         refreshed = self._build(
             [
                 day
                 for day, lasts in sorted(self._last_positions().items())
-                if any(min(last + 1, bounds.get(log, 0)) > self._to(day, log) for log, last in lasts.items())
+                if day.year * 100 + day.month not in retired
+                and any(min(last + 1, bounds.get(log, 0)) > self._to(day, log) for log, last in lasts.items())
             ],
             bounds,
         )
@@ -90,6 +92,8 @@ class Rollups:
     def rebuild(self, days: Collection[date] | None = None) -> Refreshed:
         """Build these days (None: all, those included that have no event any more) from the events, whatever is there.
 
+        Days whose events were given up (`retention`) are left as they are: nothing could make them again.
+
         Raises:
             ClickHouseUnavailable: the database is away; what was done so far is whole.
             ClickHouseError: a statement was refused.
@@ -97,7 +101,9 @@ class Rollups:
         bounds = self._progress()
         if days is None:
             days = self._last_positions().keys() | self._built_to().keys()
-        refreshed = self._build(sorted(days), bounds, force=True)
+        retired = self._retired_months()
+        kept = sorted(day for day in days if day.year * 100 + day.month not in retired)
+        refreshed = self._build(kept, bounds, force=True)
         self._seen = None
         return refreshed
 
@@ -171,6 +177,9 @@ GROUP BY ALL"""  # noqa: S608 - nothing of it comes from outside
             self._clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log ORDER BY log")
         )
 
+    def _retired_months(self) -> set[int]:
+        return {month for (month,) in self._clickhouse.rows("SELECT DISTINCT month FROM usage_retired")}
+
     def _last_positions(self) -> dict[date, dict[str, int]]:
         """By day and log: the highest position that is there; from the projection, and rows above progress included."""
         found: defaultdict[date, dict[str, int]] = defaultdict(dict)
@@ -187,10 +196,11 @@ GROUP BY ALL"""  # noqa: S608 - nothing of it comes from outside
         where = "" if day is None else "WHERE day = {day:Date}"
         found: defaultdict[date, dict[str, int]] = defaultdict(dict)
         for built_day, log, next_, rollups in self._clickhouse.rows(
-            f"SELECT day, log, min(next), count() FROM rollup_progress {where} GROUP BY day, log",  # noqa: S608 - ours
+            f"SELECT day, log, min(next), groupArray(`rollup`) FROM rollup_progress {where} GROUP BY day, log",  # noqa: S608 - ours
             {} if day is None else {"day": day},
         ):
-            found[built_day][log] = next_ if rollups == len(GRAINS) else 0
+            # Minutes may have been given up after their time.
+            found[built_day][log] = next_ if {"hour", "day"} <= set(rollups) else 0
         return dict(found)
 
     def _to(self, day: date, log: str) -> int:

@@ -100,6 +100,7 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
         "price_books",
         "budgets",
         "provider_quotas",
+        "usage_retired",
         "migrations",
     }
     for name, definition in tables:

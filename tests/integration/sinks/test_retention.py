@@ -1,0 +1,70 @@
+"""Single events go after their time; what they added up to stays, and nothing that is compared begins to differ."""
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from meterproof_sinks.audit import AuditLog
+from meterproof_sinks.audit_folder import log_folder_name
+from meterproof_sinks.reconciliation import reconcile
+from meterproof_sinks.retention import NotRolledUp, retire
+from meterproof_sinks.rollups import Rollups
+from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
+from tests.rated_log import RatedLog, costs
+
+pytestmark = pytest.mark.clickhouse
+
+_TODAY = date(2026, 4, 15)
+_RAW_DAYS = 90
+
+
+async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None:
+    log = RatedLog(seed=61)
+    log.grow(25)
+    audit = tmp_path / "audit"
+    writer = AuditLog(audit / log_folder_name(log.origin), log.origin, 0)
+    writer.append(log.records)
+    writer.close()
+    size, spend = log.state.position, sum(costs(log.records), Decimal(0))
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        await new_sink(clickhouse).write(0, log.genesis, log.records)
+        rollups = Rollups(clickhouse)
+        rollups.refresh()
+        old = one(clickhouse, "SELECT count() FROM usage WHERE toYYYYMM(event_time) = 202512")
+        assert 0 < old < size
+
+        clickhouse.command("ALTER TABLE usage_days UPDATE cost = cost + 1 WHERE 1 SETTINGS mutations_sync = 2")
+        with pytest.raises(NotRolledUp, match="202512"):
+            retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None)
+        assert one(clickhouse, "SELECT count() FROM usage") == size, "nothing was given up"
+        rollups.rebuild()
+
+        retired = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None)
+        assert (retired.months, retired.events) == ([202512], old)
+        assert retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None).months == []
+        assert one(clickhouse, "SELECT count() FROM usage") == size - old
+        for again in (rollups.refresh, rollups.rebuild, Rollups(clickhouse).refresh):
+            again()
+            for table in ("usage_by_minute", "usage_by_hour", "usage_by_day"):
+                assert clickhouse.rows(f"SELECT sum(events), sum(cost) FROM {table}") == [(size, spend)], table
+        assert one(clickhouse, "SELECT dense FROM density") == 1
+        found = await reconcile(clickhouse, audit, None)
+        assert found.differences == []
+        assert found.retired == {log.origin: old}
+
+        # The log goes on
+        at = len(log.records)
+        log.grow(2)
+        sink = new_sink(clickhouse)
+        await sink.cursor(0)
+        await sink.write(0, log.genesis, log.records[at:])
+        assert one(clickhouse, "SELECT dense FROM density") == 1
+
+        retired = retire(clickhouse, _TODAY, raw_days=None, minute_days=30)
+        assert retired.minute_days == [date(2025, 12, 31), date(2026, 1, 1)]
+        assert Rollups(clickhouse).refresh().built in ([], [date(2026, 1, 1)])
+        assert one(clickhouse, "SELECT sum(events) FROM usage_by_day") >= size
+        with pytest.raises(ValueError, match="at least"):
+            retire(clickhouse, _TODAY, raw_days=7, minute_days=None)
