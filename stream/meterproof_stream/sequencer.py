@@ -287,9 +287,11 @@ class Sequencer:
             self._checking_source.discard(lane.partition)
         # A comparison that takes its time on a busy machine is no pause, or every record would be compared. One that
         # took longer than records may go without is: the process may have been frozen in it.
-        now_s = self._monotonic_s()
-        if now_s - began_s < SOURCE_CHECK_INTERVAL_S:
-            self._fed_s[lane.partition] = now_s
+        # For all partitions, since none is fed meanwhile.
+        took_s = self._monotonic_s() - began_s
+        if took_s < SOURCE_CHECK_INTERVAL_S:
+            for partition, fed_s in self._fed_s.items():
+                self._fed_s[partition] = fed_s + took_s
 
     async def _compare_source(self, lane: Lane) -> None:
         while not lane.closed:

@@ -24,7 +24,7 @@ from meterproof_schemas.topics import Topic
 from meterproof_stream.runtime import Runtime
 from tests.integration.stream.workers import PATIENCE_S, Pipeline, Worker, whatever_runs_it
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PARTITIONS = 4
 SESSION_S = 90
