@@ -23,7 +23,7 @@ class WorkerSettings(BaseSettings):
     """What delivers the records."""
     session_timeout_s: int = Field(default=10, ge=6)
     """How long the group waits for a worker that is gone and not back."""
-    stop_deadline_s: int = Field(default=15, ge=1)
+    stop_deadline_s: int = Field(default=18, ge=1)
     """A worker that was asked to stop and has not is ended after this."""
     stall_timeout_s: int = Field(default=60, ge=5)
     """A worker that takes nothing for this long while records wait, and waits for nobody, is unhealthy and ended."""
