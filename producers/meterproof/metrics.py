@@ -1,7 +1,8 @@
 """A worker's metrics: read from its status when they are asked for, so that they cost nothing on the way of a record.
 
-Every name begins with `meterproof_`; every sample carries `worker`. Labels are few and small: a partition, a verdict of
-the contract's closed list, a key id that is being refused. Never an agent, a customer or an event.
+Every name begins with `meterproof_`; every sample carries `worker`. Labels are few and small: a partition, an endpoint
+of webhooks, a verdict of the contract's closed list, a key id that is being refused. Never an agent, a customer or an
+event.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,18 @@ _OF_PARTITIONS: Final = (
     ("retries", "partition_write_retries", True, "Writes that were tried again since the worker started."),
     ("checkpoints", "partition_checkpoints", True, "Checkpoints signed since the worker started."),
     ("alerts", "partition_alerts", True, "Alerts written since the worker started."),
+)
+_OF_ENDPOINTS: Final = (
+    ("waiting", "endpoint_waiting_messages", False, "Messages that were read and are neither delivered nor given up."),
+    ("delivered", "endpoint_delivered_messages", True, "Messages delivered since the worker started."),
+    ("retries", "endpoint_failed_attempts", True, "Attempts after which a message waits for another one."),
+    ("dead", "endpoint_dead_messages", True, "Messages given up since the worker started."),
+    (
+        "unreadable",
+        "endpoint_unreadable_alerts",
+        True,
+        "Records on usage.alerts that the worker's version cannot read.",
+    ),
 )
 _PREFIX: Final = "meterproof_"
 
@@ -64,6 +77,7 @@ class StatusMetrics(Collector):
         if "price_book" in status:
             yield self._one("price_book_version", "Price book in force.", status["price_book"])
         yield from self._of_partitions(partitions)
+        yield from self._of_endpoints(status.get("endpoints", {}))
         if "refused_producers" in status:
             yield self._refused(status["refused_producers"])
 
@@ -84,6 +98,13 @@ class StatusMetrics(Collector):
                 verdicts.add_metric([self._worker, number, verdict], count)
         if verdicts.samples:
             yield verdicts
+
+    def _of_endpoints(self, endpoints: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+        for key, name, grows, text in _OF_ENDPOINTS if endpoints else ():
+            family = self._family(name, text, ["endpoint"], grows=grows)
+            for endpoint, lane in endpoints.items():
+                family.add_metric([self._worker, endpoint], lane[key])
+            yield family
 
     def _refused(self, producers: list[dict[str, Any]]) -> Metric:
         family = self._family(

@@ -1,5 +1,6 @@
 """The endpoints file: what it may state, what is refused, which alerts are meant, which addresses are public."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,17 @@ def test_a_faulty_endpoint_is_refused_and_its_address_not_quoted(
     with pytest.raises(InvalidRegistry, match=fault) as refused:
         load_endpoints(path, {"HOOK": SECRET, "BAD": "whsec_T0KEN"})
     assert "T0KEN" not in str(refused.value)
+
+
+def test_the_example_of_the_readme_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "sinks/README.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if '"endpoints"' in block)
+    (tmp_path / "webhooks.json").write_text(example)
+    (tmp_path / "pager.secret").write_text(SECRET)
+    (tmp_path / "pager.secret").chmod(0o600)
+    pager, chat = load_endpoints(tmp_path / "webhooks.json", {"CHAT_SECRET": SECRET})
+    assert (pager.name, pager.backoff.attempts_max, pager.allow_private_addresses) == ("pager", 20, False)
+    assert (chat.name, chat.backoff.attempts_max, chat.filter.scopes) == ("chat", 10, ("team",))
 
 
 def test_a_faulty_file_is_refused(tmp_path: Path) -> None:
