@@ -6,9 +6,12 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
 from meterproof.deployment import DataFolder
 from meterproof.health import HealthSettings
 from meterproof.json_log import set_up_logging
+from meterproof.kafka.empty_membership import leave_if_partitions_are_nobodys
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import require_fit_topics
 from meterproof.watchdog import end_at_once_on_signals
@@ -56,7 +59,7 @@ def run_worker(
     settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
     kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     set_up_logging(worker, settings.instance)
-    asyncio.run(require_fit_topics(kafka))
+    asyncio.run(_prepare(kafka, worker, settings.instance, topic))
     drivers: list[Driver] = []
 
     def on_failure(error: BaseException) -> None:
@@ -67,6 +70,16 @@ def run_worker(
     driver = driver_of(settings.runtime)
     drivers.append(driver(engine, worker=worker, topic=topic, kafka=kafka, settings=settings, health=HealthSettings()))
     return drivers[0].run()
+
+
+async def _prepare(kafka: KafkaSettings, worker: str, instance: str, topic: Topic) -> None:
+    """Make sure of the topics, and that joining the group will give this worker what there is."""
+    await require_fit_topics(kafka)
+    group = f"{kafka.topic_prefix}{worker}"
+    if await leave_if_partitions_are_nobodys(kafka, group, instance, kafka.topic(topic)):
+        structlog.get_logger("meterproof.worker").warning(
+            "membership_left", group=group, reason="it assigned too little"
+        )
 
 
 def driver_of(runtime: Runtime) -> type[Driver]:

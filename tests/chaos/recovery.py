@@ -19,7 +19,7 @@ _DURABLE: Final = {
     "audit": "log_offset",
 }
 """Where a stage's status says how much of a partition is durable."""
-LIMIT_S: Final = 90.0
+LIMIT_S: Final = 180.0
 """A fault from which the pipeline has not recovered after this long is one too many."""
 
 

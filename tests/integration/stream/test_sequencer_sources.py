@@ -327,6 +327,29 @@ async def test_a_source_that_is_created_again_under_a_running_worker_is_noticed(
     assert (await pipeline.log(0)).next_source_offset == 3
 
 
+@pytest.mark.slow
+@whatever_runs_it
+async def test_a_member_that_was_left_without_partitions_gets_them_when_it_comes_back(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
+) -> None:
+    """A static member is given back what it had, which is nothing if its topic was away just then."""
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=2, runtime=runtime)
+    session = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "120"}
+    with pipeline.worker(**session) as worker:  # type: ignore[arg-type]  # only variables
+        await asyncio.to_thread(worker.wait_until_holding)
+        await delete_topic(pipeline, Topic.BATCHES)
+        await asyncio.to_thread(worker.wait_until, lambda status: not status["partitions"])
+        worker.kill()
+    await pipeline.create_topics()
+    with pipeline.worker(**session) as worker:  # type: ignore[arg-type]
+        await asyncio.to_thread(worker.wait_until_holding)
+        for partition in range(2):
+            await pipeline.send(partition, [pipeline.batch(partition, pipeline.new_events(partition, 2))])
+        await pipeline.wait_until_sequenced(worker)
+        assert "membership_left" in worker.log()
+    await pipeline.check()
+
+
 async def test_echoes_in_the_log_are_counted_and_passed(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
     """What others write to the log neither stops the writer nor counts."""
     pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
