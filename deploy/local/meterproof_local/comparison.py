@@ -85,7 +85,7 @@ async def measure_kafka(kafka: KafkaSettings, partitions: int, folder: DataFolde
             if isinstance(stored, PartialSum) and (key not in sums or sums[key].position <= stored.position):
                 sums[key] = stored
         for total in sums.values():
-            window = (total.subject, total.window, parse_instant_us(total.start))
+            window = (total.scope, total.subject, total.window, parse_instant_us(total.start))
             measured.budget_spend[window] = measured.budget_spend.get(window, Decimal(0)) + Decimal(total.spend)
         for _, _, value in await _records(kafka, Topic.ALERTS, partition):
             alert = decode_alert(value)

@@ -16,10 +16,10 @@ from typing import Any
 _WINDOW_SECONDS = {"minute": 60, "hour": 3600, "day": 86400}
 _US_PER_S = 1_000_000
 
-Window = tuple[str, str, int]
-"""(agent, kind of window, start in microseconds since 1970, UTC)."""
+Window = tuple[str, str, str, int]
+"""(scope, who, kind of window, start in microseconds since 1970, UTC)."""
 AlertName = tuple[str, str, int, str]
-"""(budget, agent, start in microseconds, threshold)."""
+"""(budget, who, start in microseconds, threshold)."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Ledger:
     spend: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     """By agent."""
     windows: defaultdict[Window, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
-    """Spend by agent and window, of the kinds that the budgets have."""
+    """Spend by agent or customer and window, of the kinds that the budgets have."""
 
     @classmethod
     def open(cls, price_book: Path, budgets: Path) -> "Ledger":
@@ -75,8 +75,9 @@ class Ledger:
             cost += Decimal(quantity) * price
         self.events[agent] += 1
         self.spend[agent] += cost
-        for kind in {budget["window"] for budget in self.budgets}:
-            self.windows[agent, kind, _window_start_us(event["time"], kind)] += cost
+        who = {"agent": agent, "customer": data.get("customer", "")}
+        for scope, kind in {(budget["scope"], budget["window"]) for budget in self.budgets}:
+            self.windows[scope, who[scope], kind, _window_start_us(event["time"], kind)] += cost
 
     def bad(self, reason: str, events: int = 1) -> None:
         """Events that must be refused."""
@@ -84,19 +85,19 @@ class Ledger:
         self.rejected[reason] += events
 
     def alerts(self) -> set[AlertName]:
-        """What must be alerted: every threshold that the spend of an agent reached in a window."""
+        """What must be alerted: every threshold that the spend of an agent or customer reached in a window."""
         return set(self._alerts())
 
     def _alerts(self) -> Iterator[AlertName]:
         for budget in self.budgets:
             subject = budget["subject"]
-            for (agent, kind, start_us), spend in self.windows.items():
-                matches = agent == subject or (subject[-1] == "*" and agent.startswith(subject[:-1]))
-                if kind != budget["window"] or not matches:
+            for (scope, who, kind, start_us), spend in self.windows.items():
+                matches = who == subject or (subject[-1] == "*" and who.startswith(subject[:-1]))
+                if (scope, kind) != (budget["scope"], budget["window"]) or not matches:
                     continue
                 for threshold in budget["thresholds"]:
                     if spend >= Decimal(budget["limit"]) * Decimal(threshold) / 100:
-                        yield budget["name"], agent, start_us, threshold
+                        yield budget["name"], who, start_us, threshold
 
 
 def digest_of(line: bytes) -> bytes:

@@ -66,17 +66,14 @@ LIMIT_PER_EVENT: Final = Decimal("0.004")
 
 
 def budget_file(events: int) -> bytes:
-    """The budget that the rogue will burst."""
-    budget = {
-        "name": "agents-daily",
-        "scope": "agent",
-        "subject": "*",
-        "window": "day",
-        "limit": format(LIMIT_PER_EVENT * events, "f"),
-        "currency": "USD",
-        "thresholds": ["50", "80", "100"],
-    }
-    return json.dumps({"version": 1, "budgets": [budget]}, indent=2).encode() + b"\n"
+    """The budgets that the rogue will burst: its own, and that of its customer, whose agents lie in several logs."""
+    limit = LIMIT_PER_EVENT * events
+    common = {"subject": "*", "window": "day", "currency": "USD", "thresholds": ["50", "80", "100"]}
+    budgets = [
+        {"name": "agents-daily", "scope": "agent", "limit": format(limit, "f")} | common,
+        {"name": "customers-daily", "scope": "customer", "limit": format(2 * limit, "f")} | common,
+    ]
+    return json.dumps({"version": 1, "budgets": budgets}, indent=2).encode() + b"\n"
 
 
 class Traffic:

@@ -11,7 +11,7 @@ import pytest
 
 from meterproof.deployment import DataFolder
 from meterproof_local.comparison import Measured, checks, measure_folders
-from meterproof_local.ledger import Ledger
+from meterproof_local.ledger import Ledger, digest_of
 from tests.integration.local.conftest import EVENTS, DemoRun, environment, processes_of
 
 pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow]
@@ -122,12 +122,12 @@ def test_opposite_faults_do_not_cancel_out() -> None:
     ledger.good(second)
     assert (ledger.sent, ledger.duplicates, dict(ledger.spend)) == (3, 1, {"a": Decimal("0.5"), "b": Decimal("0.5")})
     good = Measured()
-    good.accepted.update([first, second])
+    good.accepted.update(map(digest_of, [first, second]))
     good.verdicts["duplicate"] = 1
     differing = {check.name for check in checks(ledger, good) if check.difference}
     assert "accepted" not in differing
     assert "duplicates" not in differing
-    bad = dataclasses.replace(good, accepted=good.accepted.__class__({first: 2}))
+    bad = dataclasses.replace(good, accepted=good.accepted.__class__({digest_of(first): 2}))
     (accepted,) = [check for check in checks(ledger, bad) if check.name == "accepted"]
     assert (accepted.expected, accepted.found, accepted.difference) == (2, 2, 2)
 

@@ -39,7 +39,7 @@ def test_an_accepted_event_with_the_pipeline_stopped(demo_run: DemoRun) -> None:
     assert accepted["clickhouse"]["usage"] == usage
     assert accepted["checkpoint"]["proved"] is True
     assert accepted["checkpoint"]["size"] > accepted["position"]
-    assert [effect["budget"] for effect in accepted["budgets"]] == ["agents-daily"]
+    assert [effect["budget"] for effect in accepted["budgets"]] == ["agents-daily", "customers-daily"]
     # What needs Kafka is named, not left out silently.
     assert accepted["budgets"][0]["spend"] is None
     assert any("usage.rejected" in what for what in found["not_looked_at"])
