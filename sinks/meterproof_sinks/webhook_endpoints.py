@@ -36,6 +36,7 @@ from meterproof_sinks.webhook_signature import (
 
 _CLOSED: Final = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 _ANY: Final = ("*",)
+_PAUSE_MAX_MS: Final = 7 * 24 * 3600 * 1000
 
 
 class AlertFilter(BaseModel):
@@ -79,8 +80,8 @@ class EndpointEntry(BaseModel):
     timeout_s: Annotated[int, Field(ge=1, le=60)] = 10
     """For one attempt, from looking up the name to the end of the answer."""
     attempts_max: Annotated[int, Field(ge=1, le=1000)] = 20
-    first_pause_ms: Annotated[int, Field(ge=1)] = 5_000
-    longest_pause_ms: Annotated[int, Field(ge=1)] = 6 * 3600 * 1000
+    first_pause_ms: Annotated[int, Field(ge=1, le=_PAUSE_MAX_MS)] = 5_000
+    longest_pause_ms: Annotated[int, Field(ge=1, le=_PAUSE_MAX_MS)] = 6 * 3600 * 1000
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EndpointEntry":

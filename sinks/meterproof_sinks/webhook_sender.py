@@ -94,7 +94,7 @@ class WebhookSender:
             if isinstance(error.os_error, PrivateAddress):
                 return Answer(None, "the host has no public address")
             return Answer(None, f"no connection: {type(error.os_error).__name__}")
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: of a name that cannot be looked up
             return Answer(None, f"no answer: {type(error).__name__}")
 
 

@@ -143,6 +143,15 @@ async def test_no_connection_and_no_http(receiver: Receiver, tmp_path: Path) -> 
     assert "T0KEN" not in answer.reason
 
 
+@pytest.mark.parametrize("host", [f"{'a' * 64}.example.invalid", "a..example.invalid", "example.invalid"])
+async def test_a_name_that_cannot_be_looked_up(receiver: Receiver, tmp_path: Path, host: str) -> None:
+    for allowed in (True, False):
+        answer = await attempt(receiver, tmp_path, url=f"https://{host}/T0KEN", allow_private_addresses=allowed)
+        assert answer.status is None
+        assert answer.reason is not None
+        assert host not in answer.reason
+
+
 async def test_a_name_with_private_addresses_is_not_connected_to(receiver: Receiver, tmp_path: Path) -> None:
     connections = 0
 

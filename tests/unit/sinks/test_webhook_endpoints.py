@@ -59,6 +59,7 @@ def test_an_endpoint_and_its_secret_are_read_and_not_shown(tmp_path: Path) -> No
         ({"name": "Pager|1"}, "name"),
         ({"timeout_s": 0}, "timeout_s"),
         ({"attempts_max": 0}, "attempts_max"),
+        ({"longest_pause_ms": 10**18}, "longest_pause_ms"),
         ({"filter": {"budgets": []}}, "budgets"),
         ({"filter": {"scopes": ["nobody"]}}, "scopes"),
         ({"colour": "red"}, "colour"),
