@@ -98,5 +98,14 @@ def test_the_readme_runs_as_printed(tmp_path: Path) -> None:
                 assert kind == "python", f"a block of kind {kind!r} is not run by anything"
                 run([sys.executable, "-c", text], tmp_path, environment)
     output = "\n".join(shown)
-    for expected in ("support-bot", "bot-1", "1. accepted", "inclusion proved", "sent 2 events", "Everything holds", "true: the event", "true: 3 events"):
+    for expected in (
+        "support-bot",
+        "bot-1",
+        "1. accepted",
+        "inclusion proved",
+        "sent 2 events",
+        "Everything holds",
+        "true: the event",
+        "true: 3 events",
+    ):
         assert expected in output

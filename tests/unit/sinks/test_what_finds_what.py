@@ -83,6 +83,11 @@ def append(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
 
 
+def take_out_segment(folder: Folder) -> None:
+    folder.events.unlink()
+    folder.heads.unlink()
+
+
 def replace_log(folder: Folder, log: LogBuilder) -> None:
     shutil.rmtree(folder.data / "audit")
     publish(folder.data / "audit", log, segment_records=4)
@@ -124,7 +129,7 @@ CHANGES: dict[str, Callable[[Folder], object]] = {
     "two event lines swapped": lambda folder: edit_lines(folder.events, lambda lines: [lines[1], lines[0], *lines[2:]]),
     "an event line added": lambda folder: edit_lines(folder.events, lambda lines: [*lines, lines[0]]),
     "a bit of a record's frame, header or batch": lambda folder: flip(folder.heads),
-    "a segment taken out": lambda folder: (folder.events.unlink(), folder.heads.unlink()),
+    "a segment taken out": take_out_segment,
     "a bit of a tile": lambda folder: flip(folder.log / "tlog/tile/0/001"),
     "a bit of a tile at the right edge": lambda folder: flip(next((folder.log / "tlog/tile/1").glob("000.p/*"))),
     "a bit of an entry bundle": lambda folder: flip(folder.log / "tlog/tile/entries/001"),
