@@ -106,3 +106,13 @@ def test_series_are_kept_for_the_horizon() -> None:
     assert series.gaps() == {KEY: [1]}
     series.evict(500 + HORIZON_MS + 1)
     assert (series.roots(), series.gaps()) == ({}, {})
+
+
+def test_a_series_that_began_before_a_trimmed_log_has_no_gap_before_its_first_number() -> None:
+    series = SeriesIndex(HORIZON_MS, begun=True)
+    for sequence in (7, 9):
+        series.add(header(sequence), 0)
+    assert series.gaps() == {KEY: [8]}
+    series.add(header(8), 0)
+    assert series.gaps() == {}
+    assert series.forks(header(7, root="b"))
