@@ -219,8 +219,10 @@ GROUP BY ALL"""  # noqa: S608 - nothing of it comes from outside
         self._clickhouse.command(sql, parameters)
 
 
-async def keep_rollups(clickhouse: ClickHouse, stop: asyncio.Event, interval_s: float) -> None:
+async def keep_rollups(clickhouse: ClickHouse, stop: asyncio.Event, interval_s: float, rest: float = _REST) -> None:
     """Refresh the roll-ups every `interval_s` seconds until `stop` is set, over a connection of its own.
+
+    After a refresh it rests `rest` times as long as that took, if that is longer.
 
     A refresh that fails is told and tried again: roll-ups never keep the rows themselves from arriving. In a folder, a
     file `rebuild-rollups` has all of them built again.
@@ -238,7 +240,7 @@ async def keep_rollups(clickhouse: ClickHouse, stop: asyncio.Event, interval_s: 
                 await asyncio.to_thread(_refresh_once, rollups, request)
             except ClickHouseError as error:
                 _log.warning("rollups_not_refreshed", reason=str(error))
-            rest_s = max(interval_s, _REST * (time.monotonic() - began_s))
+            rest_s = max(interval_s, rest * (time.monotonic() - began_s))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), rest_s)
     finally:

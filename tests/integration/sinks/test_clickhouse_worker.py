@@ -34,7 +34,7 @@ from tests.rated_log import BOOKS, RatedLog, costs
 
 pytestmark = [pytest.mark.broker, pytest.mark.clickhouse]
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 240.0
 _MAIN = "import sys; from meterproof_proofs.command import main; sys.exit(main())"
 
 
