@@ -122,7 +122,7 @@ class Frontier:
             WrongHashSize: one of them is not 32 bytes long.
             OutOfRange: the tree would outgrow `MAX_TREE_SIZE`.
         """
-        twin = Frontier.__new__(Frontier)
+        twin = Frontier()
         twin._size, twin._hashes = self._with(leaf_hashes)
         return twin
 
