@@ -75,7 +75,7 @@ _PROGRESS_BYTES: Final = 1 << 20
 _PROGRESS_S: Final = 0.2
 _COUNTS: Final = (
     *("records", "events", "batches", "signatures_verified", "signatures_repudiable", "signatures_unchecked"),
-    *("batch_roots_verified", "batch_roots_unchecked"),
+    *("batch_roots_verified", "batch_roots_unchecked", "erased"),
 )
 """The fields of a report that count records."""
 

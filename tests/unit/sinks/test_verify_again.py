@@ -8,8 +8,10 @@ import orjson
 import pytest
 
 from meterproof_proofs.note import Signer, Verifier
+from meterproof_schemas.event import entry_of
 from meterproof_sinks.audit_folder import segments_of
 from meterproof_sinks.commands.verify import main
+from meterproof_sinks.erased import erased_line
 from meterproof_sinks.remembered_checkpoints import load_remembered
 from meterproof_sinks.verification import FolderReport, load_producers, load_verifiers, verify_folder
 from meterproof_sinks.verification_memory import VerificationMemory, VerifiedLog, file_digest
@@ -170,6 +172,17 @@ def test_a_second_run_finds_the_same_without_deriving_it(data: Path) -> None:
         assert without(after.as_json(), "resumed") == without(before.as_json(), "resumed")
         assert (before.resumed, after.resumed) == (0, segments_of(before.folder)[-1].first)
         assert after.resumed > 300
+
+
+def test_what_was_erased_is_counted_again(data: Path) -> None:
+    segment = segments_of(log_of(data))[0]
+    first, rest = segment.events.read_bytes().split(b"\n", 1)
+    segment.events.write_bytes(erased_line(entry_of(first)) + b"\n" + rest)
+    full = run(data)
+    assert full.holds, full.all_faults
+    again = run(data, remembered_by(full))
+    assert again.logs[0].resumed > 0
+    assert [log.erased for log in again.logs] == [log.erased for log in full.logs] == [1, 0]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".records.jsonl"])
