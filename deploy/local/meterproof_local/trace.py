@@ -51,6 +51,7 @@ from meterproof_sinks.audit_folder import (
     log_folders,
 )
 from meterproof_sinks.clickhouse import ClickHouseError
+from meterproof_sinks.erased import entry_of_kept
 from meterproof_sinks.verification import NoVerifierKey, load_verifiers
 
 ACCEPTED: Final = "accepted"
@@ -346,7 +347,7 @@ def _proves(log: Path, checkpoint: Checkpoint, position: int) -> bool:
     entries: list[bytes] = []
     try:
         for _, record in follow_records(log, LogChain()):
-            entries.extend(map(entry_of, record.lines))
+            entries.extend(map(entry_of_kept, record.lines))
             if len(entries) >= checkpoint.size:
                 break
     except AuditError:
