@@ -1,7 +1,7 @@
 """A process that carries a log into a ClickHouse folder and may be killed: at a step, or at any moment.
 
 `python -m tests.integration.sinks.clickhouse_child FOLDER SEED BATCHES CUT KILL`, where KILL is `never`, `<step>:<n>`
-(SIGKILL right after the n-th of `events`, `records`, `progress`) or `after:<milliseconds>` from the first write on.
+(SIGKILL right after the n-th of `events`, `records`, `progress`, or insert into another table) or `after:<milliseconds>` from the first write on.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class _Killed(ClickHouse):
             self.seen = 1
             threading.Timer(self.appointed[1] / 1000, os.kill, (os.getpid(), signal.SIGKILL)).start()
         super().insert(table, columns, body, format_name, rows)
-        self._step(_STEPS[table])
+        self._step(_STEPS.get(table, table))
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         super().command(sql, parameters or {})
