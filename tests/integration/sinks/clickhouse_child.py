@@ -1,7 +1,8 @@
 """A process that carries a log into a ClickHouse folder and may be killed: at a step, or at any moment.
 
 `python -m tests.integration.sinks.clickhouse_child FOLDER SEED BATCHES CUT KILL`, where KILL is `never`, `<step>:<n>`
-(SIGKILL right after the n-th of `events`, `records`, `progress`, or insert into another table) or `after:<milliseconds>` from the first write on.
+(SIGKILL right after the n-th of `events`, `records`, `progress`, or insert into another table) or
+`after:<milliseconds>` from the first write on.
 """
 
 import asyncio
