@@ -79,6 +79,18 @@ async def recount(pipeline: Supervisor, tmp_path: Path, runs: int) -> None:
     assert counted["output_tokens"] == runs * OUTPUT_TOKENS
 
 
+async def has_begun(pipeline: Supervisor, sending: asyncio.Task[dict[str, int]]) -> None:
+    """Return when the first batch is on Kafka."""
+    topic = pipeline.kafka.topic(Topic.BATCHES)
+    while not sending.done():
+        for partition in range(PARTITIONS):
+            async with PartitionReader(pipeline.kafka, topic, partition) as reader:
+                if (await reader.bounds())[1]:
+                    return
+        await asyncio.sleep(0.2)
+    await sending
+
+
 async def values(pipeline: Supervisor, topic: Topic, partition: int) -> list[bytes]:
     """All values of a topic's partition."""
     return [value for _, value in await physical(pipeline, topic, partition) if value is not None]
@@ -161,7 +173,7 @@ async def test_a_real_trace_is_counted_exactly_through_kills_lost_groups_and_mov
     async with pipeline:
         # 1. The trace at 150 times its pace, and a kill -9 of each process at a moment of its own.
         sending = asyncio.create_task(replay(folder, "first", "--speed", "150"))
-        await asyncio.sleep(3)
+        await has_begun(pipeline, sending)
         victims = [*pipeline.workers, "kafka"]
         draw.shuffle(victims)
         for victim in victims:

@@ -16,6 +16,7 @@ from meterproof._meter import Meter
 from meterproof.command_line import run_app
 from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
+from meterproof.kafka.errors import KafkaProblem
 from meterproof.replay import ColumnMapping, Format, InvalidTrace, event_lines, read_rows, with_duplicates
 from meterproof.settings import MeterSettings
 from meterproof_schemas.errors import ContractError
@@ -121,4 +122,4 @@ def _pairs(options: list[str] | None) -> dict[str, str]:
 
 def main(argv: list[str]) -> int:
     """Publish a trace of requests as signed usage events."""
-    return run_app(app, "meterproof replay", argv, (MeterError, ContractError, OSError))
+    return run_app(app, "meterproof replay", argv, (MeterError, ContractError, KafkaProblem, OSError))

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from meterproof.commands.keygen import main as keygen
+from meterproof.commands.replay import main as replay
+from meterproof.deployment import DataFolder, DeploymentFile
 from meterproof.replay import ColumnMapping, InvalidTrace, event_lines, mapped_rows, read_rows, with_duplicates
 from meterproof_schemas.event import parse_event
 
@@ -71,3 +74,22 @@ def test_duplicates_are_exactly_the_share_and_come_after_their_original(share: s
     assert [line for n, line in enumerate(sent) if line not in sent[:n]] == lines
     assert max(Counter(sent).values()) <= 2
     assert sent == with_duplicates(lines, Decimal(share), seed=7)
+
+
+def test_a_broker_that_is_away_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = DataFolder(tmp_path)
+    folder.keys.mkdir()
+    folder.deployment_file.write_text(
+        DeploymentFile(
+            name="logs.example", deployment="test", bootstrap="127.0.0.1:1", topic_prefix="", partitions=1
+        ).model_dump_json()
+    )
+    trace = tmp_path / "trace.csv"
+    trace.write_text("time,agent,usage.requests,customer\n2026-01-01T00:00:00,a,1,acme\n")
+    wish = ["producer", "replay", "--source", "replay", "--agent", "*", "--customer", "*"]
+    out = ["--out", str(folder.keys / "replay.key"), "--registry", str(folder.registry)]
+    assert keygen([*wish, *out]) == 0
+    capsys.readouterr()
+    maps = [f"--map={name}={name}" for name in ("time", "agent", "usage.requests", "customer")]
+    assert replay([str(trace), "--format", "csv", "--data", str(tmp_path), *maps, "--json"]) == 1
+    assert "Kafka at 127.0.0.1:1 does not answer" in capsys.readouterr().err.splitlines()[-1]
