@@ -1,5 +1,7 @@
 """All partitions of a topic on a real broker, without a group."""
 
+import asyncio
+
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import RecordsToDelete
@@ -9,6 +11,7 @@ from meterproof.kafka.connection import admin_client
 from meterproof.kafka.errors import KafkaProblem, TopicMissing
 from meterproof.kafka.reader import Record
 from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topic_ends import TopicEnds
 from meterproof.kafka.topic_reader import TopicReader
 from meterproof_local.broker import LocalBroker
 from tests.integration.producers.test_kafka_reader import create_topic, produce
@@ -22,13 +25,20 @@ def settings(broker: LocalBroker) -> KafkaSettings:
 
 
 async def aborted(settings: KafkaSettings, topic: str, partition: int) -> None:
-    """A record of a transaction that is aborted: it stands there, with a marker behind it that is no record."""
+    """A record of a transaction that is aborted: it stands there, with a marker behind it that is no record.
+
+    The answer to an abort says that it was decided; the brokers write the marker afterwards.
+    """
     async with AIOKafkaProducer(
         bootstrap_servers=settings.bootstrap, transactional_id=f"{topic}{partition}"
     ) as producer:
         await producer.begin_transaction()
         await producer.send_and_wait(topic, b"aborted", partition=partition)
         await producer.abort_transaction()
+    ends = TopicEnds(settings, topic)
+    while (await ends.ask([partition]))[partition] < 2:
+        await asyncio.sleep(0.01)
+    await ends.stop()
 
 
 async def until(reader: TopicReader) -> dict[int, list[bytes | None]]:
