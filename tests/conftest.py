@@ -15,6 +15,17 @@ settings.register_profile("same", settings.get_profile("search"), derandomize=Tr
 settings.load_profile("same")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a test with real processes try a second time, and say so: on a busy machine they may outlast its patience.
+
+    `./dev test` lists each such test under RERUN: it is a fault to be mended, of the test or of what it tests.
+    `--reruns=0` tries nothing again. A test of its own opinion states it with `pytest.mark.flaky`.
+    """
+    for item in items:
+        if item.get_closest_marker("broker") and not item.get_closest_marker("flaky"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     """One real Kafka for the whole run: `broker.bootstrap` is its address.

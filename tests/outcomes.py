@@ -1,7 +1,7 @@
 """A pytest plugin for `./dev test`: notes each outcome the moment it is known, so that even a crash can be counted.
 
 One letter per outcome, appended to the file that `METERPROOF_TEST_OUTCOMES` names: `p` passed, `f` failed or error,
-`s` skipped or expected to fail. The letters count what pytest's own closing line counts.
+`s` skipped or expected to fail, `r` failed and tried again. The letters count what pytest's own closing line counts.
 """
 
 import os
@@ -25,7 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count a test's call, and whatever went wrong in setting it up or clearing it away."""
-    if report.failed:
+    if report.outcome == "rerun":
+        note("r")
+    elif report.failed:
         note("f")
     elif report.skipped:
         note("s")

@@ -94,7 +94,7 @@ class Rig:
         found: dict[str, Any] | None = (self.supervisor.status(name) or {}).get("partitions", {}).get(str(partition))
         return found
 
-    async def running(self, name: str, *, but: int | None = None, patience_s: float = 30.0) -> int:
+    async def running(self, name: str, *, but: int | None = None, patience_s: float = 60.0) -> int:
         """Wait until a worker's process runs, another one than `but`; its process id."""
         limit_s = time.monotonic() + patience_s
         while (pid := self.worker(name).pid) is None or pid == but:

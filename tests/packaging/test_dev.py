@@ -111,6 +111,36 @@ def test_two_processes_count_as_one_does(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+SECOND_TRY = """\
+import pathlib, pytest
+
+
+@pytest.mark.flaky(reruns=1)
+def test_second_try():
+    before = pathlib.Path({path!r})
+    if not before.exists():
+        before.touch()
+        raise TimeoutError("too slow today")
+
+
+@pytest.mark.flaky(reruns=1)
+def test_no_try_helps():
+    raise TimeoutError("too slow on all days")
+"""
+
+
+def test_what_passes_at_the_second_try_only_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test_tries.py").write_text(SECOND_TRY.format(path=str(tmp_path / "tried")), encoding="utf-8")
+    done = run_dev("test", "--numprocesses=2", str(tmp_path))
+    assert done.stdout.splitlines()[-2:] == [
+        "2 failed at the first try and were tried again: see RERUN above",
+        "1 passed, 1 failed, 0 skipped",
+    ]
+    told = {line.rpartition("::")[2] for line in done.stdout.splitlines() if line.startswith("RERUN ")}
+    assert told == {"test_second_try", "test_no_try_helps"}
+    assert done.returncode == 1
+
+
 def test_a_module_that_cannot_be_imported_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "test_not_python.py").write_text(OUTCOMES["test_not_python.py"], encoding="utf-8")
     done = run_dev("test", str(tmp_path))
