@@ -8,7 +8,7 @@ from meterproof_proofs.note import Signer
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
 from meterproof_schemas.records_tree import head_entry, head_of, records_origin
-from meterproof_sinks.audit import Signed, SignedPair
+from meterproof_sinks.audit_tree import Signed, SignedPair
 from meterproof_stream.judge import Judgement, judge, judge_hole
 from meterproof_stream.record_builder import InForce, append_record
 from tests.builders import (

@@ -10,7 +10,8 @@ from meterproof_proofs.note import Signer
 from meterproof_proofs.tiles import TileEdge, bundles_of
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.records_tree import head_entry, head_of
-from meterproof_sinks.audit_folder import LogName, encode_log_name, log_folder_name, split_record
+from meterproof_sinks.audit_folder import LogName, encode_log_name, log_folder_name
+from meterproof_sinks.audit_segment import split_record
 from tests.log_builder import LogBuilder
 
 SEED = b"\7" * 32

@@ -10,7 +10,7 @@ from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.checkpoint_record import decode_checkpoint_record, genesis_key
 from meterproof_schemas.errors import InvalidRecord
 from meterproof_schemas.topics import Topic
-from meterproof_sinks.audit import AuditSink
+from meterproof_sinks.audit_sink import AuditSink
 
 _POLL_S = 1.0
 _GENESIS_SUFFIX = genesis_key("")

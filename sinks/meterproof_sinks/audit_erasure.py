@@ -1,15 +1,13 @@
 """Erase events from an audit folder: each line gives way to its entry, so what was ever proved goes on holding."""
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from meterproof_schemas.event import entry_of
-from meterproof_sinks.audit import LockedAudit
-from meterproof_sinks.audit_folder import LOCK_FILE, log_folders, read_log_name, segments_of, torn_files
+from meterproof_sinks.audit_folder import log_folders, read_log_name, segments_of, torn_files
+from meterproof_sinks.audit_lock import AuditLock
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
 from meterproof_sinks.erased import erased_line
 
@@ -39,12 +37,15 @@ def erase_lines(audit: Path, matches: Matches, disk: Disk | None = None) -> dict
     erased: dict[str, list[int]] = {}
     for folder in log_folders(audit):
         positions: list[int] = []
-        with _locked(folder):
+        lock = AuditLock(folder, disk)
+        try:
             for segment in segments_of(folder):
                 positions += [segment.first + number for number in _erase_from(segment.events, matches, disk)]
             for torn in torn_files(folder):
                 disk.remove(torn)
             disk.sync_folder(folder)
+        finally:
+            lock.release()
         erased[read_log_name(folder).origin] = positions
     return erased
 
@@ -81,21 +82,3 @@ def _erase_from(file: Path, matches: Matches, disk: Disk) -> list[int]:
     disk.rename(beside, file)
     disk.sync_folder(file.parent)
     return numbers
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the writer's lock.
-
-    Raises:
-        LockedAudit: a writer runs.
-    """
-    descriptor = os.open(folder / LOCK_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LockedAudit(f"{folder}: the audit sink is at work; stop it, and erase then") from error
-        yield
-    finally:
-        os.close(descriptor)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from meterproof.deployment import DataFolder
 from meterproof.kafka.settings import KafkaSettings
-from meterproof_sinks.audit import AuditSink, SegmentLimits
+from meterproof_proofs.key_files import read_verifiers
 from meterproof_sinks.audit_checkpoints import follow_checkpoints
+from meterproof_sinks.audit_sink import AuditSink
 from meterproof_sinks.batch_bounds import BatchBounds
+from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.sink import Sink
 from meterproof_sinks.sink_process import run_sink_process, run_together
-from meterproof_sinks.verification import load_verifiers
 
 
 def run_audit_process(
@@ -43,7 +44,7 @@ def run_audit_process(
     """
     places = DataFolder(data)
     keys = vkey or places.vkeys
-    verifiers = load_verifiers(keys) if vkey is not None or keys.exists() else []
+    verifiers = read_verifiers(keys) if vkey is not None or keys.exists() else []
     sink = AuditSink(folder or places.audit, verifiers=verifiers, limits=limits)
 
     @asynccontextmanager

@@ -10,15 +10,9 @@ from meterproof_schemas.errors import InvalidRecord
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.fast_event import read_event
 from meterproof_schemas.log_record import LogRecord, decode_record
-from meterproof_sinks.audit_folder import (
-    DamagedAudit,
-    StoredRecord,
-    TornAudit,
-    is_log_folder,
-    log_folders,
-    read_log_name,
-    read_records,
-)
+from meterproof_sinks.audit_errors import DamagedAudit
+from meterproof_sinks.audit_folder import is_log_folder, log_folders, read_log_name, read_records
+from meterproof_sinks.audit_segment import StoredRecord, TornAudit
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ from meterproof_schemas.checkpoint_record import CheckpointRecord
 from meterproof_schemas.errors import InvalidRecord
 from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
 from meterproof_schemas.topics import Topic
-from meterproof_sinks.audit_folder import AuditError, TornAudit, follow_records, log_folder_name
+from meterproof_sinks.audit_errors import AuditError
+from meterproof_sinks.audit_folder import follow_records, log_folder_name
+from meterproof_sinks.audit_segment import TornAudit
 
 MARGIN_MS: Final = 24 * 3_600_000
 """What is kept beyond the time for which identities are remembered."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
-from meterproof_sinks.audit_folder import TornAudit, log_folders, read_log_name, records
+from meterproof_sinks.audit_folder import log_folders, read_log_name, records
+from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.batch_bounds import Batch, BatchBounds
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, ReadBooks

@@ -16,7 +16,9 @@ from meterproof.kafka.topics import partitions_of
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.quantity import plain
 from meterproof_schemas.topics import Topic
-from meterproof_sinks.audit_folder import AuditError, TornAudit, log_folders, read_log_name, records
+from meterproof_sinks.audit_errors import AuditError
+from meterproof_sinks.audit_folder import log_folders, read_log_name, records
+from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.rollups import GRAINS
 from meterproof_sinks.tally import Tally, Totals, tally_clickhouse

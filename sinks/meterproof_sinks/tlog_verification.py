@@ -9,7 +9,8 @@ from meterproof_proofs.bundle import decode_bundle
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.tiles import TILE_WIDTH, Bundle, Tile, TileEdge, bundles_of, tiles_of
 from meterproof_proofs.tree import HASH_BYTES
-from meterproof_sinks.audit_folder import CHECKPOINT_FILE, DamagedAudit
+from meterproof_sinks.audit_errors import DamagedAudit
+from meterproof_sinks.audit_folder import CHECKPOINT_FILE
 from meterproof_sinks.disk import NEW_SUFFIX
 from meterproof_sinks.tlog_folder import place_of
 

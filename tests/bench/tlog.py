@@ -22,7 +22,8 @@ from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tiles import TileEdge
 from meterproof_proofs.tree import verify_inclusion
-from meterproof_sinks.audit import AuditSink, SignedPair
+from meterproof_sinks.audit_sink import AuditSink
+from meterproof_sinks.audit_tree import SignedPair
 from tests.log_builder import LogBuilder, signed_pair
 
 BATCHES: Final = {100: 60_000, 1_000: 150_000, 10_000: 150_000}

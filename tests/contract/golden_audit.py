@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from meterproof_proofs.note import Signer
-from meterproof_sinks.audit import AuditLog, SegmentLimits
 from meterproof_sinks.audit_folder import log_folder_name
+from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.segment_writer import SegmentLimits
 from tests.builders import make_registry_file
 from tests.log_builder import LogBuilder, signed_pair
 

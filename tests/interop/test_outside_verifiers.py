@@ -22,8 +22,8 @@ from meterproof_proofs.note import Signer
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tlog_proof import TlogProof
 from meterproof_schemas.records_tree import records_origin
-from meterproof_sinks.audit import AuditSink
 from meterproof_sinks.audit_folder import log_folder_name
+from meterproof_sinks.audit_sink import AuditSink
 from meterproof_sinks.verification import verify_folder
 from tests.interop.tools import verdict
 from tests.log_builder import LogBuilder, signed_pair

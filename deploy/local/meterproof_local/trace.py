@@ -19,6 +19,7 @@ from meterproof_local.clickhouse_reader import clickhouse_rows
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import leaf_hashes
+from meterproof_proofs.key_files import NoVerifierKey, read_verifiers
 from meterproof_proofs.tree import inclusion_proof, verify_inclusion
 from meterproof_schemas.batch import BatchHeader, Signatures
 from meterproof_schemas.budget import (
@@ -42,17 +43,11 @@ from meterproof_schemas.quantity import EXACT, plain
 from meterproof_schemas.rejection import Rejection, decode_rejection
 from meterproof_schemas.topics import Topic
 from meterproof_schemas.window import window_start_us
-from meterproof_sinks.audit_folder import (
-    CHECKPOINT_FILE,
-    AuditError,
-    StoredRecord,
-    TornAudit,
-    follow_records,
-    log_folders,
-)
+from meterproof_sinks.audit_errors import AuditError
+from meterproof_sinks.audit_folder import CHECKPOINT_FILE, follow_records, log_folders
+from meterproof_sinks.audit_segment import StoredRecord, TornAudit
 from meterproof_sinks.clickhouse import ClickHouseError
 from meterproof_sinks.erased import entry_of_kept
-from meterproof_sinks.verification import NoVerifierKey, load_verifiers
 
 ACCEPTED: Final = "accepted"
 _ANSWERS_IN_S: Final = 1.0
@@ -325,7 +320,7 @@ async def _look_up_checkpoint(folder: DataFolder, kafka: KafkaSettings | None, o
                     continue  # a genesis
         if (log / CHECKPOINT_FILE).exists():
             notes.append((log / CHECKPOINT_FILE).read_bytes())
-        verifiers = load_verifiers(folder.vkeys)
+        verifiers = read_verifiers(folder.vkeys)
     except (KafkaProblem, NoVerifierKey, OSError) as error:
         trace.not_looked_at.append(f"checkpoints: {error}")
         return

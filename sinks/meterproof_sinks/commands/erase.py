@@ -89,7 +89,7 @@ class _NothingThere(Exception):
 
 def main(argv: list[str]) -> int:
     """Erase an agent's or a customer's events; every proof goes on holding."""
-    from meterproof_sinks.audit_folder import AuditError
+    from meterproof_sinks.audit_errors import AuditError
     from meterproof_sinks.clickhouse import ClickHouseError
 
     return run_app(app, "meterproof erase", argv, (AuditError, ClickHouseError, OSError, _NothingThere))

@@ -13,9 +13,9 @@ from meterproof.command_line import run_app
 from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
+from meterproof_proofs.key_files import NoVerifierKey
 from meterproof_schemas.errors import ContractError
-from meterproof_sinks.audit_folder import AuditError
-from meterproof_sinks.verification import NoVerifierKey
+from meterproof_sinks.audit_errors import AuditError
 
 if TYPE_CHECKING:
     from meterproof.kafka.settings import KafkaSettings
@@ -59,8 +59,8 @@ def trim(  # noqa: PLR0917 - one parameter per option
 
     Exit code: 0 trimmed, or nothing is old enough; 1 refused for some log, or Kafka is at fault; 2 usage.
     """
+    from meterproof_proofs.key_files import read_verifiers
     from meterproof_sinks.log_trim import Readers
-    from meterproof_sinks.verification import load_verifiers
 
     folder = DataFolder(data)
     readers = Readers(audit or folder.audit, _progress(data, url) if clickhouse else None, budgets)
@@ -70,7 +70,7 @@ def trim(  # noqa: PLR0917 - one parameter per option
             kafka,
             partition,
             readers,
-            load_verifiers(vkey or folder.vkeys),
+            read_verifiers(vkey or folder.vkeys),
             margin_ms=margin_hours * _HOUR_MS,
             dry_run=dry_run,
         )

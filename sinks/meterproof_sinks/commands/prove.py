@@ -125,7 +125,7 @@ def _not_found(event_id: str | None, *, elsewhere: bool) -> str:
 def main(argv: list[str]) -> int:
     """Write one event's proof to a file: in the log, or refused and why."""
     from meterproof_proofs.errors import ProofError
-    from meterproof_sinks.audit_folder import AuditError
+    from meterproof_sinks.audit_errors import AuditError
     from meterproof_sinks.proving import CannotProve
 
     try:

@@ -137,7 +137,7 @@ def _tell(rebuilt: "Rebuilt", *, as_json: bool) -> None:
 def main(argv: list[str]) -> int:
     """Make ClickHouse again from the audit folder alone."""
     from meterproof_schemas.errors import ContractError
-    from meterproof_sinks.audit_folder import AuditError
+    from meterproof_sinks.audit_errors import AuditError
     from meterproof_sinks.clickhouse import ClickHouseError
     from meterproof_sinks.clickhouse_sink import UnknownPriceBook
 

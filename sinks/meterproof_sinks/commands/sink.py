@@ -1,8 +1,6 @@
 """`meterproof sink`: run the workers that carry the log into its destinations."""
 
 import asyncio
-import importlib
-import importlib.util
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +14,7 @@ from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
+from meterproof_sinks.commands.sink_audit import app as audit_app
 from meterproof_sinks.webhook_command import app as webhook_app
 
 if TYPE_CHECKING:
@@ -169,9 +168,7 @@ async def _opened(settings: "ClickHouseSettings", data: Path) -> "ClickHouse":
             await asyncio.sleep(_FOLDER_RETRY_S)
 
 
-if importlib.util.find_spec("meterproof_sinks.audit_command") is not None:
-    audit_command = importlib.import_module("meterproof_sinks.audit_command")
-    app.add_typer(audit_command.app, name="audit")
+app.add_typer(audit_app, name="audit")
 app.add_typer(webhook_app, name="webhook")
 
 

@@ -77,7 +77,7 @@ class _Usage(Exception):
 def main(argv: list[str]) -> int:
     """Make a customer's statement with a proof of every event."""
     from meterproof_schemas.errors import ContractError
-    from meterproof_sinks.audit_folder import AuditError
+    from meterproof_sinks.audit_errors import AuditError
     from meterproof_sinks.proving import CannotProve
 
     try:

@@ -11,12 +11,13 @@ import pytest
 
 from meterproof_schemas.event import parse_event
 from meterproof_schemas.price_book import encode_price_book
-from meterproof_sinks.audit import AuditLog, SegmentLimits
 from meterproof_sinks.audit_folder import log_folder_name, log_folders, segments_of
+from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.rebuilding import NotTheSame, given_books, rebuild
 from meterproof_sinks.reconciliation import Reconciliation, reconcile
 from meterproof_sinks.rollups import Rollups
+from meterproof_sinks.segment_writer import SegmentLimits
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, one, opened
 from tests.rated_log import BOOKS, RatedLog
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from meterproof_sinks.audit import AuditLog
 from meterproof_sinks.audit_folder import log_folder_name
+from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.retention import NotRolledUp, retire
 from meterproof_sinks.rollups import Rollups

@@ -24,6 +24,7 @@ from meterproof_local.broker import LocalBroker
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from meterproof_proofs.errors import UnverifiedNote
 from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.key_files import read_verifiers
 from meterproof_proofs.note import SignedNote, Signer, Verifier
 from meterproof_schemas.checkpoint_record import (
     CheckpointHeader,
@@ -36,8 +37,8 @@ from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.records_tree import head_entry, head_of, records_origin
 from meterproof_schemas.topics import Topic
-from meterproof_sinks.audit import AuditSink
-from meterproof_sinks.verification import load_verifiers, verify_folder
+from meterproof_sinks.audit_sink import AuditSink
+from meterproof_sinks.verification import verify_folder
 from meterproof_stream.checkpointer import CheckpointLane, CheckpointLanes
 from meterproof_stream.signed_before import AuditMemory, SigningMemory
 from meterproof_stream.witness_folder import WitnessFolder
@@ -318,7 +319,7 @@ async def test_the_commands_change_the_key_of_a_deployment(
         return await asyncio.to_thread(keys_main, ["rotate", step, f"--data={tmp_path}", *(kafka * (step == "finish"))])
 
     def verifiers() -> list[Verifier]:
-        return [key for key in load_verifiers(folder.vkeys) if key.name == origin]
+        return [key for key in read_verifiers(folder.vkeys) if key.name == origin]
 
     async def sign() -> bytes:
         await signed.sign(LogKeys.load(folder.log_keys))
@@ -339,14 +340,14 @@ async def test_the_commands_change_the_key_of_a_deployment(
     assert [open_checkpoint(second, [key]).size for key in (old, new)] == [3, 3]
     assert await rotate("finish") == 0
     assert verifiers() == [new]
-    assert load_verifiers(folder.keys / "log.retired.vkey")[0] == old
+    assert read_verifiers(folder.keys / "log.retired.vkey")[0] == old
     assert not folder.next_log_key.exists()
     await signed.grow(1)
     third = await sign()
     assert open_checkpoint(third, [new]).size == 4
     with pytest.raises(UnverifiedNote):
         open_checkpoint(third, [old])
-    assert open_checkpoint(first, load_verifiers(folder.keys / "log.retired.vkey")).size == 3
+    assert open_checkpoint(first, read_verifiers(folder.keys / "log.retired.vkey")).size == 3
     assert await rotate("finish") == 1
     # As after a crash between the last two steps.
     folder.vkeys.write_text(f"{old.vkey}\n{new.vkey}\n")

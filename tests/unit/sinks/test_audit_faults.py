@@ -12,8 +12,10 @@ import pytest
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tree import verify_consistency
-from meterproof_sinks.audit import AuditDiskError, AuditLog, LockedAudit, SegmentLimits
+from meterproof_sinks.audit_errors import AuditDiskError, LockedAudit
+from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.disk import Disk
+from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
 from tests.log_builder import LogBuilder, signed_pair
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterproof_sinks.audit import AuditLog
 from meterproof_sinks.audit_folder import log_folder_name, origin_of_folder_name, read_records, records
+from meterproof_sinks.audit_log import AuditLog
 from tests.log_builder import make_log
 
 

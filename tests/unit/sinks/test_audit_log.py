@@ -16,17 +16,14 @@ from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
 from meterproof_proofs.note import Signer
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.log_record import LogRecord
-from meterproof_sinks.audit import AuditDiskError, AuditLog, AuditSink, LockedAudit, SegmentLimits, Signed, SignedPair
-from meterproof_sinks.audit_folder import (
-    AuditError,
-    DamagedAudit,
-    TornAudit,
-    log_folder_name,
-    records,
-    segments_of,
-    torn_files,
-)
+from meterproof_sinks.audit_errors import AuditDiskError, AuditError, DamagedAudit, LockedAudit
+from meterproof_sinks.audit_folder import log_folder_name, records, segments_of, torn_files
+from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.audit_segment import TornAudit
+from meterproof_sinks.audit_sink import AuditSink
+from meterproof_sinks.audit_tree import Signed, SignedPair
 from meterproof_sinks.disk import Disk
+from meterproof_sinks.segment_writer import SegmentLimits
 from tests.log_builder import LogBuilder, make_log, signed_pair
 
 SMALL = SegmentLimits(bytes_max=3_000, age_ms=3_500)
@@ -286,7 +283,8 @@ def test_every_write_is_synced_before_it_is_claimed(tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from meterproof_sinks.audit import AuditLog, SegmentLimits
+from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.segment_writer import SegmentLimits
 from tests.log_builder import LogBuilder
 log = LogBuilder()
 for _ in range(400):
@@ -339,7 +337,7 @@ def test_the_largest_checkpoint_stays(folder: Path) -> None:
 
 
 def test_roots_are_known_after_a_restart_and_beyond_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meterproof_sinks.audit._BOUNDARIES_MAX", 1)
+    monkeypatch.setattr("meterproof_sinks.audit_tree._BOUNDARIES_MAX", 1)
     writer = AuditLog(folder, LOG.origin, 0)
     for number in range(len(LOG.records)):
         pair = signed_pair(LOG, number)

@@ -18,8 +18,10 @@ from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tiles import Bundle, bundles_of, tiles_of
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.event import entry_of
-from meterproof_sinks.audit import AuditDiskError, AuditLog, SegmentLimits
+from meterproof_sinks.audit_errors import AuditDiskError
+from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.disk import Disk
+from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.tlog_folder import place_of
 from meterproof_sinks.verification import verify_folder
 from tests.log_builder import LogBuilder, signed_pair
@@ -128,7 +130,7 @@ def test_nothing_is_published_before_a_checkpoint_and_nothing_beyond_one(tmp_pat
 def test_any_checkpoints_and_restarts_on_the_way_give_the_same_files(
     data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meterproof_sinks.audit._RECENT_MAX", data.draw(st.sampled_from([10, 300, 10_000])))
+    monkeypatch.setattr("meterproof_sinks.audit_tree._RECENT_MAX", data.draw(st.sampled_from([10, 300, 10_000])))
     monkeypatch.setattr("meterproof_sinks.tlog_folder._CHUNK_ENTRIES", data.draw(st.sampled_from([7, 256, 65_536])))
     mine = tmp_path_factory.mktemp("mine") / "log"
     last = len(LOG.records) - 1

@@ -10,8 +10,8 @@ from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
 from meterproof_proofs.note import Signer
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
-from meterproof_sinks.audit import AuditLog
 from meterproof_sinks.audit_folder import log_folder_name
+from meterproof_sinks.audit_log import AuditLog
 from meterproof_stream.signed_before import AuditMemory, Remembered, SignedBefore, trees_of
 from meterproof_stream.witness_folder import WitnessFolder
 from tests.log_builder import make_log, signed_pair

@@ -38,11 +38,10 @@ def run(  # noqa: PLR0917 - one parameter per option
     Exit code: 0 stopped as asked, 1 could not start, 70 unexpected error or a disk that refuses, 78 log_diverged: log,
     signed checkpoint and disk contradict each other, or the disk was changed.
     """
-    # Loaded when it runs, so that --help of all commands stays quick.
-    from meterproof_sinks.audit import SegmentLimits  # noqa: PLC0415
-    from meterproof_sinks.audit_process import run_audit_process  # noqa: PLC0415
-    from meterproof_sinks.commands.sink import partition_numbers  # noqa: PLC0415
-    from meterproof_sinks.verification import NoVerifierKey  # noqa: PLC0415
+    from meterproof_proofs.key_files import NoVerifierKey
+    from meterproof_sinks.audit_process import run_audit_process
+    from meterproof_sinks.commands.sink import partition_numbers
+    from meterproof_sinks.segment_writer import SegmentLimits
 
     try:
         return run_audit_process(

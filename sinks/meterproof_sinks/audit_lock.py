@@ -1,0 +1,68 @@
+"""The lock of a log's folder: one writer, whether it writes the log, erases lines of it, or gives up segments."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from meterproof_sinks.audit_errors import AuditDiskError, LockedAudit
+from meterproof_sinks.disk import Disk
+
+LOCK_FILE: Final = "lock"
+_ATTEMPTS: Final = 20
+_PAUSE_S: Final = 0.05
+
+
+class AuditLock:
+    """Holds a log's folder for one writer, from when it is made to `release`; the folder is made if it is missing."""
+
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        """Take the lock.
+
+        Raises:
+            LockedAudit: another writer has it.
+            AuditDiskError: the folder, or the file in it, cannot be made.
+        """
+        try:
+            missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
+            for one in reversed(missing):
+                disk.make_folder(one)
+                disk.sync_folder(one.parent)
+            self._descriptor: int | None = disk.open_append(folder / LOCK_FILE)
+        except OSError as error:
+            raise AuditDiskError(f"{folder}: cannot be opened for writing: {error}") from error
+        # A verifier that looks whether a writer is at work holds the lock for an instant, hence more than one attempt.
+        for _ in range(_ATTEMPTS):
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_PAUSE_S)
+            else:
+                return
+        self.release()
+        raise LockedAudit(
+            f"{folder}: another process writes here. There is one writer per log: the audit sink, or a command that "
+            "erases or gives up; stop the one to run the other"
+        )
+
+    def release(self) -> None:
+        """Let another writer in. May be repeated."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def writer_is_running(folder: Path) -> bool:
+    """Whether a writer is known to hold the folder's lock now; looks without disturbing one that starts."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,448 @@
+"""The one writer of one log's audit folder: durable before it says so. The layout is in `audit_folder`."""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from meterproof_proofs.checkpoint import Checkpoint
+from meterproof_proofs.errors import ProofError
+from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.note import SignedNote
+from meterproof_schemas.chain import Cursor, LogChain
+from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.event import entry_of
+from meterproof_schemas.log_record import LogRecord, decode_record
+from meterproof_schemas.reasons import StopReason
+from meterproof_schemas.records_tree import head_entry, head_of, records_origin
+from meterproof_sinks.audit_errors import AuditDiskError, DamagedAudit
+from meterproof_sinks.audit_folder import (
+    CHECKPOINT_FILE,
+    LOG_FILE,
+    RECORDS_CHECKPOINT_FILE,
+    RECORDS_TLOG_FOLDER,
+    TLOG_FOLDER,
+    LogName,
+    encode_log_name,
+    follow_records,
+    read_log_name,
+    segments_of,
+)
+from meterproof_sinks.audit_lock import AuditLock
+from meterproof_sinks.audit_segment import StoredRecord, TornAudit
+from meterproof_sinks.audit_tree import AuditTree, Signed, SignedPair
+from meterproof_sinks.disk import NEW_SUFFIX, Disk
+from meterproof_sinks.erased import entry_of_kept
+from meterproof_sinks.segment_reader import read_segment
+from meterproof_sinks.segment_writer import SegmentLimits, SegmentWriter
+from meterproof_sinks.tlog_folder import TlogFolder
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.audit")
+
+
+class AuditLog:
+    """The one writer of one log's folder.
+
+    Promises: what `append` returned from is on the device, whole and in order; after any error of the disk it refuses
+    everything, and a new one that is opened on the folder goes on after the last whole record. Holds the folder's lock
+    from `__init__` to `close`. Blocking; appends from several threads wait for each other, and so do publications, but
+    a publication lets appends through: it works on entries that are on the device already.
+
+    Opening reads the whole log once and checks every record's digest and its link to the one before.
+
+    1. Take the lock. 2. Name the log, if it is new. 3. Read all records. 4. Compare them with the signed checkpoint.
+    5. Set a torn tail aside. 6. Open the last segment and sync it: what a killed writer left may be in memory only.
+    7. Bring the tiles up to the checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        origin: str,
+        partition: int,
+        *,
+        limits: SegmentLimits | None = None,
+        disk: Disk | None = None,
+    ) -> None:
+        """Open the folder, or make it.
+
+        Raises:
+            LockedAudit: another writer has it.
+            DamagedAudit: something before the tail is not as it was written, or less is there than was signed for.
+            StageStopped: `log_diverged` when the tiles are not those of the lines.
+            AuditDiskError: a torn tail cannot be set aside, or the folder not be made.
+        """
+        self.folder = folder
+        self.origin = origin
+        self.torn_tails = 0
+        """Torn tails set aside by this writer."""
+        self.torn_bytes = 0
+        self._disk = Disk() if disk is None else disk
+        self._segments = SegmentWriter(folder, limits or SegmentLimits(), self._disk)
+        self._chain = LogChain()
+        self._events = AuditTree(origin, folder / CHECKPOINT_FILE, TlogFolder(folder / TLOG_FOLDER, self._disk))
+        self._records = AuditTree(
+            records_origin(origin),
+            folder / RECORDS_CHECKPOINT_FILE,
+            TlogFolder(folder / RECORDS_TLOG_FOLDER, self._disk),
+        )
+        self._records_frontier = Frontier()
+        self._records_before: dict[int, int] = {}
+        """By first position of each segment: records of the log before it."""
+        self._writing = False
+        """Set while a write is under way, and for good by a failed one or by `close`: nothing more is written then."""
+        self._one_at_a_time = threading.Lock()
+        """Held while anything above changes: for an append as long as it takes, for a publication briefly."""
+        self._publishing = threading.Lock()
+        """Held for a whole publication; taken before the other where both are."""
+        self._lock = AuditLock(folder, self._disk)  # 1
+        try:
+            self._name_log(LogName(version=1, origin=origin, partition=partition))  # 2
+            whole, torn = self._read()  # 3
+            self._check_checkpoint(self._events)  # 4
+            self._check_checkpoint(self._records)
+            if torn is not None:
+                self._set_aside(torn)  # 5
+            self._reopen(whole)  # 6
+            for tree in (self._events, self._records):  # 7
+                if tree.signed is not None:
+                    tree.tlog.bring_up(tree.signed.checkpoint, tree.signed.note, partial(self._entries_from, tree))
+        except OSError as error:
+            self.close()
+            raise AuditDiskError(f"{folder}: cannot be opened for writing: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """The last record on disk; None when there is none."""
+        chain = self._chain
+        if chain.genesis is None:
+            return None
+        return Cursor(chain.genesis.epoch, chain.log_offset, chain.digest, chain.position)
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The log's signed checkpoint on disk."""
+        return None if self._events.signed is None else self._events.signed.checkpoint
+
+    @property
+    def records_checkpoint(self) -> Checkpoint | None:
+        """The second tree's signed checkpoint on disk."""
+        return None if self._records.signed is None else self._records.signed.checkpoint
+
+    def covers(self, pair: SignedPair) -> bool:
+        """Whether everything that the pair commits to is on the device."""
+        events, records = pair.sizes
+        return events <= self._events.size and records <= self._records.size
+
+    def append(self, records: Sequence[tuple[int, LogRecord]]) -> None:
+        """Write the next records, as (log offset, record); returns when they are on the device.
+
+        1. Check that they continue what is on disk. 2. Write the event lines, then the records that name them, segment
+        by segment. 3. Sync both files. 4. Count them as on disk. If 2 or 3 fails, both files are cut back to what was
+        durable before: the bytes of a failed sync may look written and be lost later.
+
+        Raises:
+            StageStopped: `log_diverged` when they do not continue; nothing was written.
+            AuditDiskError: nothing of this call may be relied on, though records before the fault may be on disk.
+        """
+        with self._one_at_a_time:
+            if self._writing:
+                raise AuditDiskError(
+                    f"{self.folder}: closed, or an earlier write failed; start the sink again to go on"
+                )
+            self._check_next(records)  # 1
+            self._writing = True
+            rest = list(records)
+            try:
+                while rest:
+                    rest = rest[self._append_to_segment(rest) :]  # 2-4
+            except OSError as error:
+                raise AuditDiskError(
+                    f"{self.folder}: {error.strerror or error}; the audit sink stops. Make room or repair the disk, "
+                    f"then start it again: it goes on at position {self._chain.position}{self._segments.give_back()}"
+                ) from error
+            self._writing = False
+
+    def take_checkpoints(self, pair: SignedPair) -> None:
+        """Make signed checkpoints, whose every entry is on disk, the folder's own if they are the largest; publish.
+
+        Verify signatures before. 1. Compare both with the disk. 2. Write them down. 3. Bring the tiles up to them: what
+        is published there is never ahead of what this folder itself would hold a later writer to. Appends go on
+        meanwhile.
+
+        Raises:
+            StageStopped: `log_diverged` when one contradicts what is on disk, or the tiles do.
+            AuditDiskError: they cannot be written.
+        """
+        offered = [(self._events, pair.events)]
+        if pair.records is not None:
+            offered.append((self._records, pair.records))
+        with self._publishing:
+            for tree, signed in offered:  # 1
+                self._compare(tree, signed.checkpoint)
+            wanted = [(tree, signed) for tree, signed in offered if tree.wants(signed)]
+            try:
+                for tree, signed in wanted:  # 2
+                    self._must_go_on()
+                    self._disk.replace(tree.file, signed.note)
+                for tree, signed in wanted:  # 3
+                    self._publish(tree, signed)
+            except OSError as error:
+                self._stop_writing()
+                raise AuditDiskError(f"{error.filename or self.folder}: {error.strerror or error}") from error
+            except StageStopped:
+                self._stop_writing()
+                raise
+
+    def compare_checkpoints(self, pair: SignedPair) -> None:
+        """Return if signed checkpoints whose every entry is on disk agree with the disk.
+
+        Raises:
+            StageStopped: `log_diverged` when one does not.
+        """
+        self._compare(self._events, pair.events.checkpoint)
+        if pair.records is not None:
+            self._compare(self._records, pair.records.checkpoint)
+
+    def has_roots_in_memory(self, pair: SignedPair) -> bool:
+        """Whether comparing these checkpoints costs no reading."""
+        events, records = pair.sizes
+        return events in self._events.edges and (pair.records is None or records in self._records.edges)
+
+    def close(self) -> None:
+        """Let go of the files and the lock, after a write that is under way. May be repeated."""
+        with self._publishing, self._one_at_a_time:
+            self._writing = True
+            self._segments.close()
+            self._lock.release()
+
+    # --- opening ---
+    def _name_log(self, name: LogName) -> None:
+        for beside in (LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE):
+            unfinished = self.folder / (beside + NEW_SUFFIX)
+            if unfinished.exists():
+                self._disk.remove(unfinished)
+        try:
+            found = read_log_name(self.folder)
+        except FileNotFoundError:
+            if segments_of(self.folder):
+                raise DamagedAudit(self.folder / LOG_FILE, None, None, "is missing, but segments are there") from None
+            self._disk.replace(self.folder / LOG_FILE, encode_log_name(name))
+            return
+        if found != name:
+            raise DamagedAudit(
+                self.folder / LOG_FILE, 1, None, f"says {found.origin}, but the folder is of {name.origin}"
+            )
+
+    def _read(self) -> tuple[StoredRecord | None, TornAudit | None]:
+        """Follow the chain over all records; the last whole one, and the torn tail if there is one."""
+        whole: StoredRecord | None = None
+        try:
+            for stored, record in follow_records(self.folder, self._chain):
+                if whole is None and (record.header.genesis is None or record.header.genesis.origin != self.origin):
+                    raise DamagedAudit(
+                        stored.segment.records, stored.records_line + 1, 0, f"not the genesis of {self.origin}"
+                    )
+                if whole is None or stored.segment != whole.segment:
+                    self._records_before[stored.segment.first] = self._records.size
+                whole = stored
+                self._count(record, keep_entries=False)
+        except TornAudit as torn:
+            return whole, torn
+        return whole, None
+
+    def _check_checkpoint(self, tree: AuditTree) -> None:
+        """Compare a tree's signed checkpoint, if there is one, with the records."""
+        file = tree.file
+        try:
+            note = file.read_bytes()
+            checkpoint = Checkpoint.parse(SignedNote.parse(note).text)
+        except FileNotFoundError:
+            return
+        except ProofError as error:
+            raise DamagedAudit(file, None, None, str(error)) from error
+        if checkpoint.origin != tree.origin:
+            raise DamagedAudit(file, 1, None, f"is a checkpoint of {checkpoint.origin}")
+        if checkpoint.size > tree.size:
+            raise DamagedAudit(
+                file,
+                2,
+                self._chain.position,
+                f"{checkpoint.size} entries were on disk and signed for, now {tree.size} are whole. "
+                "Restore the segments from a copy, or move the folder away: a new one begins where the topic does",
+            )
+        if self._root_at(tree, checkpoint.size) != checkpoint.root:
+            raise DamagedAudit(file, 3, None, f"its root is not the root of the {checkpoint.size} entries on disk")
+        tree.signed = Signed(checkpoint, note)
+
+    def _set_aside(self, torn: TornAudit) -> None:
+        """Move the bytes behind the last whole record to side files: copied and synced before they are cut off."""
+        moved = 0
+        for path, whole in ((torn.segment.events, torn.events_bytes), (torn.segment.records, torn.records_bytes)):
+            with path.open("rb") as file:
+                file.seek(whole)
+                tail = file.read()
+            if not tail:
+                continue
+            number = 1
+            while (aside := path.with_name(f"{path.name}.{number}.torn")).exists():
+                number += 1
+            self._disk.replace(aside, tail)
+            self._disk.truncate(path, whole)
+            moved += len(tail)
+        self.torn_tails += 1
+        self.torn_bytes += moved
+        _log.warning("audit_torn_tail_set_aside", place=str(torn), bytes=moved, position=self._chain.position)
+
+    def _reopen(self, whole: StoredRecord | None) -> None:
+        segments = segments_of(self.folder)
+        if not segments:
+            return
+        last = segments[-1]
+        if whole is not None and whole.segment == last:
+            clocks = (decode_record(stored.value).header.clock_ms for stored in read_segment(last, last=True))
+            self._segments.reopen(last, whole.events_bytes, whole.records_bytes, next(filter(None, clocks), 0))
+        elif last.first == self._chain.position:
+            self._segments.reopen(last, 0, 0, 0)
+        else:
+            fault = f"a segment that begins at {self._chain.position} was due"
+            raise DamagedAudit(last.records, None, self._chain.position, fault)
+
+    # --- writing ---
+
+    def _check_next(self, records: Sequence[tuple[int, LogRecord]]) -> None:
+        chain = self._chain
+        offset, digest, position = chain.log_offset, chain.digest, chain.position
+        for log_offset, record in records:
+            header = record.header
+            if header.genesis is not None and header.genesis.origin != self.origin:
+                raise chain.diverged(log_offset, f"is the genesis of {header.genesis.origin}, not of {self.origin}")
+            if log_offset <= offset or header.prev != digest or header.first != position:
+                raise chain.diverged(
+                    log_offset,
+                    f"(first position {header.first}, prev {header.prev[:16]}…) does not follow the last one on disk "
+                    f"(log offset {offset}, next position {position}, digest {digest[:16]}…)",
+                )
+            offset, digest, position = log_offset, record.digest, header.size
+
+    def _append_to_segment(self, records: Sequence[tuple[int, LogRecord]]) -> int:
+        """Write the records up to the segment's end and count them; how many there were."""
+        written = self._segments.write(records)
+        first = records[0][1].header.first if self._segments.segment is None else self._segments.segment.first
+        self._records_before.setdefault(first, self._records.size)
+        for log_offset, record in records[:written]:
+            self._chain.advance(log_offset, record.header, record.digest)
+            self._count(record, keep_entries=True)
+        return written
+
+    # --- entries and roots ---
+
+    def _count(self, record: LogRecord, *, keep_entries: bool) -> None:
+        """Take a record that is on disk into both trees; its entries stay in memory if they were just written."""
+        head = head_entry(head_of(record))
+        self._records_frontier.extend(leaf_hashes([head]))
+        events, records = self._events, self._records
+        hashes, records_hashes = [bytes.fromhex(record.header.root)], self._records_frontier.hashes
+        if keep_entries:
+            events.take(map(entry_of, record.lines), hashes)
+            records.take([head], records_hashes)
+            return
+        events.size += len(record.lines)
+        events.note_end(hashes)
+        records.size += 1
+        records.note_end(records_hashes)
+
+    def _entries_from(self, tree: AuditTree, first: int) -> Iterable[bytes]:
+        """A tree's entries on disk from number `first` on; from memory if they are all kept there."""
+        with self._one_at_a_time:
+            recent_first = tree.size - len(tree.recent)
+            if first >= recent_first:
+                return tree.recent[first - recent_first :]
+        return self._events_on_disk(first) if tree is self._events else self._heads_on_disk(first)
+
+    def _events_on_disk(self, first: int) -> Iterator[bytes]:
+        segments = segments_of(self.folder)
+        begin = max(number for number, segment in enumerate(segments) if segment.first <= first)
+        for segment in segments[begin:]:
+            for stored in read_segment(segment, last=segment is segments[-1]):
+                lines = decode_record(stored.value).lines if stored.position + stored.events > first else ()
+                for line in lines[max(0, first - stored.position) :]:
+                    yield entry_of_kept(line)
+
+    def _heads_on_disk(self, first: int) -> Iterator[bytes]:
+        # A segment that is only being made has no record yet, and is not counted.
+        segments = [one for one in segments_of(self.folder) if one.first in self._records_before]
+        begin = max(number for number, one in enumerate(segments) if self._records_before[one.first] <= first)
+        number = self._records_before[segments[begin].first]
+        for segment in segments[begin:]:
+            for stored in read_segment(segment, last=segment is segments[-1]):
+                if number >= first:
+                    yield head_entry(stored.head)
+                number += 1
+
+    def _compare(self, tree: AuditTree, checkpoint: Checkpoint) -> None:
+        root = self._root_at(tree, checkpoint.size)
+        if checkpoint.origin != tree.origin or root != checkpoint.root:
+            found = "is not the end of any record" if root is None else f"has root {root.hex()}"
+            raise StageStopped(
+                StopReason.LOG_DIVERGED,
+                f"a signed checkpoint of {checkpoint.origin} says size {checkpoint.size} has root "
+                f"{checkpoint.root.hex()}, but on disk {tree.origin} {found}. Keep {self.folder} and the topic as they "
+                "are and compare them: one of them was changed, or the log's key signed two histories.",
+            )
+
+    def _root_at(self, tree: AuditTree, size: int) -> bytes | None:
+        """The root over the first `size` entries on disk; None unless a record ends there."""
+        with self._one_at_a_time:
+            if (root := tree.root_in_memory(size)) is not None:
+                return root
+        if tree is self._records:
+            return self._records_root_on_disk(size)
+        segment = max(
+            (one for one in segments_of(self.folder) if one.first < size), key=lambda one: one.first, default=None
+        )
+        if segment is None:
+            return None
+        with suppress(TornAudit):
+            for stored in read_segment(segment, last=True):
+                if stored.position + stored.events == size:
+                    return bytes.fromhex(decode_record(stored.value).header.root)
+                if stored.position > size:
+                    break
+        return None
+
+    def _records_root_on_disk(self, size: int) -> bytes | None:
+        """No record states this root, so all heads up to there are hashed again."""
+        frontier = Frontier()
+        with suppress(TornAudit):
+            for entry in self._heads_on_disk(0):
+                frontier.extend(leaf_hashes([entry]))
+                if frontier.size == size:
+                    return frontier.root()
+        return None
+
+    # --- publishing ---
+
+    def _publish(self, tree: AuditTree, signed: Signed) -> None:
+        """Bring a tree's tiles up to its checkpoint, then forget the entries that are in them."""
+        tree.tlog.write(signed.checkpoint, signed.note, partial(self._entries_from, tree))
+        with self._one_at_a_time:
+            tree.signed = signed
+            tree.recent = tree.recent[max(0, len(tree.recent) - (tree.size - signed.checkpoint.size)) :]
+
+    def _must_go_on(self) -> None:
+        with self._one_at_a_time:
+            if self._writing:
+                raise AuditDiskError(
+                    f"{self.folder}: closed, or an earlier write failed; start the sink again to go on"
+                )
+
+    def _stop_writing(self) -> None:
+        with self._one_at_a_time:
+            self._writing = True
