@@ -38,17 +38,29 @@ _UNREACHABLE = (
 )
 
 
-class _Client(Protocol):
+class _Connects(Protocol):
     async def start(self) -> None: ...
 
 
+class _Client(_Connects, Protocol):
+    async def stop(self) -> None: ...
+
+
 async def start_client(settings: KafkaSettings, client: _Client) -> None:
-    """Connect a client of the library.
+    """Connect a client of the library; one that cannot be, or is not waited for, is stopped again.
 
     Raises:
         BrokerUnreachable: no broker answers; with the cause that the library only logs.
         AccessDenied: the brokers refuse the credentials.
     """
+    try:
+        await _connect(settings, client)
+    except BaseException:
+        await client.stop()
+        raise
+
+
+async def _connect(settings: KafkaSettings, client: _Connects) -> None:
     with connection_log.collected_causes() as causes:
         try:
             await client.start()
@@ -110,7 +122,7 @@ async def admin_client(settings: KafkaSettings) -> AsyncIterator[Any]:
     """
     client = AIOKafkaAdminClient(**settings.client_args())
     try:
-        await start_client(settings, client)
+        await _connect(settings, client)
         with translating(settings):
             yield client
     finally:

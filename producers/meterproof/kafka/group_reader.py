@@ -116,11 +116,7 @@ class GroupReader:
             fetch_max_wait_ms=_FETCH_WAIT_MS,
             max_partition_fetch_bytes=RECORD_BYTES_MAX,
         )
-        try:
-            await start_client(self._settings, consumer)
-        except BaseException:
-            await consumer.stop()
-            raise
+        await start_client(self._settings, consumer)
         self._consumer = consumer
         consumer.subscribe([self._topic], listener=_Listener(self._on_assigned, self._on_revoked))
 

@@ -104,11 +104,7 @@ class RecordProducer:
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=_REQUEST_BYTES_MAX,
         )
-        try:
-            await start_client(self._settings, producer)
-        except BaseException:
-            await producer.stop()
-            raise
+        await start_client(self._settings, producer)
         self._producer, self._places = producer, {}
 
     async def stop(self, timeout_s: float = 10.0) -> None:

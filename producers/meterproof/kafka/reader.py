@@ -72,6 +72,7 @@ class PartitionReader:
             AccessDenied: the brokers refuse the credentials.
             TopicMissing: there is no such topic or partition.
         """
+        await self._must_exist()
         consumer = AIOKafkaConsumer(
             **self._settings.client_args(),
             group_id=None,
@@ -81,12 +82,7 @@ class PartitionReader:
             fetch_max_wait_ms=_FETCH_WAIT_MS,
             max_partition_fetch_bytes=self._fetch_bytes_max,
         )
-        try:
-            await start_client(self._settings, consumer)
-            await self._must_exist()
-        except BaseException:
-            await consumer.stop()
-            raise
+        await start_client(self._settings, consumer)
         consumer.assign([self._partition])
         consumer.seek(self._partition, 0)  # so that nothing is looked up; every read seeks first
         consumer.pause(self._partition)  # nothing is fetched before the first read

@@ -57,9 +57,5 @@ class TopicEnds:
 
     async def _connect(self) -> None:
         consumer = AIOKafkaConsumer(**self._settings.client_args(), group_id=None, enable_auto_commit=False)
-        try:
-            await start_client(self._settings, consumer)
-        except BaseException:
-            await consumer.stop()
-            raise
+        await start_client(self._settings, consumer)
         self._consumer = consumer

@@ -56,8 +56,8 @@ class TopicReader:
             fetch_max_wait_ms=_FETCH_WAIT_MS,
             max_partition_fetch_bytes=FETCH_BYTES_MAX,
         )
+        await start_client(self._settings, consumer)
         try:
-            await start_client(self._settings, consumer)
             places = [TopicPartition(self._topic, partition) for partition in range(self.partitions)]
             consumer.assign(places)
             with translating(self._settings):
