@@ -1,0 +1,118 @@
+"""Walk the events of an audit folder, as they are kept; also while the sink writes, and on from where a walk ended."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from meterproof_sinks.audit_folder import read_log_name, segments_of
+from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit
+from meterproof_sinks.erased import erased_entry
+from meterproof_sinks.event_search import logs_of, records_of
+from meterproof_sinks.segment_reader import read_segment
+
+OnRecord = Callable[[StoredRecord], None]
+"""Called with every record that was walked."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEvent:
+    """An accepted event as an audit folder keeps it."""
+
+    log: str
+    """Origin of its log."""
+    position: int
+    line: bytes
+    """Byte for byte as the log accepted it, or what erasure left in its place; without LF."""
+
+    @property
+    def erased(self) -> str | None:
+        """SHA-256 of the line in hexadecimal, if the line was erased."""
+        entry = erased_entry(self.line)
+        return None if entry is None else entry.hex()
+
+    def as_json(self) -> bytes:
+        """One JSON object, in which the event's line stands as it is: no number is spelled anew."""
+        erased = self.erased
+        kept = b'"event":%s' % self.line if erased is None else b'"erased":"%s"' % erased.encode()
+        return b'{"log":"%s","position":%d,%s}' % (self.log.encode(), self.position, kept)
+
+
+def kept_events(folder: Path, on_record: OnRecord = lambda _: None) -> Iterator[KeptEvent]:
+    """All events of an audit folder, log by log, by position; a record that is being written is left out.
+
+    Args:
+        folder: audit folder, or one log's folder.
+        on_record: told of every record after its events.
+
+    Raises:
+        DamagedAudit: the folder does not hold; after the events before the damage.
+        OSError: a file cannot be read.
+    """
+    for log in logs_of(folder):
+        origin = read_log_name(log).origin
+        for _, stored in records_of(log):
+            yield from events_in(origin, stored)
+            on_record(stored)
+
+
+def events_in(origin: str, stored: StoredRecord) -> Iterator[KeptEvent]:
+    """The events of one record."""
+    if stored.events:
+        lines = stored.value[len(stored.head) : -1].split(b"\n")
+        for position, line in enumerate(lines, stored.position):
+            yield KeptEvent(origin, position, line)
+
+
+class LogTail:
+    """The end of one log, and what comes behind it while the sink writes. Lives as long as somebody looks."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look at a log's folder; nothing is read yet."""
+        self._folder = folder
+        self._origin = read_log_name(folder).origin
+        self._after: StoredRecord | None = None
+
+    def last(self, count: int) -> list[KeptEvent]:
+        """The last events, in order; reads as many segments from the end as hold them.
+
+        Raises:
+            DamagedAudit: the segments read do not hold.
+            OSError: a file cannot be read.
+        """
+        gathered: list[KeptEvent] = []
+        segments = segments_of(self._folder)
+        for segment in reversed(segments):
+            events: deque[KeptEvent] = deque(maxlen=count)
+            end: StoredRecord | None = None
+            for end in _whole_records(segment, None, last=segment is segments[-1]):
+                events.extend(events_in(self._origin, end))
+            self._after = self._after or end
+            gathered = [*events, *gathered][-count:] if count else []
+            if len(gathered) == count and self._after is not None:
+                break
+        return gathered
+
+    def new(self) -> Iterator[KeptEvent]:
+        """What was written since `last`, or since the last event that this gave.
+
+        Raises:
+            DamagedAudit: it does not hold.
+            OSError: a file cannot be read.
+        """
+        begin = 0 if self._after is None else self._after.segment.first
+        segments = [segment for segment in segments_of(self._folder) if segment.first >= begin]
+        for segment in segments:
+            for stored in _whole_records(segment, self._after, last=segment is segments[-1]):
+                yield from events_in(self._origin, stored)
+                self._after = stored
+
+
+def _whole_records(segment: Segment, after: StoredRecord | None, *, last: bool) -> Iterator[StoredRecord]:
+    """The whole records of a segment, behind one of them if that is given; one that is being written is left out."""
+    line = after.records_line if after is not None and after.segment == segment else 0
+    try:
+        yield from (stored for stored in read_segment(segment, last=last) if stored.records_line > line)
+    except TornAudit as torn:
+        if not torn.incomplete:
+            raise

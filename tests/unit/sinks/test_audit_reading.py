@@ -1,0 +1,196 @@
+"""`meterproof audit tail|grep|export`: what is asked for comes out, byte for byte, to the last digit, and no more."""
+
+import csv
+import io
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+import pytest
+from pyarrow import parquet
+
+from meterproof_schemas.event import entry_of
+from meterproof_sinks.audit_erasure import erase_lines
+from meterproof_sinks.audit_events import LogTail, kept_events
+from meterproof_sinks.audit_folder import segments_of
+from meterproof_sinks.audit_segment import split_record
+from meterproof_sinks.commands.audit import main as audit
+from meterproof_sinks.event_filter import BadFilter, EventFilter, Field, instant_us
+from tests.builders import NOW_MS, make_event
+from tests.log_builder import LogBuilder
+from tests.published_log import publish
+
+BIG = 2**63 - 1
+AMOUNT = "123456789012345678.123456789012"
+DEAR = {
+    "model": "gpt-4o",
+    "cost": {"amount": AMOUNT, "currency": "USD"},
+    "tags": {"team": "search", "cost.centre": "42", "quoted": 'a "b"'},
+    "latency": {"total_us": 12},
+}
+
+
+def make_log() -> LogBuilder:
+    log = LogBuilder()
+    log.batch(3)
+    dear = make_event("dear", subject=log.agent, customer="globex", usage={"requests": "0.000000000001"}, data=DEAR)
+    big = make_event("big", subject=log.agent, customer="Zoë", usage={"requests": BIG}, time_ms=NOW_MS + 1_000)
+    log.batch([dear, big, *log.events(5)])
+    log.hole()
+    log.batch(4)
+    return log
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    publish(tmp_path / "audit", make_log(), segment_records=2)
+    return tmp_path
+
+
+def lines_of(log: LogBuilder) -> list[bytes]:
+    return [line for _, record in log.records for line in record.lines]
+
+
+def test_every_event_comes_out_byte_for_byte_in_order(data: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert audit(["export", "--data", str(data)]) == 0
+    log = make_log()
+    due = [
+        b'{"log":"%s","position":%d,"event":%s}' % (log.origin.encode(), n, line)
+        for n, line in enumerate(lines_of(log))
+    ]
+    assert capfdbinary.readouterr().out.splitlines() == due
+
+
+@pytest.mark.parametrize(
+    ("asked", "ids"),
+    [
+        (["--customer", "globex"], ["dear"]),
+        (["--customer", "Zoë"], ["big"]),
+        (["--id", "e3"], ["e3"]),
+        (["--where", "data.model=gpt-4o", "--where", "data.latency.total_us=12"], ["dear"]),
+        (["--where", "/data/tags/cost.centre=42"], ["dear"]),
+        (["--where", '/data/tags/quoted=a "b"'], ["dear"]),
+        (["--where", f"data.usage.requests={BIG}"], ["big"]),
+        (["--where", "data.usage.requests=0.000000000001"], ["dear"]),
+        (["--where", "data.model=gpt"], []),
+        (["--agent", "nobody"], []),
+        (["--digest", sha256(make_log().records[1][1].lines[1]).hexdigest()], ["e1"]),
+        (["--erased"], []),
+    ],
+)
+def test_grep_finds_what_has_the_value_and_its_exit_code_says_whether(
+    data: Path, capfd: pytest.CaptureFixture[str], asked: list[str], ids: list[str]
+) -> None:
+    assert audit(["grep", *asked, "--json", "--data", str(data)]) == (0 if ids else 1)
+    found = [orjson.loads(line)["event"]["id"] for line in capfd.readouterr().out.splitlines()]
+    assert found == ids
+    assert audit(["grep", *asked, "--count", "--data", str(data / "audit")]) == (0 if ids else 1)
+    assert capfd.readouterr().out == f"{len(ids)}\n"
+
+
+def test_a_range_of_time_has_its_first_moment_and_not_its_last(data: Path) -> None:
+    events = list(kept_events(data / "audit"))
+    times = sorted({orjson.loads(event.line)["time"] for event in events})
+    first, last = instant_us(times[0]), instant_us(times[-1])
+    inside = [event for event in events if EventFilter(from_us=first, until_us=last).matches(event.line)]
+    assert {orjson.loads(event.line)["time"] for event in inside} == set(times[:-1])
+
+
+def test_erased_events_are_shown_as_erased_and_found_by_their_digest_alone(
+    data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = next(event.line for event in kept_events(data / "audit") if b'"dear"' in event.line)
+    erase_lines(data / "audit", lambda one: one == line)
+    digest = entry_of(line).hex()
+    for asked in (["--erased"], ["--digest", digest]):
+        assert audit(["grep", *asked, "--json", "--data", str(data)]) == 0
+        assert orjson.loads(capfd.readouterr().out)["erased"] == digest
+    assert audit(["grep", "--customer", "globex", "--data", str(data)]) == 1
+    assert audit(["tail", "-n", "100", "--data", str(data)]) == 0
+    assert f"p0 3  erased, SHA-256 {digest}\n" in capfd.readouterr().out
+    assert audit(["export", "--format", "csv", "--data", str(data)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+    assert [row["entry"] for row in rows if row["erased"] == "true"] == [digest]
+    assert len(rows) == len(lines_of(make_log()))
+
+
+def test_csv_and_parquet_have_every_quantity_to_the_last_digit(data: Path) -> None:
+    for ending in ("csv", "parquet"):
+        assert audit(["export", "--out", str(data / f"all.{ending}"), "--data", str(data)]) == 0
+    with (data / "all.csv").open(newline="") as file:
+        spelled = list(csv.DictReader(file))
+    events = [orjson.loads(line) for line in lines_of(make_log())]
+    assert [row["id"] for row in spelled] == [event["id"] for event in events]
+    assert [orjson.loads(row["usage"]) for row in spelled] == [
+        {meter: str(quantity) for meter, quantity in event["data"]["usage"].items()} for event in events
+    ]
+    assert spelled[3]["stated_cost"] == AMOUNT
+    table = parquet.read_table(data / "all.parquet").to_pylist()
+    assert [dict(row["usage"])["requests"] for row in table] == [
+        Decimal(event["data"]["usage"]["requests"]) for event in events
+    ]
+    assert table[3]["stated_cost"] == Decimal(AMOUNT)
+    assert dict(table[3]["tags"]) == DEAR["tags"]
+    assert [row["position"] for row in table] == list(range(len(events)))
+    assert table[3]["total_us"] == 12
+
+
+def test_an_export_that_fails_leaves_no_file(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    segment = segments_of(next((data / "audit").iterdir()))[0]
+    segment.events.write_bytes(segment.events.read_bytes().replace(b"e0", b"e9"))
+    assert audit(["export", "--out", str(data / "all.csv"), "--data", str(data)]) == 1
+    assert segment.events.name in capfd.readouterr().err
+    assert not list(data.glob("all.csv*"))
+
+
+def test_a_tail_gives_the_last_events_and_then_each_new_one_once(tmp_path: Path) -> None:
+    log = make_log()
+    folder = publish(tmp_path, log, segment_records=2)
+    lines = lines_of(log)
+    for count in range(len(lines) + 2):
+        assert [event.line for event in LogTail(folder).last(count)] == (lines[-count:] if count else [])
+    tail = LogTail(folder)
+    tail.last(1)
+    assert not list(tail.new())
+    last = segments_of(folder)[-1]
+    log.batch(2)
+    events, heads = split_record(*log.records[-1])
+    with last.events.open("ab") as file:
+        file.write(events)
+    assert not list(tail.new())  # its record is not there yet
+    with last.records.open("ab") as file:
+        file.write(heads)
+    assert [event.line for event in tail.new()] == lines_of(log)[-2:]
+    assert not list(tail.new())
+    log.batch(1)
+    events, heads = split_record(*log.records[-1])
+    first = log.records[-1][1].header.first
+    (folder / f"{first:020}.jsonl").write_bytes(events)
+    (folder / f"{first:020}.records.jsonl").write_bytes(heads)
+    assert [(event.position, event.line) for event in tail.new()] == [(first, lines_of(log)[-1])]
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "2026-11-21 10:00", "", "2026-11-21T10"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(BadFilter):
+        instant_us(text)
+
+
+def test_moments_may_be_as_coarse_as_people_write_them() -> None:
+    midnight = instant_us("2026-11-21")
+    assert instant_us("2026-11-21T00:00") == instant_us("2026-11-21T00:00:00Z") == midnight
+    assert instant_us("2026-11-21T00:00:00.000001Z") == midnight + 1
+
+
+def test_wrong_usage_ends_with_2(data: Path) -> None:
+    for arguments in (
+        ["grep", "--where", "model"],
+        ["grep", "--digest", "00"],
+        ["grep", "--from", "noon"],
+        ["export", "--format", "parquet"],
+        ["tail", "--data", str(data / "nowhere")],
+    ):
+        assert audit([*arguments, *([] if "--data" in arguments else ["--data", str(data)])]) == 2
+    with pytest.raises(BadFilter, match="FIELD=VALUE"):
+        Field.parse("=x")
