@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
+from meterproof_proofs.key_files import read_verifiers
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tree import verify_consistency
-from meterproof_sinks.audit import AuditLog
 from meterproof_sinks.audit_folder import records
+from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.tlog_folder import place_of
-from meterproof_sinks.verification import load_producers, load_verifiers, verify_folder
+from meterproof_sinks.verification import verify_folder
+from meterproof_sinks.verification_inputs import load_producers
 from tests.contract.golden_audit import FOLDER, LIMITS, SEED
 from tests.log_builder import LogBuilder, signed_pair
 
@@ -34,13 +36,13 @@ def tree_of(tlog: Path) -> tuple[Checkpoint, TileTree]:
         file = tlog / path
         return file.read_bytes() if file.is_file() else None
 
-    checkpoint = open_checkpoint((tlog / "checkpoint").read_bytes(), load_verifiers(FOLDER / "keys" / "log.vkey"))
+    checkpoint = open_checkpoint((tlog / "checkpoint").read_bytes(), read_verifiers(FOLDER / "keys" / "log.vkey"))
     return checkpoint, TileTree(checkpoint.size, checkpoint.root, read)
 
 
 def test_it_verifies(golden: Path) -> None:
     report = verify_folder(
-        golden, load_verifiers(golden / "keys" / "log.vkey"), load_producers(golden / "keys" / "registry.json")
+        golden, read_verifiers(golden / "keys" / "log.vkey"), load_producers(golden / "keys" / "registry.json")
     )
     assert report.holds, report.all_faults
     (log,) = report.logs
@@ -61,7 +63,7 @@ def test_it_is_extended_and_nothing_of_it_changes(golden: Path) -> None:
     writer.append(log.records[known:])
     writer.take_checkpoints(signed_pair(log, seed=SEED))
     writer.close()
-    report = verify_folder(golden, load_verifiers(golden / "keys" / "log.vkey"))
+    report = verify_folder(golden, read_verifiers(golden / "keys" / "log.vkey"))
     assert report.holds, report.all_faults
     assert report.logs[0].covered == report.logs[0].events == 557
     for path, content in before.items():

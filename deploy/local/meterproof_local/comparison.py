@@ -12,6 +12,7 @@ from meterproof_local.clickhouse_reader import clickhouse_rows
 from meterproof_local.ledger import AlertName, Ledger, Window, digest_of
 from meterproof_proofs.checkpoint import open_checkpoint
 from meterproof_proofs.errors import ProofError
+from meterproof_proofs.key_files import read_verifiers
 from meterproof_proofs.note import Verifier
 from meterproof_schemas.budget import PartialSum, decode_alert, decode_budget_state
 from meterproof_schemas.checkpoint_record import decode_checkpoint_record, genesis_key
@@ -20,7 +21,8 @@ from meterproof_schemas.instant import parse_instant_us
 from meterproof_schemas.reasons import DUPLICATE
 from meterproof_schemas.rejection import decode_rejection
 from meterproof_schemas.topics import Topic
-from meterproof_sinks.verification import load_producers, load_verifiers, verify_folder
+from meterproof_sinks.verification import verify_folder
+from meterproof_sinks.verification_inputs import load_producers
 
 _GENESIS: Final = genesis_key("")
 
@@ -90,7 +92,7 @@ async def measure_kafka(kafka: KafkaSettings, partitions: int, folder: DataFolde
         for _, _, value in await _records(kafka, Topic.ALERTS, partition):
             alert = decode_alert(value)
             measured.alerts.add((alert.budget, alert.subject, parse_instant_us(alert.start), alert.threshold))
-    verifiers = load_verifiers(folder.vkeys)
+    verifiers = read_verifiers(folder.vkeys)
     for _, key, value in await _records(kafka, Topic.CHECKPOINTS, 0):
         if not key.endswith(_GENESIS):
             _measure_checkpoint(value, verifiers, measured)
@@ -120,7 +122,7 @@ def measure_folders(folder: DataFolder, measured: Measured) -> None:
     for path in sorted(folder.audit.glob("*/*.jsonl")):
         if not path.name.endswith(".records.jsonl"):
             measured.audit_lines.update(map(digest_of, path.read_bytes().split(b"\n")[:-1]))
-    report = verify_folder(folder.root, load_verifiers(folder.vkeys), load_producers(folder.registry))
+    report = verify_folder(folder.root, read_verifiers(folder.vkeys), load_producers(folder.registry))
     measured.audit_faults = [str(fault) for fault in report.all_faults]
     if not report.holds and not measured.audit_faults:
         measured.audit_faults.append("no log has a signed checkpoint")

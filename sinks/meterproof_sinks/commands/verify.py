@@ -13,19 +13,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from meterproof.command_line import USAGE, run_app
+from meterproof_proofs.key_files import NoVerifierKey, read_verifiers
 from meterproof_schemas.errors import InvalidRegistry
 from meterproof_sinks.remembered_checkpoints import NoCheckpoint, load_remembered
-from meterproof_sinks.verification import (
-    FolderReport,
-    LogReport,
-    NoVerifierKey,
-    Producers,
-    bytes_to_check,
-    load_producers,
-    load_verifiers,
-    verify_folder,
-)
+from meterproof_sinks.verification import bytes_to_check, verify_folder
+from meterproof_sinks.verification_inputs import Producers, load_producers
 from meterproof_sinks.verification_memory import BadMemory, VerificationMemory
+from meterproof_sinks.verification_report import FolderReport, LogReport
 
 _FALSE = 1
 _WIDTH = 140
@@ -71,7 +65,7 @@ def verify(  # noqa: PLR0917 - one parameter per option
     if not folder.is_dir():
         raise _Unusable(f"{folder}: no such folder; give a deployment's data folder, or a copy of its audit folder")
     try:
-        verifiers = load_verifiers(vkey)
+        verifiers = read_verifiers(vkey)
         registry = _producers(folder, producers)
         remembered = load_remembered(since or [], verifiers)
         memory = None if resume_file is None else VerificationMemory.load(resume_file)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from meterproof.kafka.producer import RecordProducer
+from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import Deployment, create_topics, read_geneses
 from meterproof.status import StatusFile, read_status
@@ -21,12 +22,17 @@ from meterproof_schemas.checkpoint_record import (
     encode_checkpoint_record,
 )
 from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.event import entry_of
 from meterproof_schemas.topics import Topic
-from meterproof_sinks.audit import AuditSink, SegmentLimits
 from meterproof_sinks.audit_checkpoints import follow_checkpoints
-from meterproof_sinks.audit_folder import log_folder_name, records
+from meterproof_sinks.audit_erasure import erase_lines
+from meterproof_sinks.audit_folder import log_folder_name, read_records, records, segments_of
+from meterproof_sinks.audit_sink import AuditSink
+from meterproof_sinks.erased import erased_line
+from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.sink_process import run_together
-from meterproof_sinks.verification import Producers, verify_folder
+from meterproof_sinks.verification import verify_folder
+from meterproof_sinks.verification_inputs import Producers
 from meterproof_sinks.worker import run_sink
 from tests.builders import DEPLOYMENT, NOW_MS
 from tests.log_builder import LogBuilder
@@ -139,6 +145,31 @@ async def test_log_and_checkpoints_become_a_folder_that_verifies(deployed: Deplo
     files = sorted(path.name for path in other.glob("*.jsonl"))
     assert files == sorted(path.name for path in mine.glob("*.jsonl"))
     assert all((other / name).read_bytes() == (mine / name).read_bytes() for name in files)
+
+
+async def test_every_accepted_record_can_be_made_again_byte_for_byte(deployed: Deployed, tmp_path: Path) -> None:
+    await deployed.send()
+    deployed.log.batch(5)
+    await deployed.send()
+    await run_until_covered(deployed, tmp_path / "audit", deployed.log.state.position)
+    mine = tmp_path / "audit" / log_folder_name(deployed.log.origin)
+    assert len(segments_of(mine)) > 1
+    async with PartitionReader(deployed.settings, deployed.settings.topic(Topic.LOG), 0) as reader:
+        there = {one.offset: one.value async for chunk in reader.read(*await reader.bounds()) for one in chunk}
+    accepted = {offset: there[offset] for offset, _ in deployed.log.records}
+    assert {stored.log_offset: stored.value for stored in read_records(mine)} == accepted
+    assert len(there) == len(accepted) + 2  # the echoes
+
+    line = deployed.log.records[2][1].lines[1]
+    erase_lines(tmp_path / "audit", lambda one: one == line)
+    kept = {stored.log_offset: stored for stored in read_records(mine)}
+    (erased,) = [stored for stored in kept.values() if stored.erased]
+    due = there[erased.log_offset]
+    assert due is not None
+    assert erased.value == due.replace(line, erased_line(entry_of(line)))
+    assert {offset: one.value for offset, one in kept.items() if not one.erased} == {
+        offset: value for offset, value in accepted.items() if offset != erased.log_offset
+    }
 
 
 async def test_a_signed_checkpoint_that_contradicts_the_log_stops_the_worker(

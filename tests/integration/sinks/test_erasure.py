@@ -10,14 +10,17 @@ from pathlib import Path
 import orjson
 import pytest
 
+from meterproof_proofs.key_files import read_verifiers
 from meterproof_proofs.note import Signer
 from meterproof_schemas.event import entry_of, parse_event
-from meterproof_sinks.audit import AuditLog, SegmentLimits
 from meterproof_sinks.audit_folder import log_folder_name, segments_of
+from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.rebuilding import given_books, rebuild
 from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.rollups import Rollups
-from meterproof_sinks.verification import load_producers, load_verifiers, verify_folder
+from meterproof_sinks.segment_writer import SegmentLimits
+from meterproof_sinks.verification import verify_folder
+from meterproof_sinks.verification_inputs import load_producers
 from tests.builders import make_registry_file
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
 from tests.log_builder import signed_pair
@@ -51,7 +54,7 @@ def _command(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _verify(data: Path) -> dict[str, object]:
-    verifiers, producers = load_verifiers(data / "keys" / "log.vkey"), load_producers(data / "keys" / "registry.json")
+    verifiers, producers = read_verifiers(data / "keys" / "log.vkey"), load_producers(data / "keys" / "registry.json")
     report = verify_folder(data, verifiers, producers)
     assert report.holds, report.all_faults
     (log,) = report.logs
@@ -139,7 +142,7 @@ async def test_a_changed_line_is_no_erased_line(tmp_path: Path) -> None:
     (folder,) = [path for path in (data / "audit").iterdir() if path.is_dir()]
     first = segments_of(folder)[0].events
     lines = first.read_bytes().split(b"\n")
-    verifiers = load_verifiers(data / "keys" / "log.vkey")
+    verifiers = read_verifiers(data / "keys" / "log.vkey")
     for forged in (b'{"erased":"%s"}' % (b"ab" * 32), b'{"erased":"%s" }' % entry_of(lines[2]).hex().encode()):
         first.write_bytes(b"\n".join([*lines[:2], forged, *lines[3:]]))
         assert not verify_folder(data, verifiers).holds, forged

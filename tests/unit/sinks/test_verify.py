@@ -9,12 +9,15 @@ import pytest
 
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
 from meterproof_proofs.frontier import leaf_hashes
+from meterproof_proofs.key_files import read_verifiers
 from meterproof_proofs.note import Signer
 from meterproof_schemas.event import entry_of
-from meterproof_sinks.audit import AuditLog, SegmentLimits
 from meterproof_sinks.audit_folder import log_folder_name, segments_of
+from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.commands.verify import main
-from meterproof_sinks.verification import Producers, load_producers, load_verifiers, verify_folder
+from meterproof_sinks.segment_writer import SegmentLimits
+from meterproof_sinks.verification import verify_folder
+from meterproof_sinks.verification_inputs import Producers, load_producers
 from meterproof_stream.judge import Judgement, judge
 from tests.builders import make_batch, make_event, make_key, make_registry_file
 from tests.log_builder import LogBuilder, make_log, signed_pair
@@ -78,7 +81,7 @@ def test_a_good_folder_is_true_and_counts_are_exact(data: Path, capsys: pytest.C
 @pytest.mark.parametrize("which", ["data", "audit", "log"])
 def test_a_data_folder_an_audit_folder_and_one_log_are_taken(which: str, data: Path, log: Path) -> None:
     folder = {"data": data, "audit": data / "audit", "log": log}[which]
-    report = verify_folder(folder, load_verifiers(data / "keys"))
+    report = verify_folder(folder, read_verifiers(data / "keys"))
     assert report.holds
     assert len(report.logs) == (1 if which == "log" else 2)
 
@@ -110,7 +113,7 @@ def test_without_any_checkpoint_it_is_not_true(data: Path, capsys: pytest.Captur
 
 def test_every_changed_byte_is_found_in_its_file(data: Path, log: Path) -> None:
     """One bit, anywhere in what counts: false, and the message names a file of this log and a line."""
-    verifiers, producers = load_verifiers(data / "keys"), load_producers(data / "keys" / "registry.json")
+    verifiers, producers = read_verifiers(data / "keys"), load_producers(data / "keys" / "registry.json")
     tried = 0
     for path in sorted(log.glob("*.jsonl")):
         good = path.read_bytes()
@@ -320,11 +323,11 @@ def test_a_log_that_is_being_written_is_true_though_its_last_record_is_not_whole
     writer = AuditLog(log, LOGS[0].origin, 0)
     path = segments_of(log)[-1].events
     path.write_bytes(path.read_bytes() + b'{"half":')
-    report = verify_folder(log, load_verifiers(data / "keys"))
+    report = verify_folder(log, read_verifiers(data / "keys"))
     assert report.holds
     assert report.logs[0].unfinished
     writer.close()
-    assert not verify_folder(log, load_verifiers(data / "keys")).holds
+    assert not verify_folder(log, read_verifiers(data / "keys")).holds
 
 
 @pytest.mark.parametrize(
@@ -445,7 +448,7 @@ def test_signatures_by_a_secret_that_is_not_here_are_unchecked_not_ok(data: Path
     path.write_bytes(orjson.dumps({"version": 1, "keys": [*registry["keys"], shared | everything]}))
     producers = load_producers(path)
     assert producers.without_secret == {"shared"}
-    verifiers = load_verifiers(data / "keys")
+    verifiers = read_verifiers(data / "keys")
     assert verify_folder(log, verifiers, producers).logs[0].signatures_verified == 5
     absent = Producers(producers.registry, frozenset({LOGS[0].key.key_id}))
     (report,) = verify_folder(log, verifiers, absent).logs

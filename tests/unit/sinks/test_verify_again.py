@@ -7,14 +7,17 @@ from pathlib import Path
 import orjson
 import pytest
 
+from meterproof_proofs.key_files import read_verifiers
 from meterproof_proofs.note import Signer, Verifier
 from meterproof_schemas.event import entry_of
 from meterproof_sinks.audit_folder import segments_of
 from meterproof_sinks.commands.verify import main
 from meterproof_sinks.erased import erased_line
 from meterproof_sinks.remembered_checkpoints import load_remembered
-from meterproof_sinks.verification import FolderReport, load_producers, load_verifiers, verify_folder
+from meterproof_sinks.verification import verify_folder
+from meterproof_sinks.verification_inputs import load_producers
 from meterproof_sinks.verification_memory import VerificationMemory, VerifiedLog, file_digest
+from meterproof_sinks.verification_report import FolderReport
 from tests.builders import make_registry_file
 from tests.log_builder import LogBuilder, make_log
 from tests.published_log import SEED, publish, vkey_of
@@ -123,7 +126,7 @@ def test_a_checkpoint_that_nobody_signed_is_no_measure(
 def reports(data: Path, jobs: int) -> tuple[list[dict[str, object]], list[str]]:
     told: list[int] = []
     found = verify_folder(
-        data, load_verifiers(data / "keys"), load_producers(data / "keys" / "registry.json"), told.append, jobs=jobs
+        data, read_verifiers(data / "keys"), load_producers(data / "keys" / "registry.json"), told.append, jobs=jobs
     )
     assert jobs == 1 or sum(told) >= 0
     return [log.as_json() for log in found.logs], [str(fault) for fault in found.all_faults]
@@ -143,7 +146,7 @@ def test_processes_find_what_one_finds(data: Path) -> None:
 
 
 def run(data: Path, memory: VerificationMemory | None = None, *since: Path) -> FolderReport:
-    verifiers = load_verifiers(data / "keys")
+    verifiers = read_verifiers(data / "keys")
     remembered = load_remembered(since, verifiers)
     return verify_folder(
         data,
