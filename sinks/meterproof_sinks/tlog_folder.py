@@ -18,7 +18,6 @@ durable, it goes.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -31,7 +30,6 @@ from meterproof_proofs.note import SignedNote
 from meterproof_proofs.tiles import (
     TILE_WIDTH,
     Bundle,
-    Tile,
     TileEdge,
     bundles_of,
     decode_tile,
@@ -244,14 +242,6 @@ def _is_one_checkpoint(one: bytes, other: bytes) -> bool:
 
 def _keys_of(note: SignedNote) -> set[tuple[str, bytes]]:
     return {(line.key_name, line.key_id) for line in note.signatures}
-
-
-def place_of(path: str) -> Tile | Bundle | None:
-    """The tile or bundle that a path below the `tlog` folder stands for; None if it is none's."""
-    for kind in (Bundle, Tile):
-        with suppress(ProofError):
-            return kind.parse(path)
-    return None
 
 
 def _paths_of(size: int) -> Iterator[str]:

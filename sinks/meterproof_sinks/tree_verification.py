@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Final
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
-from meterproof_proofs.errors import ProofError
+from meterproof_proofs.derived_tree import DerivedTree
+from meterproof_proofs.errors import BadTile, MissingTile, ProofError
 from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.note import Verifier
+from meterproof_proofs.published_files import PublishedFiles
 from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE
-from meterproof_sinks.derived_tree import DerivedTree
+from meterproof_sinks.disk import NEW_SUFFIX
 from meterproof_sinks.remembered_checkpoints import RememberedCheckpoint
-from meterproof_sinks.tlog_verification import TlogVerification
 from meterproof_sinks.verification_report import LogReport
 
 _DERIVED_ON_START: Final = "if the audit worker was killed, its next start writes what is missing"
@@ -43,7 +44,7 @@ class TreeVerification:
         """The derived roots there, once they were reached."""
         self._published: Checkpoint | None = None
         self._remembered: list[RememberedCheckpoint] = []
-        self._tlog: TlogVerification | None = None
+        self._tlog: PublishedFiles | None = None
 
     @property
     def files(self) -> int:
@@ -74,14 +75,15 @@ class TreeVerification:
                 self._roots[size] = self.tree.frontier().root()
             return True
         stops = sorted({wanted for wanted in self._wanted if wanted < size} | {size})
-        for entries in self._tlog.published_entries(size):
-            if entries is None:
-                return False
-            at = 0
-            while at < len(entries):
-                stop = next(stop for stop in stops if stop > self._size) - self._size
-                self.take(entries[at : at + stop])
-                at += stop
+        try:
+            for entries in self._tlog.entries(size):
+                at = 0
+                while at < len(entries):
+                    stop = next(stop for stop in stops if stop > self._size) - self._size
+                    self.take(entries[at : at + stop])
+                    at += stop
+        except (BadTile, MissingTile):
+            return False
         return self.tree.hashes == list(hashes)
 
     def take(self, entries: Sequence[bytes]) -> list[bytes]:
@@ -144,7 +146,7 @@ class TreeVerification:
         file = folder / CHECKPOINT_FILE
         if not folder.is_dir():
             return
-        self._tlog = TlogVerification(folder, writer_running=report.writer_running)
+        self._tlog = PublishedFiles(folder, writer_running=report.writer_running, unfinished_suffix=NEW_SUFFIX)
         if note is None:
             if own is not None and not report.writer_running:
                 report.faults.append(DamagedAudit(file, None, None, f"is missing; {_DERIVED_ON_START}"))
@@ -164,7 +166,7 @@ class TreeVerification:
             self._report.faults.append(DamagedAudit(self._tlog_folder / CHECKPOINT_FILE, 3, None, fault))
         if whole:
             tlog.finish(published.size if published is not None and holds else None)
-        self._report.faults.extend(tlog.faults)
+        self._report.faults.extend(DamagedAudit(one.file, None, one.position, one.fault) for one in tlog.faults)
         if published is not None and holds and not tlog.faults:
             self.tlog_size = published.size
 

@@ -7,11 +7,11 @@ import pytest
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.key_files import read_verifiers
+from meterproof_proofs.published_files import place_of
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tree import verify_consistency
 from meterproof_sinks.audit_folder import records
 from meterproof_sinks.audit_log import AuditLog
-from meterproof_sinks.tlog_folder import place_of
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_inputs import load_producers
 from tests.contract.golden_audit import FOLDER, LIMITS, SEED

@@ -44,6 +44,8 @@ from meterproof_proofs.note import (
     open_note,
     sign_note,
 )
+from meterproof_proofs.published_files import FileFault
+from meterproof_proofs.published_log import PublishedLogReport, verify_published_log
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tiles import (
     MAX_TILE_LEVEL,
@@ -92,6 +94,7 @@ __all__ = [
     "Comparison",
     "Cosignature",
     "EventProof",
+    "FileFault",
     "Frontier",
     "MalformedBundle",
     "MalformedCheckpoint",
@@ -106,6 +109,7 @@ __all__ = [
     "OutOfRange",
     "ProofError",
     "ProvedEvent",
+    "PublishedLogReport",
     "SignedNote",
     "Signer",
     "Tile",
@@ -148,4 +152,5 @@ __all__ = [
     "verify_consistency",
     "verify_cosignatures",
     "verify_inclusion",
+    "verify_published_log",
 ]

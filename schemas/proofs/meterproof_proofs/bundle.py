@@ -24,6 +24,10 @@ def encode_bundle(entries: Sequence[bytes]) -> bytes:
         MalformedBundle: an entry is longer than `MAX_ENTRY_BYTES`.
     """
     check_range("bundle width", len(entries), 1, TILE_WIDTH)
+    if (
+        len(set(map(len, entries))) == 1 and len(entries[0]) <= MAX_ENTRY_BYTES
+    ):  # the usual case, at a quarter of the price
+        return len(entries[0]).to_bytes(_LENGTH_BYTES, "big").join((b"", *entries))
     parts: list[bytes] = []
     for number, entry in enumerate(entries):
         if len(entry) > MAX_ENTRY_BYTES:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from meterproof_proofs.canonical_base64 import decode_base64
 from meterproof_proofs.errors import MalformedCheckpoint, WrongHashSize, WrongOrigin
-from meterproof_proofs.note import Signer, Verifier, decode_base64, open_note, sign_note
+from meterproof_proofs.note import Signer, Verifier, open_note, sign_note
 from meterproof_proofs.tree import EMPTY_ROOT, MAX_TREE_SIZE, check_hash
 
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)

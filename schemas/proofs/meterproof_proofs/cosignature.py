@@ -6,8 +6,6 @@ that I saw before. It says nothing about the entries. Section "Ed25519 signed me
 big-endian, and the signature. The message does not commit to the witness's name, so one key stands for one witness.
 """
 
-import base64
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -17,14 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from meterproof_proofs.checkpoint import Checkpoint
 from meterproof_proofs.errors import MalformedKey, OutOfRange, UnverifiedNote
-from meterproof_proofs.note import NoteSignature, SignedNote, check_key_name, split_key
+from meterproof_proofs.named_key import COSIGNATURE_TYPE, NamedKey
+from meterproof_proofs.note import NoteSignature, SignedNote
 
 MAX_COSIGNATURE_TIME_S: Final = 2**63 - 1
 """Latest time that a cosignature may state, in POSIX seconds."""
 
-_COSIGNATURE_TYPE: Final = b"\x04"
-_KEY_BYTES: Final = 32
-_KEY_ID_BYTES: Final = 4
+_SEED_BYTES: Final = 32
 _TIME_BYTES: Final = 8
 _PAYLOAD_BYTES: Final = _TIME_BYTES + 64
 
@@ -41,47 +38,10 @@ class Cosignature:
 
 
 @dataclass(frozen=True, slots=True)
-class WitnessVerifier:
+class WitnessVerifier(NamedKey):
     """A trusted witness's Ed25519 cosignature key under a name. Immutable; lives as long as the trust in it."""
 
-    name: str
-    """Name of the key: non-empty, no spaces, no `+`; best a schema-less URL."""
-
-    public_key: bytes
-    """The Ed25519 public key, 32 bytes (RFC 8032)."""
-
-    def __post_init__(self) -> None:
-        """Refuse a bad name and a public key that is none."""
-        check_key_name(self.name)
-        if len(self.public_key) != _KEY_BYTES:
-            message = f"the public key is {len(self.public_key)} bytes long, not {_KEY_BYTES}"
-            raise MalformedKey(message)
-
-    @classmethod
-    def parse(cls, vkey: str) -> "WitnessVerifier":
-        """Read a verifier key `<name>+<8 hex digits of key id>+<base64 of type byte 0x04 and public key>`.
-
-        Raises:
-            MalformedKey: not of that form, the key id is not the key's, or another type.
-        """
-        name, key_id, key = split_key(vkey, _COSIGNATURE_TYPE)
-        verifier = cls(name, key)
-        if verifier.key_id != key_id:
-            message = f"key id {key_id.hex()} does not belong to this name and key, {verifier.key_id.hex()} does"
-            raise MalformedKey(message)
-        return verifier
-
-    @property
-    def key_id(self) -> bytes:
-        """First 4 bytes of SHA-256(name || newline || 0x04 || public key)."""
-        hashed = hashlib.sha256(self.name.encode() + b"\n" + _COSIGNATURE_TYPE + self.public_key)
-        return hashed.digest()[:_KEY_ID_BYTES]
-
-    @property
-    def vkey(self) -> str:
-        """The text form that `parse` reads."""
-        encoded = base64.b64encode(_COSIGNATURE_TYPE + self.public_key).decode("ascii")
-        return f"{self.name}+{self.key_id.hex()}+{encoded}"
+    KEY_TYPE = COSIGNATURE_TYPE
 
     def verified_time_s(self, text: str, signature: bytes) -> int | None:
         """Return the time that a cosignature (72 bytes) states if it is this key's over the note text; None if not."""
@@ -96,10 +56,6 @@ class WitnessVerifier:
         except (InvalidSignature, ValueError):
             return None
         return time_s
-
-    def __str__(self) -> str:
-        """Return the text form."""
-        return self.vkey
 
 
 class WitnessSigner:
@@ -116,8 +72,8 @@ class WitnessSigner:
         Raises:
             MalformedKey: a bad name, or a seed of another length.
         """
-        if len(seed) != _KEY_BYTES:
-            message = f"the seed is {len(seed)} bytes long, not {_KEY_BYTES}"
+        if len(seed) != _SEED_BYTES:
+            message = f"the seed is {len(seed)} bytes long, not {_SEED_BYTES}"
             raise MalformedKey(message)
         self._private_key = Ed25519PrivateKey.from_private_bytes(bytes(seed))
         self.verifier = WitnessVerifier(name, self._private_key.public_key().public_bytes_raw())

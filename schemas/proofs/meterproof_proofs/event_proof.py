@@ -35,9 +35,10 @@ from typing import Any, Final, Literal, cast
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from meterproof_proofs.canonical_base64 import decode_base64
 from meterproof_proofs.checkpoint import Checkpoint
 from meterproof_proofs.errors import BadProof, MalformedEventProof, MalformedTlogProof
-from meterproof_proofs.note import SignedNote, Verifier, decode_base64
+from meterproof_proofs.note import SignedNote, Verifier
 from meterproof_proofs.tlog_proof import TlogProof
 from meterproof_proofs.tree import HASH_BYTES, check_hash, check_hashes, leaf_hash, verify_inclusion
 

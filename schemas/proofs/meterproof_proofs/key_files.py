@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from meterproof_proofs.canonical_base64 import decode_base64
 from meterproof_proofs.errors import MalformedKey
-from meterproof_proofs.note import Verifier, decode_base64
+from meterproof_proofs.note import Verifier
 
 _PUBLIC_KEY_BYTES: Final = 32
 _BASE64_LENGTH: Final = len(base64.b64encode(bytes(_PUBLIC_KEY_BYTES)))

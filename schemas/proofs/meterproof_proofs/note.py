@@ -5,9 +5,6 @@ its last newline included, the empty line not. Only the bytes of a note that `op
 """
 
 import base64
-import binascii
-import hashlib
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +12,16 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from meterproof_proofs.canonical_base64 import decode_base64
 from meterproof_proofs.errors import MalformedKey, MalformedNote, UnverifiedNote
+from meterproof_proofs.named_key import (
+    CONTROL_CHARACTER,
+    ED25519_TYPE,
+    KEY_ID_BYTES,
+    NamedKey,
+    check_key_name,
+    split_key,
+)
 
 MAX_NOTE_BYTES: Final = 1_000_000
 """Longest note accepted, in bytes."""
@@ -23,15 +29,9 @@ MAX_NOTE_BYTES: Final = 1_000_000
 MAX_SIGNATURES: Final = 100
 """Most signature lines accepted in a note; the format demands at least 16."""
 
-_KEY_ID_BYTES: Final = 4
 _SEED_BYTES: Final = 32
-_PUBLIC_KEY_BYTES: Final = 32
-_ED25519_TYPE: Final = b"\x01"
-_KEY_TYPES: Final = {_ED25519_TYPE: "Ed25519 (0x01)", b"\x04": "an Ed25519 cosignature key (0x04)"}
 _SIGNATURE_PREFIX: Final = "\u2014 "
 _PRIVATE_PREFIX: Final = "PRIVATE+KEY+"
-_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
-_KEY_ID_HEX: Final = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class NoteSignature:
     def __post_init__(self) -> None:
         """Refuse what would not survive a round trip through a signature line."""
         check_key_name(self.key_name)
-        if len(self.key_id) != _KEY_ID_BYTES:
-            message = f"the key id is {len(self.key_id)} bytes long, not {_KEY_ID_BYTES}"
+        if len(self.key_id) != KEY_ID_BYTES:
+            message = f"the key id is {len(self.key_id)} bytes long, not {KEY_ID_BYTES}"
             raise MalformedKey(message)
         if not self.signature:
             message = "an empty signature"
@@ -105,7 +105,7 @@ class SignedNote:
         except UnicodeDecodeError as error:
             message = f"not UTF-8 at byte {error.start}"
             raise MalformedNote(message, note.count(b"\n", 0, error.start) + 1) from error
-        control = _CONTROL_CHARACTER.search(whole)
+        control = CONTROL_CHARACTER.search(whole)
         if control:
             message = f"control character U+{ord(control[0]):04X}"
             raise MalformedNote(message, whole.count("\n", 0, control.start()) + 1)
@@ -137,48 +137,10 @@ class SignedNote:
 
 
 @dataclass(frozen=True, slots=True)
-class Verifier:
+class Verifier(NamedKey):
     """A trusted Ed25519 public key under a name. Immutable; lives as long as the trust in it."""
 
-    name: str
-    """Name of the key: non-empty, no spaces, no `+`; best a schema-less URL, and the origin for a log's key."""
-
-    public_key: bytes
-    """The Ed25519 public key, 32 bytes (RFC 8032)."""
-
-    def __post_init__(self) -> None:
-        """Refuse a bad name and a public key that is none."""
-        check_key_name(self.name)
-        if len(self.public_key) != _PUBLIC_KEY_BYTES:
-            message = f"the public key is {len(self.public_key)} bytes long, not {_PUBLIC_KEY_BYTES}"
-            raise MalformedKey(message)
-
-    @classmethod
-    def parse(cls, vkey: str) -> "Verifier":
-        """Read a verifier key `<name>+<8 hex digits of key id>+<base64 of type byte and public key>`.
-
-        Base64 may contain `+`, so only the first two separate.
-
-        Raises:
-            MalformedKey: not of that form, the key id is not the key's, or another type than Ed25519.
-        """
-        name, key_id, key = split_key(vkey, _ED25519_TYPE)
-        verifier = cls(name, key)
-        if verifier.key_id != key_id:
-            message = f"key id {key_id.hex()} does not belong to this name and key, {verifier.key_id.hex()} does"
-            raise MalformedKey(message)
-        return verifier
-
-    @property
-    def key_id(self) -> bytes:
-        """First 4 bytes of SHA-256(name || newline || type byte || public key)."""
-        hashed = hashlib.sha256(self.name.encode() + b"\n" + _ED25519_TYPE + self.public_key)
-        return hashed.digest()[:_KEY_ID_BYTES]
-
-    @property
-    def vkey(self) -> str:
-        """The text form that `parse` reads."""
-        return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(_ED25519_TYPE + self.public_key).decode('ascii')}"
+    KEY_TYPE = ED25519_TYPE
 
     def verifies(self, text: str, signature: bytes) -> bool:
         """Tell whether `signature` (64 bytes) is this key's over `text`."""
@@ -187,10 +149,6 @@ class Verifier:
         except (InvalidSignature, ValueError):
             return False
         return True
-
-    def __str__(self) -> str:
-        """Return the text form."""
-        return self.vkey
 
 
 class Signer:
@@ -233,7 +191,7 @@ class Signer:
         if not private_key.startswith(_PRIVATE_PREFIX):
             message = f"a private key starts with {_PRIVATE_PREFIX}"
             raise MalformedKey(message)
-        name, key_id, seed = split_key(private_key.removeprefix(_PRIVATE_PREFIX), _ED25519_TYPE)
+        name, key_id, seed = split_key(private_key.removeprefix(_PRIVATE_PREFIX), ED25519_TYPE)
         signer = cls(name, seed)
         if signer.verifier.key_id != key_id:
             message = f"key id {key_id.hex()} does not belong to this name and key"
@@ -247,7 +205,7 @@ class Signer:
 
     def private_key_text(self) -> str:
         """Return the secret in the text form that `parse` reads. Whoever has it can sign."""
-        secret = base64.b64encode(_ED25519_TYPE + self._seed).decode("ascii")
+        secret = base64.b64encode(ED25519_TYPE + self._seed).decode("ascii")
         return f"{_PRIVATE_PREFIX}{self.name}+{self.verifier.key_id.hex()}+{secret}"
 
     def sign(self, text: str) -> NoteSignature:
@@ -325,64 +283,11 @@ def open_note(note: bytes, verifiers: Iterable[Verifier]) -> VerifiedNote:
     return VerifiedNote(parsed.text, tuple(verified), tuple(unverified))
 
 
-def check_key_name(name: str) -> None:
-    """Refuse a key name that is empty or holds a space, a control character or `+`.
-
-    Raises:
-        MalformedKey: says which.
-    """
-    if not name:
-        message = "the key name is empty"
-        raise MalformedKey(message)
-    if "+" in name or _CONTROL_CHARACTER.search(name) or any(character.isspace() for character in name):
-        message = f"the key name {name!a} holds a space, a control character or '+'"
-        raise MalformedKey(message)
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        message = f"the key name {name!a} cannot be written as UTF-8"
-        raise MalformedKey(message) from error
-
-
-def decode_base64(encoded: str) -> bytes | None:
-    """Decode standard padded base64 (RFC 4648 section 4) in its one canonical spelling; None for anything else."""
-    try:
-        decoded = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    # Left-over bits in the last character could otherwise spell the same bytes in several ways.
-    return decoded if base64.b64encode(decoded).decode("ascii") == encoded else None
-
-
-def split_key(text: str, key_type: bytes) -> tuple[str, bytes, bytes]:
-    """Take apart `<name>+<key id>+<base64>` into name, key id and the bytes after the type byte.
-
-    Base64 may contain `+`, so only the first two separate.
-
-    Raises:
-        MalformedKey: not of that form, or of another type than `key_type`.
-    """
-    name, _, rest = text.partition("+")
-    key_id, _, encoded = rest.partition("+")
-    check_key_name(name)
-    if not _KEY_ID_HEX.fullmatch(key_id):
-        message = "the key id between the first and second '+' must be 8 lower-case hex digits"
-        raise MalformedKey(message)
-    payload = decode_base64(encoded)
-    if not payload:
-        message = "what follows the second '+' must be the base64 of type byte and key"
-        raise MalformedKey(message)
-    if payload[:1] != key_type:
-        message = f"key type 0x{payload[0]:02x} is not supported; only {_KEY_TYPES[key_type]} is"
-        raise MalformedKey(message)
-    return name, bytes.fromhex(key_id), payload[1:]
-
-
 def _check_text(text: str) -> None:
     if not text.endswith("\n"):
         message = "the text does not end in a newline"
         raise MalformedNote(message)
-    control = _CONTROL_CHARACTER.search(text)
+    control = CONTROL_CHARACTER.search(text)
     if control:
         message = f"control character U+{ord(control[0]):04X} in the text"
         raise MalformedNote(message, text.count("\n", 0, control.start()) + 1)
@@ -403,7 +308,7 @@ def _parse_signature_line(line: str, number: int) -> NoteSignature:
     except MalformedKey as error:
         raise MalformedNote(error.problem, number) from error
     payload = decode_base64(encoded)
-    if not space or payload is None or len(payload) <= _KEY_ID_BYTES:
+    if not space or payload is None or len(payload) <= KEY_ID_BYTES:
         message = "after the key name there must be one space and the base64 of key id and signature"
         raise MalformedNote(message, number)
-    return NoteSignature(name, payload[:_KEY_ID_BYTES], payload[_KEY_ID_BYTES:])
+    return NoteSignature(name, payload[:KEY_ID_BYTES], payload[KEY_ID_BYTES:])

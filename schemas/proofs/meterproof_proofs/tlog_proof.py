@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from meterproof_proofs.canonical_base64 import decode_base64
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.cosignature import WitnessVerifier, verify_cosignatures
 from meterproof_proofs.errors import MalformedCheckpoint, MalformedNote, MalformedTlogProof, TooFewWitnesses
-from meterproof_proofs.note import MAX_NOTE_BYTES, SignedNote, Verifier, decode_base64
+from meterproof_proofs.note import MAX_NOTE_BYTES, SignedNote, Verifier
 from meterproof_proofs.tree import HASH_BYTES, MAX_TREE_SIZE, check_hashes, verify_inclusion
 
 MAX_PROOF_HASHES: Final = 63

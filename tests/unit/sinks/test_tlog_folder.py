@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from meterproof_proofs.note import Signer
+from meterproof_proofs.published_files import place_of
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tiles import Bundle, bundles_of, tiles_of
 from meterproof_schemas.errors import StageStopped
@@ -22,7 +23,6 @@ from meterproof_sinks.audit_errors import AuditDiskError
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.segment_writer import SegmentLimits
-from meterproof_sinks.tlog_folder import place_of
 from meterproof_sinks.verification import verify_folder
 from tests.log_builder import LogBuilder, signed_pair
 

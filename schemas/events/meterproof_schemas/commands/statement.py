@@ -7,14 +7,15 @@ from pathlib import Path
 
 import orjson
 
-from meterproof_proofs.key_files import NoVerifierKey, read_verifiers
+from meterproof_proofs.commands.command_line import FALSE, TRUE, UNUSABLE, add_vkey, cannot_begin, given_verifiers
+from meterproof_proofs.key_files import NoVerifierKey
 from meterproof_schemas.errors import ContractError, InvalidRegistry
 from meterproof_schemas.price_book import parse_price_book
 from meterproof_schemas.statement import CheckedStatement, Statement
 
 _MAKER_GROUP = "meterproof.statement"
 """Entry-point group of the one package that can make statements: it has the audit folder, the contract has not."""
-_TRUE, _FALSE, _USAGE = 0, 1, 2
+_NAME = "meterproof statement"
 _NOT_SHOWN = (
     "It does not show that no event of the customer was left out, nor that the price books are the ones agreed on."
 )
@@ -26,8 +27,8 @@ def main(argv: list[str]) -> int:
         return check(argv[1:])
     makers = list(entry_points(group=_MAKER_GROUP, name="make"))
     if len(makers) != 1:
-        sys.stderr.write("meterproof statement: to make one, install meterproof-sinks; here only `check` is possible\n")
-        return _USAGE
+        sys.stderr.write(f"{_NAME}: to make one, install meterproof-sinks; here only `check` is possible\n")
+        return UNUSABLE
     made: int = makers[0].load()(argv)
     return made
 
@@ -37,12 +38,10 @@ def check(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
         content = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
-        verifiers = [key for given in arguments.vkey for key in read_verifiers(given)]
+        verifiers = given_verifiers(arguments)
         own_books = [orjson.dumps(orjson.loads(_book(Path(file)))) for file in arguments.price_book]
-    except OSError as error:
-        return _unusable(f"{error.filename}: cannot be read: {error.strerror}")
-    except (NoVerifierKey, InvalidRegistry) as error:
-        return _unusable(str(error))
+    except (OSError, NoVerifierKey, InvalidRegistry) as error:
+        return cannot_begin(_NAME, error)
     try:
         statement = Statement.parse(content)
         checked = statement.verify(verifiers)
@@ -57,7 +56,7 @@ def check(argv: list[str]) -> int:
         sys.stdout.write(orjson.dumps(_as_json(checked), option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         sys.stdout.write(_as_text(checked))
-    return _TRUE
+    return TRUE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,13 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: meterproof statement check acme-2026-11.statement --vkey log.vkey",
     )
     parser.add_argument("file", metavar="FILE", help="The statement; - for standard input.")
-    parser.add_argument(
-        "--vkey",
-        action="append",
-        required=True,
-        metavar="KEY",
-        help="Verifier key of the logs: as text, a file with one per line, or a folder of *.vkey files. Repeatable.",
-    )
+    add_vkey(parser)
     parser.add_argument(
         "--price-book", action="append", default=[], metavar="FILE", help="A price book agreed on. Repeatable."
     )
@@ -90,16 +83,11 @@ def _book(file: Path) -> bytes:
     return content
 
 
-def _unusable(message: str) -> int:
-    sys.stderr.write(f"meterproof statement: {message}\n")
-    return _USAGE
-
-
 def _refuse(arguments: argparse.Namespace, fault: str) -> int:
     if arguments.json:
         sys.stdout.write(orjson.dumps({"holds": False, "fault": fault}).decode() + "\n")
-    sys.stderr.write(f"meterproof statement: {arguments.file}: {fault}\n")
-    return _FALSE
+    sys.stderr.write(f"{_NAME}: {arguments.file}: {fault}\n")
+    return FALSE
 
 
 def _as_json(checked: CheckedStatement) -> dict[str, object]:

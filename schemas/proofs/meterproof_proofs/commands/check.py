@@ -5,11 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+from meterproof_proofs.commands.command_line import FALSE, TRUE, add_vkey, cannot_begin, given_verifiers
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.event_proof import ACCEPTED, EventProof, ProvedEvent
-from meterproof_proofs.key_files import NoVerifierKey, read_producer_keys, read_verifiers
+from meterproof_proofs.key_files import NoVerifierKey, read_producer_keys
 
-_TRUE, _FALSE, _USAGE = 0, 1, 2
+_NAME = "meterproof check"
 
 
 def main(argv: list[str]) -> int:
@@ -17,42 +18,34 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
         content = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
-        verifiers = [key for given in arguments.vkey for key in read_verifiers(given)]
+        verifiers = given_verifiers(arguments)
         producer_keys = {key: name for one in arguments.producer_key for key, name in read_producer_keys(one).items()}
-    except OSError as error:
-        return _unusable(f"{error.filename}: cannot be read: {error.strerror}")
-    except NoVerifierKey as error:
-        return _unusable(str(error))
+    except (OSError, NoVerifierKey) as error:
+        return cannot_begin(_NAME, error)
     try:
         proof = EventProof.parse(content)
         proved = proof.verify(verifiers, producer_keys=producer_keys, origin=arguments.origin)
     except ProofError as error:
         if arguments.json:
             sys.stdout.write(json.dumps({"holds": False, "fault": str(error)}) + "\n")
-        sys.stderr.write(f"meterproof check: {arguments.file}: {error}\n")
-        return _FALSE
+        sys.stderr.write(f"{_NAME}: {arguments.file}: {error}\n")
+        return FALSE
     if arguments.json:
         sys.stdout.write(json.dumps(_as_json(proof, proved), indent=2) + "\n")
     else:
         sys.stdout.write(_as_text(proof, proved))
-    return _TRUE
+    return TRUE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="meterproof check",
+        prog=_NAME,
         description="Check what `meterproof prove` wrote: that an event is in the log, or was refused, as the log's "
         "signed checkpoint says. Needs no network. Exit code: 0 it holds, 1 it does not, 2 it cannot be checked.",
         epilog="Example: meterproof check call-0001.proof --vkey log.vkey --producer-key registry.json",
     )
     parser.add_argument("file", metavar="FILE", help="The proof; - for standard input.")
-    parser.add_argument(
-        "--vkey",
-        action="append",
-        required=True,
-        metavar="KEY",
-        help="Verifier key of the log: as text, a file with one per line, or a folder of *.vkey files. Repeatable.",
-    )
+    add_vkey(parser)
     parser.add_argument(
         "--producer-key",
         action="append",
@@ -64,11 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--origin", metavar="LOG", help="The log that is meant. Default: any that the keys sign for.")
     parser.add_argument("--json", action="store_true", help="One JSON object, for programs.")
     return parser
-
-
-def _unusable(message: str) -> int:
-    sys.stderr.write(f"meterproof check: {message}\n")
-    return _USAGE
 
 
 def _as_json(proof: EventProof, proved: ProvedEvent) -> dict[str, object]:

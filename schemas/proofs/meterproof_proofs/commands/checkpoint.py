@@ -5,13 +5,15 @@ import json
 import sys
 from pathlib import Path
 
+from meterproof_proofs.canonical_base64 import decode_base64
 from meterproof_proofs.checkpoint import Checkpoint
 from meterproof_proofs.checkpoint_comparison import Comparison, compare_checkpoints, read_tlog
+from meterproof_proofs.commands.command_line import add_vkey, cannot_begin, given_verifiers
 from meterproof_proofs.errors import ProofError
-from meterproof_proofs.key_files import NoVerifierKey, read_verifiers
-from meterproof_proofs.note import SignedNote, decode_base64
+from meterproof_proofs.key_files import NoVerifierKey
+from meterproof_proofs.note import SignedNote
 
-_USAGE = 2
+_NAME = "meterproof checkpoint"
 _EXIT_CODES = {"same": 0, "consistent": 0, "fork": 1, "unknown": 3}
 
 
@@ -19,13 +21,11 @@ def main(argv: list[str]) -> int:
     """Compare two signed checkpoints of a log: same, consistent, fork or unknown."""
     arguments = _parser().parse_args(argv)
     try:
-        verifiers = [key for given in arguments.vkey for key in read_verifiers(given)]
+        verifiers = given_verifiers(arguments)
         first, second = (Path(file).read_bytes() for file in (arguments.first, arguments.second))
         proof = None if arguments.proof is None else _read_proof(Path(arguments.proof))
-    except OSError as error:
-        return _unusable(f"{error.filename}: cannot be read: {error.strerror}")
-    except (NoVerifierKey, _NoProof) as error:
-        return _unusable(str(error))
+    except (OSError, NoVerifierKey, _NoProof) as error:
+        return cannot_begin(_NAME, error)
     read = None if arguments.tlog is None else read_tlog(Path(arguments.tlog))
     try:
         comparison = compare_checkpoints(first, second, verifiers, read=read, proof=proof)
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         message = f"{_culprit(arguments, first)}: {error}"
         if arguments.json:
             sys.stdout.write(json.dumps({"verdict": "unverified", "fault": message}) + "\n")
-        return _unusable(message)
+        return cannot_begin(_NAME, message)
     _show(comparison, as_json=arguments.json)
     return _EXIT_CODES[comparison.verdict]
 
@@ -44,7 +44,7 @@ class _NoProof(Exception):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="meterproof checkpoint",
+        prog=_NAME,
         description="Compare two signed checkpoints: a log that showed you one tree and others another has forked.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -60,23 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("first", metavar="A", help="A signed checkpoint.")
     compare.add_argument("second", metavar="B", help="Another of the same log.")
-    compare.add_argument(
-        "--vkey",
-        action="append",
-        required=True,
-        metavar="KEY",
-        help="Verifier key of the log: as text, a file with one per line, or a folder of *.vkey files. Repeatable.",
-    )
+    add_vkey(compare)
     source = compare.add_mutually_exclusive_group()
     source.add_argument("--tlog", metavar="DIR", help="The log as tiles: the folder that holds tile/, or a copy of it.")
     source.add_argument("--proof", metavar="FILE", help="A consistency proof: the base64 of one hash per line.")
     compare.add_argument("--json", action="store_true", help="One JSON object, for programs.")
     return parser
-
-
-def _unusable(message: str) -> int:
-    sys.stderr.write(f"meterproof checkpoint: {message}\n")
-    return _USAGE
 
 
 def _culprit(arguments: argparse.Namespace, first: bytes) -> str:

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from meterproof_proofs.derived_tree import DerivedTree
 from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
-from meterproof_sinks.derived_tree import DerivedTree
 
 LEAVES = leaf_hashes([f"entry {number}".encode() for number in range(2_000)])
 
