@@ -107,7 +107,7 @@ def swap_bundles(folder: Path) -> None:
     second.write_bytes(content)
 
 
-CHANGES: dict[str, Callable[[Path], None]] = {
+CHANGES: dict[str, Callable[[Path], object]] = {
     "a bit of an entry": flip("tile/entries/100"),
     "a bit of an entry of the partial bundle": flip(f"tile/entries/{EDGE}"),
     "a bit of an entry's length": flip("tile/entries/100", 1),

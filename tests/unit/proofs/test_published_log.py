@@ -91,12 +91,12 @@ def flip(path: str, at: int) -> Callable[[Path], None]:
     return change
 
 
-def append(path: str, more: bytes) -> Callable[[Path], None]:
-    return lambda tlog: (tlog / path).write_bytes((tlog / path).read_bytes() + more) and None
+def append(path: str, more: bytes) -> Callable[[Path], object]:
+    return lambda tlog: (tlog / path).write_bytes((tlog / path).read_bytes() + more)
 
 
-def cut(path: str, count: int) -> Callable[[Path], None]:
-    return lambda tlog: (tlog / path).write_bytes((tlog / path).read_bytes()[:-count]) and None
+def cut(path: str, count: int) -> Callable[[Path], object]:
+    return lambda tlog: (tlog / path).write_bytes((tlog / path).read_bytes()[:-count])
 
 
 def remove(path: str) -> Callable[[Path], None]:
@@ -111,7 +111,7 @@ def add(path: str, content: bytes) -> Callable[[Path], None]:
     return change
 
 
-CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of an entry": (flip("tile/entries/001", 3), "tile/0/001, position 256: hash 0 of it"),
     "a bit of an entry's length": (flip("tile/entries/001", 0), "tile/entries/001"),
     "a bit of a full tile": (flip("tile/0/001", 70), "hash 2 of it"),
