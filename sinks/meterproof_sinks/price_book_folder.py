@@ -1,0 +1,100 @@
+"""The published price books in an audit folder, `prices/<version>.json`: what is on disk can be rated without Kafka.
+
+A file is what the topic holds for that version, byte for byte. It is written once: a version never changes.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from meterproof.kafka.errors import BrokerUnreachable
+from meterproof.kafka.reader import PartitionReader
+from meterproof.kafka.settings import KafkaSettings
+from meterproof_schemas.errors import InvalidRegistry, StageStopped
+from meterproof_schemas.price_book import parse_price_book
+from meterproof_schemas.reasons import StopReason
+from meterproof_schemas.topics import Topic
+from meterproof_sinks.audit_errors import DamagedAudit
+from meterproof_sinks.disk import NEW_SUFFIX, Disk
+
+PRICES_FOLDER: Final = "prices"
+"""In an audit folder, beside the logs."""
+_SUFFIX: Final = ".json"
+_POLL_S: Final = 1.0
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.audit")
+
+
+def keep_price_book(audit: Path, content: bytes, disk: Disk) -> bool:
+    """Keep a published price book; False if it is there already. Durable when it returns.
+
+    Raises:
+        InvalidRegistry: it is none.
+        StageStopped: `log_diverged`; its version is there with other content, which stays.
+        OSError: the disk refuses.
+    """
+    book = parse_price_book(content)
+    folder = audit / PRICES_FOLDER
+    file = folder / f"{book.version}{_SUFFIX}"
+    if file.is_file():
+        if file.read_bytes() != content:
+            raise StageStopped(
+                StopReason.LOG_DIVERGED,
+                f"version {book.version} of the price book was published with other content than {file} has. A version "
+                "never changes, since bills were made from it: find out which of the two they were made from",
+            )
+        return False
+    for missing in reversed([one for one in (folder, *folder.parents) if not one.is_dir()]):
+        disk.make_folder(missing)
+        disk.sync_folder(missing.parent)
+    disk.replace(file, content)
+    return True
+
+
+def kept_price_books(audit: Path) -> dict[int, bytes]:
+    """The price books in an audit folder, by version, as they were published.
+
+    Raises:
+        DamagedAudit: a file is not the price book that its name says.
+    """
+    books = {}
+    for file in sorted((audit / PRICES_FOLDER).glob("*")):
+        if file.name.endswith(NEW_SUFFIX):  # a crash left it behind, and it means nothing
+            continue
+        content = file.read_bytes()
+        try:
+            version = parse_price_book(content).version
+        except InvalidRegistry as error:
+            raise DamagedAudit(file, None, None, f"is no price book: {error}") from error
+        if file.name != f"{version}{_SUFFIX}":
+            raise DamagedAudit(file, None, None, f"is version {version} of the price book, and so has the wrong name")
+        books[version] = content
+    return dict(sorted(books.items()))
+
+
+async def follow_price_books(audit: Path, settings: KafkaSettings, *, stop: asyncio.Event, disk: Disk) -> None:
+    """Keep every price book that is published, from the first one on, until `stop` is set.
+
+    Raises:
+        StageStopped: `log_diverged`; a version was published with other content.
+        KafkaProblem: the topic is missing or was re-created.
+        OSError: the disk refuses.
+    """
+    topic = settings.topic(Topic.PRICE_BOOKS)
+    async with PartitionReader(settings, topic, 0) as reader:
+        start, _ = await reader.bounds()
+        await reader.seek(start)
+        while not stop.is_set():
+            try:
+                records = await reader.poll(_POLL_S)
+            except BrokerUnreachable:
+                continue  # the client keeps on trying; a broker's restart must not stop the worker
+            for record in records:
+                if record.value is None:
+                    continue
+                try:
+                    await asyncio.to_thread(keep_price_book, audit, record.value, disk)
+                except InvalidRegistry as error:
+                    _log.warning("audit_price_book_refused", reason=str(error), offset=record.offset)
