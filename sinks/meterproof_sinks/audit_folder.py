@@ -4,6 +4,11 @@
 <audit folder>/<log>/log.json                               which log this is
                      <first position>.jsonl                 event lines, verbatim: line n is position first + n - 1
                      <first position>.records.jsonl         per record: frame, record header, batch header, signatures
+                     <first position>.jsonl.zst             both of them once the segment is sealed: compressed,
+                     <first position>.records.jsonl.zst     to be read with any zstd program
+                     <first position>.manifest.json         what says that they count: see `segment_manifest`
+                     <first position>.erasures.jsonl        what was erased from it since, beside its manifest
+                     <first position>.[records-]checkpoint  what was signed when it ended: see `kept_checkpoints`
                      checkpoint                             latest signed checkpoint whose every entry is on disk
                      tlog/                                  the log as tiles, to publish: see `tlog_folder`
                      records-checkpoint                     latest signed checkpoint of the second tree, as above
@@ -17,7 +22,8 @@ holds the origin in clear. A position is written with 20 digits, so names sort.
 
 A record is on disk if its frame (`audit_segment`) and all its lines are, and their digest is the frame's. What comes
 after the last such record is a torn tail if bytes are missing at the end of either file, or if they are wrong and no
-further frame follows. Everything else that does not fit is damage.
+further frame follows. Everything else that does not fit is damage. Only the last segment can have a torn tail, and no
+sealed one.
 """
 
 import re
@@ -47,9 +53,11 @@ RECORDS_CHECKPOINT_FILE: Final = "records-checkpoint"
 RECORDS_TLOG_FOLDER: Final = "records-tlog"
 VOLUME_FOLDER: Final = "lost+found"
 """What the root of an ext4 volume holds, unreadable for all but root: none of our business."""
+_OWN_FILES: Final = {LOCK_FILE, LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE}
 _NAME_BYTES_MAX: Final = 255
-_SEGMENT_NAME: Final = re.compile(r"([0-9]{20})(\.records)?\.jsonl")
-_TORN_NAME: Final = re.compile(r"[0-9]{20}(\.records)?\.jsonl\.[1-9][0-9]*\.torn(\.new)?")
+_SEGMENT_NAME: Final = re.compile(r"([0-9]{20})(\.records)?\.jsonl(\.zst)?")
+_BESIDE_NAME: Final = re.compile(r"[0-9]{20}\.(manifest\.json|erasures\.jsonl|(records-)?checkpoint)")
+_TORN_NAME: Final = re.compile(r"[0-9]{20}(\.records)?\.jsonl\.[1-9][0-9]*\.torn")
 
 
 class LogName(BaseModel):
@@ -125,35 +133,43 @@ def torn_files(folder: Path) -> list[Path]:
 
 def unexpected_files(folder: Path) -> list[Path]:
     """What lies in a log's folder and belongs to no log."""
-    replaced = {LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE}
-    own = {LOCK_FILE, *replaced, *(name + NEW_SUFFIX for name in replaced)}
     return sorted(
         path
         for path in folder.iterdir()
         if (path.is_dir() and path.name not in {TLOG_FOLDER, RECORDS_TLOG_FOLDER})
-        or (
-            path.is_file()
-            and path.name not in own
-            and not _SEGMENT_NAME.fullmatch(path.name)
-            and not _TORN_NAME.fullmatch(path.name)
-        )
+        or (path.is_file() and not _is_own(path.name.removesuffix(NEW_SUFFIX)))
     )
 
 
-def read_records(folder: Path) -> Iterator[StoredRecord]:
+def _is_own(name: str) -> bool:
+    kinds = (_SEGMENT_NAME, _BESIDE_NAME, _TORN_NAME)
+    return name in _OWN_FILES or any(kind.fullmatch(name) for kind in kinds)
+
+
+def unfinished_files(folder: Path) -> list[Path]:
+    """What a crash left of a file that was being made: it means nothing."""
+    return sorted(
+        folder / name for name in _names(folder) if name.endswith(NEW_SUFFIX) and _is_own(name.removesuffix(NEW_SUFFIX))
+    )
+
+
+def read_records(folder: Path, position: int = 0) -> Iterator[StoredRecord]:
     """All whole records of a log, in order, checked against their frames and segment names; streaming.
+
+    Args:
+        folder: the log's folder.
+        position: where to begin, which is the first position of a segment, or where the next one will begin.
 
     Raises:
         DamagedAudit: after the records before the damage.
         TornAudit: after all whole records, if the tail is torn.
         OSError: a file cannot be read.
     """
-    position = 0
-    segments = segments_of(folder)
+    segments = [one for one in segments_of(folder) if one.first >= position]
     for segment in segments:
         if segment.first != position:
             raise DamagedAudit(
-                segment.records,
+                segment.records_file,
                 None,
                 position,
                 f"a segment that begins at {position} was due; files are missing or renamed",
@@ -180,8 +196,8 @@ def records(folder: Path, chain: LogChain | None = None) -> Iterator[tuple[int, 
 
 
 def follow_records(folder: Path, chain: LogChain) -> Iterator[tuple[StoredRecord, LogRecord]]:
-    """As `records`, with the place where each was found."""
-    for stored in read_records(folder):
+    """As `records`, with the place where each was found; a chain that is at a segment's end goes on behind it."""
+    for stored in read_records(folder, chain.position):
         yield stored, follow_stored(stored, chain)
 
 
@@ -213,7 +229,7 @@ def _offer_erased(stored: StoredRecord, chain: LogChain) -> LogRecord | None:
 
 
 def _not_next(stored: StoredRecord, fault: str) -> DamagedAudit:
-    return DamagedAudit(stored.segment.records, stored.records_line + 1, stored.position, fault)
+    return DamagedAudit(stored.segment.records_file, stored.records_line + 1, stored.position, fault)
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,8 +1,7 @@
 """The one writer of one log's audit folder: durable before it says so. The layout is in `audit_folder`."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,16 +26,21 @@ from meterproof_sinks.audit_folder import (
     TLOG_FOLDER,
     LogName,
     encode_log_name,
-    follow_records,
+    follow_stored,
     read_log_name,
+    read_records,
     segments_of,
+    unfinished_files,
 )
 from meterproof_sinks.audit_lock import AuditLock
-from meterproof_sinks.audit_segment import StoredRecord, TornAudit
+from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit
 from meterproof_sinks.audit_tree import AuditTree, Signed, SignedPair
-from meterproof_sinks.disk import NEW_SUFFIX, Disk
-from meterproof_sinks.erased import entry_of_kept
+from meterproof_sinks.disk import Disk
+from meterproof_sinks.kept_checkpoints import keep_checkpoints
+from meterproof_sinks.segment_index import SegmentIndex
+from meterproof_sinks.segment_manifest import LogEnd, SegmentManifest, frontier_of, read_manifests
 from meterproof_sinks.segment_reader import read_segment
+from meterproof_sinks.segment_sealing import check_sealed, heal, seal
 from meterproof_sinks.segment_writer import SegmentLimits, SegmentWriter
 from meterproof_sinks.tlog_folder import TlogFolder
 
@@ -51,11 +55,15 @@ class AuditLog:
     from `__init__` to `close`. Blocking; appends from several threads wait for each other, and so do publications, but
     a publication lets appends through: it works on entries that are on the device already.
 
-    Opening reads the whole log once and checks every record's digest and its link to the one before.
+    A segment that has ended is sealed by `seal_next`, beside appends and publications: compressed, with a manifest.
 
-    1. Take the lock. 2. Name the log, if it is new. 3. Read all records. 4. Compare them with the signed checkpoint.
-    5. Set a torn tail aside. 6. Open the last segment and sync it: what a killed writer left may be in memory only.
-    7. Bring the tiles up to the checkpoint.
+    Opening hashes every sealed segment's files and compares them with its manifest. It reads the newest sealed segment
+    and all that are not, and checks every record's digest and its link to the one before.
+
+    1. Take the lock. 2. Remove what was not finished; name the log, if it is new. 3. Follow the manifests, compare the
+    sealed segments with them, and finish a sealing that was cut off. 4. Read all records behind them. 5. Compare the
+    trees with the signed checkpoints. 6. Set a torn tail aside. 7. Open the last segment and sync it: what a killed
+    writer left may be in memory only. 8. Bring the tiles up to the checkpoint.
     """
 
     def __init__(
@@ -90,24 +98,28 @@ class AuditLog:
             TlogFolder(folder / RECORDS_TLOG_FOLDER, self._disk),
         )
         self._records_frontier = Frontier()
-        self._records_before: dict[int, int] = {}
-        """By first position of each segment: records of the log before it."""
+        self._frontier = ""
+        """Of the first tree, as the last record states it."""
+        self._index = SegmentIndex(folder)
         self._writing = False
         """Set while a write is under way, and for good by a failed one or by `close`: nothing more is written then."""
         self._one_at_a_time = threading.Lock()
         """Held while anything above changes: for an append as long as it takes, for a publication briefly."""
         self._publishing = threading.Lock()
-        """Held for a whole publication; taken before the other where both are."""
+        """Held for a whole publication; taken before the one above where both are."""
+        self._sealing = threading.Lock()
+        """Held while a segment is being sealed; taken before the others."""
         self._lock = AuditLock(folder, self._disk)  # 1
         try:
             self._name_log(LogName(version=1, origin=origin, partition=partition))  # 2
-            whole, torn = self._read()  # 3
-            self._check_checkpoint(self._events)  # 4
+            self._follow_manifests()  # 3
+            whole, torn = self._read()  # 4
+            self._check_checkpoint(self._events)  # 5
             self._check_checkpoint(self._records)
             if torn is not None:
-                self._set_aside(torn)  # 5
-            self._reopen(whole)  # 6
-            for tree in (self._events, self._records):  # 7
+                self._set_aside(torn)  # 6
+            self._reopen(whole)  # 7
+            for tree in (self._events, self._records):  # 8
                 if tree.signed is not None:
                     tree.tlog.bring_up(tree.signed.checkpoint, tree.signed.note, partial(self._entries_from, tree))
         except OSError as error:
@@ -200,6 +212,28 @@ class AuditLog:
                 self._stop_writing()
                 raise
 
+    def seal_next(self) -> bool:
+        """Seal the oldest segment that has ended and is not sealed; False if there is none, or this writer is closed.
+
+        Appends and publications go on meanwhile.
+
+        Raises:
+            DamagedAudit: what was compressed cannot be read back; the plain files are as they were.
+            AuditDiskError: the disk refuses. This writer writes no more; the next one seals the segment.
+        """
+        with self._sealing:
+            with self._one_at_a_time:
+                ended, genesis = self._index.ended(), self._chain.genesis
+                if self._writing or ended is None or genesis is None:
+                    return False
+            try:
+                manifest = seal(ended, genesis, self._index.newest_manifest, self._disk)
+            except OSError as error:
+                self._stop_writing()
+                raise AuditDiskError(f"{error.filename or self.folder}: {error.strerror or error}") from error
+            self._index.note_sealed(manifest)
+            return True
+
     def compare_checkpoints(self, pair: SignedPair) -> None:
         """Return if signed checkpoints whose every entry is on disk agree with the disk.
 
@@ -216,18 +250,16 @@ class AuditLog:
         return events in self._events.edges and (pair.records is None or records in self._records.edges)
 
     def close(self) -> None:
-        """Let go of the files and the lock, after a write that is under way. May be repeated."""
-        with self._publishing, self._one_at_a_time:
+        """Let go of the files and the lock, after what is under way. May be repeated."""
+        with self._sealing, self._publishing, self._one_at_a_time:
             self._writing = True
             self._segments.close()
             self._lock.release()
 
     # --- opening ---
     def _name_log(self, name: LogName) -> None:
-        for beside in (LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE):
-            unfinished = self.folder / (beside + NEW_SUFFIX)
-            if unfinished.exists():
-                self._disk.remove(unfinished)
+        for unfinished in unfinished_files(self.folder):
+            self._disk.remove(unfinished)
         try:
             found = read_log_name(self.folder)
         except FileNotFoundError:
@@ -240,17 +272,44 @@ class AuditLog:
                 self.folder / LOG_FILE, 1, None, f"says {found.origin}, but the folder is of {name.origin}"
             )
 
+    def _follow_manifests(self) -> None:
+        """Bring the chain, the trees and the index behind the sealed segments."""
+        manifests = read_manifests(self.folder)
+        for manifest in manifests:
+            segment = Segment(self.folder, manifest.first)
+            if manifest.origin != self.origin or manifest.genesis.origin != self.origin:
+                raise DamagedAudit(segment.manifest, 1, segment.first, f"is of log {manifest.origin}")
+            check_sealed(segment, manifest)
+            self._index.add_sealed(manifest)
+        for segment in segments_of(self.folder):
+            heal(segment, self._disk)
+        if manifests:
+            self._go_on_behind(manifests[-1], manifests[-2].end if len(manifests) > 1 else None)
+
+    def _go_on_behind(self, newest: SegmentManifest, before: LogEnd | None) -> None:
+        """Read the newest sealed segment: what its manifest says of the log is vouched for by no later one yet."""
+        if before is not None:
+            before.resume(self._chain, newest.genesis)
+            self._records_frontier = frontier_of(before.records, before.records_frontier)
+            self._events.size, self._records.size = before.size, before.records
+        segment = Segment(self.folder, newest.first)
+        for stored in read_segment(segment, last=False):
+            self._count(follow_stored(stored, self._chain), keep_entries=False)
+        if self._end != newest.end or self._chain.genesis != newest.genesis:
+            fault = "does not say where the log is behind its segment: its end does not follow from the lines"
+            raise DamagedAudit(segment.manifest, 1, segment.first, fault)
+
     def _read(self) -> tuple[StoredRecord | None, TornAudit | None]:
-        """Follow the chain over all records; the last whole one, and the torn tail if there is one."""
+        """Follow the chain over all records behind it; the last whole one, and the torn tail if there is one."""
         whole: StoredRecord | None = None
         try:
-            for stored, record in follow_records(self.folder, self._chain):
-                if whole is None and (record.header.genesis is None or record.header.genesis.origin != self.origin):
-                    raise DamagedAudit(
-                        stored.segment.records, stored.records_line + 1, 0, f"not the genesis of {self.origin}"
-                    )
+            for stored in read_records(self.folder, self._chain.position):
                 if whole is None or stored.segment != whole.segment:
-                    self._records_before[stored.segment.first] = self._records.size
+                    self._index.begin(stored.segment, stored.log_offset, self._end)
+                record = follow_stored(stored, self._chain)
+                if self._chain.genesis is None or self._chain.genesis.origin != self.origin:
+                    fault = f"not the genesis of {self.origin}"
+                    raise DamagedAudit(stored.segment.records, stored.records_line + 1, 0, fault)
                 whole = stored
                 self._count(record, keep_entries=False)
         except TornAudit as torn:
@@ -305,6 +364,8 @@ class AuditLog:
         if not segments:
             return
         last = segments[-1]
+        if last.is_sealed:
+            return
         if whole is not None and whole.segment == last:
             clocks = (decode_record(stored.value).header.clock_ms for stored in read_segment(last, last=True))
             self._segments.reopen(last, whole.events_bytes, whole.records_bytes, next(filter(None, clocks), 0))
@@ -334,12 +395,20 @@ class AuditLog:
     def _append_to_segment(self, records: Sequence[tuple[int, LogRecord]]) -> int:
         """Write the records up to the segment's end and count them; how many there were."""
         written = self._segments.write(records)
-        first = records[0][1].header.first if self._segments.segment is None else self._segments.segment.first
-        self._records_before.setdefault(first, self._records.size)
+        if self._segments.segment is not None and self._segments.segment != self._index.newest:
+            if self._index.newest is not None:
+                keep_checkpoints(self._index.newest, self._events.signed, self._records.signed, self._disk)
+            self._index.begin(self._segments.segment, records[0][0], self._end)
         for log_offset, record in records[:written]:
             self._chain.advance(log_offset, record.header, record.digest)
             self._count(record, keep_entries=True)
         return written
+
+    @property
+    def _end(self) -> LogEnd | None:
+        """Where the log is; None before its first record."""
+        chain = self._chain
+        return None if chain.genesis is None else LogEnd.of(chain, self._frontier, self._records_frontier)
 
     # --- entries and roots ---
 
@@ -347,6 +416,7 @@ class AuditLog:
         """Take a record that is on disk into both trees; its entries stay in memory if they were just written."""
         head = head_entry(head_of(record))
         self._records_frontier.extend(leaf_hashes([head]))
+        self._frontier = record.header.frontier
         events, records = self._events, self._records
         hashes, records_hashes = [bytes.fromhex(record.header.root)], self._records_frontier.hashes
         if keep_entries:
@@ -364,27 +434,7 @@ class AuditLog:
             recent_first = tree.size - len(tree.recent)
             if first >= recent_first:
                 return tree.recent[first - recent_first :]
-        return self._events_on_disk(first) if tree is self._events else self._heads_on_disk(first)
-
-    def _events_on_disk(self, first: int) -> Iterator[bytes]:
-        segments = segments_of(self.folder)
-        begin = max(number for number, segment in enumerate(segments) if segment.first <= first)
-        for segment in segments[begin:]:
-            for stored in read_segment(segment, last=segment is segments[-1]):
-                lines = decode_record(stored.value).lines if stored.position + stored.events > first else ()
-                for line in lines[max(0, first - stored.position) :]:
-                    yield entry_of_kept(line)
-
-    def _heads_on_disk(self, first: int) -> Iterator[bytes]:
-        # A segment that is only being made has no record yet, and is not counted.
-        segments = [one for one in segments_of(self.folder) if one.first in self._records_before]
-        begin = max(number for number, one in enumerate(segments) if self._records_before[one.first] <= first)
-        number = self._records_before[segments[begin].first]
-        for segment in segments[begin:]:
-            for stored in read_segment(segment, last=segment is segments[-1]):
-                if number >= first:
-                    yield head_entry(stored.head)
-                number += 1
+        return self._index.events_from(first) if tree is self._events else self._index.heads_from(first)
 
     def _compare(self, tree: AuditTree, checkpoint: Checkpoint) -> None:
         root = self._root_at(tree, checkpoint.size)
@@ -402,30 +452,7 @@ class AuditLog:
         with self._one_at_a_time:
             if (root := tree.root_in_memory(size)) is not None:
                 return root
-        if tree is self._records:
-            return self._records_root_on_disk(size)
-        segment = max(
-            (one for one in segments_of(self.folder) if one.first < size), key=lambda one: one.first, default=None
-        )
-        if segment is None:
-            return None
-        with suppress(TornAudit):
-            for stored in read_segment(segment, last=True):
-                if stored.position + stored.events == size:
-                    return bytes.fromhex(decode_record(stored.value).header.root)
-                if stored.position > size:
-                    break
-        return None
-
-    def _records_root_on_disk(self, size: int) -> bytes | None:
-        """No record states this root, so all heads up to there are hashed again."""
-        frontier = Frontier()
-        with suppress(TornAudit):
-            for entry in self._heads_on_disk(0):
-                frontier.extend(leaf_hashes([entry]))
-                if frontier.size == size:
-                    return frontier.root()
-        return None
+        return self._index.events_root(size) if tree is self._events else self._index.records_root(size)
 
     # --- publishing ---
 

@@ -1,4 +1,4 @@
-"""The audit worker: carries the log into the audit folder, and beside it follows the signed checkpoints."""
+"""The audit worker: carries the log into the audit folder, and follows the signed checkpoints and the price books."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,6 +11,8 @@ from meterproof_proofs.key_files import read_verifiers
 from meterproof_sinks.audit_checkpoints import follow_checkpoints
 from meterproof_sinks.audit_sink import AuditSink
 from meterproof_sinks.batch_bounds import BatchBounds
+from meterproof_sinks.disk import Disk
+from meterproof_sinks.price_book_folder import follow_price_books
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.sink import Sink
 from meterproof_sinks.sink_process import run_sink_process, run_together
@@ -45,7 +47,8 @@ def run_audit_process(
     places = DataFolder(data)
     keys = vkey or places.vkeys
     verifiers = read_verifiers(keys) if vkey is not None or keys.exists() else []
-    sink = AuditSink(folder or places.audit, verifiers=verifiers, limits=limits)
+    audit = folder or places.audit
+    sink = AuditSink(audit, verifiers=verifiers, limits=limits)
 
     @asynccontextmanager
     async def opened(_: KafkaSettings) -> AsyncIterator[Sink]:
@@ -55,7 +58,13 @@ def run_audit_process(
             await sink.close()
 
     async def beside(kafka: KafkaSettings, stop: asyncio.Event) -> None:
-        await run_together(stop, follow_checkpoints(sink, kafka, stop=stop), sink.publish_until(stop))
+        await run_together(
+            stop,
+            follow_checkpoints(sink, kafka, stop=stop),
+            follow_price_books(audit, kafka, stop=stop, disk=Disk()),
+            sink.publish_until(stop),
+            sink.seal_until(stop),
+        )
 
     return run_sink_process(
         opened,

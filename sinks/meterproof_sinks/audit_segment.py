@@ -24,6 +24,9 @@ from meterproof_sinks.audit_errors import AuditFault, DamagedAudit
 
 EVENTS_SUFFIX: Final = ".jsonl"
 RECORDS_SUFFIX: Final = ".records.jsonl"
+SEALED_SUFFIX: Final = ".zst"
+MANIFEST_SUFFIX: Final = ".manifest.json"
+ERASURES_SUFFIX: Final = ".erasures.jsonl"
 FRAME: Final = re.compile(
     rb'(\{"log_offset":(0|[1-9][0-9]{0,18}),"lines":([13]),"events":(0|[1-9][0-9]{0,6}),"digest":"([0-9a-f]{64})")'
     rb',"check":"([0-9a-f]{8})"\}\n'
@@ -32,7 +35,10 @@ FRAME: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Two files that hold the records from position `first` on, until the next segment's `first`."""
+    """Two files that hold the records from position `first` on, until the next segment's `first`.
+
+    They are plain while it is written, and compressed once it is sealed. The manifest decides which of them count.
+    """
 
     folder: Path
     first: int
@@ -46,6 +52,46 @@ class Segment:
     def records(self) -> Path:
         """The file of frames, record headers, batch headers and signatures."""
         return self.folder / f"{self.first:020}{RECORDS_SUFFIX}"
+
+    @property
+    def sealed_events(self) -> Path:
+        """The compressed file of event lines."""
+        return self.folder / f"{self.first:020}{EVENTS_SUFFIX}{SEALED_SUFFIX}"
+
+    @property
+    def sealed_records(self) -> Path:
+        """The compressed file of frames and heads."""
+        return self.folder / f"{self.first:020}{RECORDS_SUFFIX}{SEALED_SUFFIX}"
+
+    @property
+    def manifest(self) -> Path:
+        """What says that the segment is sealed (`segment_manifest`)."""
+        return self.folder / f"{self.first:020}{MANIFEST_SUFFIX}"
+
+    @property
+    def erasures(self) -> Path:
+        """What was erased since it was sealed (`segment_manifest`)."""
+        return self.folder / f"{self.first:020}{ERASURES_SUFFIX}"
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether its compressed files count."""
+        return self.manifest.is_file()
+
+    @property
+    def events_file(self) -> Path:
+        """The file of event lines that counts now."""
+        return self.sealed_events if self.is_sealed else self.events
+
+    @property
+    def records_file(self) -> Path:
+        """The file of frames and heads that counts now."""
+        return self.sealed_records if self.is_sealed else self.records
+
+    @property
+    def size(self) -> int:
+        """Bytes of both files that count now; of none that is missing."""
+        return sum(file.stat().st_size for file in (self.events_file, self.records_file) if file.is_file())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +138,9 @@ class ChangedRecord(DamagedAudit):
         events = ""
         if stored.events:
             last_event = stored.events_line + stored.events - 1
-            events = f", or one of the lines {stored.events_line}-{last_event} of {segment.events.name}"
+            events = f", or one of the lines {stored.events_line}-{last_event} of {segment.events_file.name}"
         super().__init__(
-            segment.records,
+            segment.records_file,
             stored.records_line,
             stored.position,
             f"the record of log offset {stored.log_offset} was changed: one of the lines {first}-{last}{events}",

@@ -28,6 +28,8 @@ _WAITING_MAX: Final = 4_096
 """Checkpoints kept that are ahead of the disk; the smallest go first, for a larger one will do."""
 _PUBLISH_POLL_S: Final = 0.5
 """How long the publisher waits at most before it looks whether to stop."""
+_SEAL_POLL_S: Final = 5.0
+"""How often it is looked whether a segment has ended."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.audit")
 
@@ -166,6 +168,18 @@ class AuditSink:
             self._due.clear()
             await self.publish()
         await self.publish()
+
+    async def seal_until(self, stop: asyncio.Event) -> None:
+        """Seal segments that have ended, one after the other, until `stop` is set.
+
+        Raises:
+            DamagedAudit, AuditDiskError: see `AuditLog.seal_next`.
+        """
+        while not stop.is_set():
+            sealed = [await asyncio.to_thread(log.seal_next) for log in list(self._logs.values())]
+            if not any(sealed):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _SEAL_POLL_S)
 
     async def close(self) -> None:
         """Let go of all folders."""

@@ -109,7 +109,7 @@ def decoded(stored: StoredRecord) -> LogRecord:
     try:
         return decode_record(stored.value)
     except InvalidRecord as error:
-        place = stored.segment.records, stored.records_line + 1, stored.position
+        place = stored.segment.records_file, stored.records_line + 1, stored.position
         raise DamagedAudit(*place, str(error)) from error
 
 

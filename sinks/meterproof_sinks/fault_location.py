@@ -18,7 +18,7 @@ def fault_in_header(stored: StoredRecord, fault: str) -> DamagedAudit:
 
 def fault_at(stored: StoredRecord, line: int, fault: str) -> DamagedAudit:
     """A fault in the record's `line`-th line: 1 its header, 2 the batch's header, 3 the signatures."""
-    return DamagedAudit(stored.segment.records, stored.records_line + line, stored.position, fault)
+    return DamagedAudit(stored.segment.records_file, stored.records_line + line, stored.position, fault)
 
 
 def located(fault: AuditFault, before: Frontier) -> AuditFault:
@@ -51,7 +51,7 @@ def located(fault: AuditFault, before: Frontier) -> AuditFault:
     first = broken[0] if broken else 0
     last_line = stored.events_line + stored.events - 1
     return DamagedAudit(
-        stored.segment.events,
+        stored.segment.events_file,
         stored.events_line + first,
         stored.position + first,
         "the line was changed: it is no event any more"

@@ -30,10 +30,12 @@ from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit, spl
 from meterproof_sinks.batch_verification import verify_batch
 from meterproof_sinks.erased import entry_of_kept, erased_entry
 from meterproof_sinks.fault_location import fault_in_header, located
-from meterproof_sinks.segment_reader import read_segment
+from meterproof_sinks.manifest_verification import ManifestVerification
+from meterproof_sinks.segment_manifest import LogEnd
+from meterproof_sinks.segment_reader import lines_digests, read_segment
 from meterproof_sinks.tree_verification import TreeVerification
 from meterproof_sinks.verification_inputs import OnProgress, VerificationInputs
-from meterproof_sinks.verification_memory import VerifiedLog, VerifiedSegment, file_digest
+from meterproof_sinks.verification_memory import VerifiedLog, VerifiedSegment
 from meterproof_sinks.verification_report import COUNTS, LogReport
 
 _PROGRESS_BYTES: Final = 1 << 20
@@ -64,6 +66,7 @@ class LogVerification:
         """Those that were followed to their end, if they are to be remembered."""
         self._files = hashlib.sha256(), hashlib.sha256()
         """Over what was followed of the two files of the segment at hand."""
+        self._manifests = ManifestVerification()
         self._make_trees()
 
     def _make_trees(self) -> None:
@@ -107,6 +110,7 @@ class LogVerification:
             report.records_checkpoint, report.records_covered = records.checkpoint, records.checkpoint.size
         report.tlog_size, report.tlog_files = events.tlog_size, events.files
         report.records_tlog_size, report.records_tlog_files = records.tlog_size, records.files
+        report.sealed = self._manifests.sealed
         report.torn_files = len(torn_files(self._folder))  # 4
         report.faults.extend(
             DamagedAudit(path, None, None, "is no part of a log and does not belong here")
@@ -152,6 +156,9 @@ class LogVerification:
         for name, count in known.counts.items():
             setattr(self.report, name, count)
         self._segments = list(known.segments)
+        for segment in segments_of(self._folder)[: len(known.segments)]:
+            if segment.is_sealed:
+                self._manifests.follow(segment)
         self.report.resumed = known.position
 
     def _unchanged(self, known: VerifiedLog, on_progress: OnProgress | None) -> bool:
@@ -164,10 +171,10 @@ class LogVerification:
         if len(segments) <= len(known.segments):
             return False
         for one, segment in zip(known.segments, segments, strict=False):
-            if (file_digest(segment.events), file_digest(segment.records)) != (one.events, one.records):
+            if lines_digests(segment) != (one.events, one.records):
                 return False
             if on_progress is not None:
-                on_progress(segment.events.stat().st_size + segment.records.stat().st_size)
+                on_progress(segment.size)
         return True
 
     def _remember(self, segment: Segment) -> None:
@@ -198,14 +205,23 @@ class LogVerification:
         for segment in segments[len(self._segments) :]:
             if segment.first != position:
                 fault = f"a segment that begins at {position} was due; files are missing or renamed"
-                raise DamagedAudit(segment.records, None, position, fault)
+                raise DamagedAudit(segment.records_file, None, position, fault)
             last = segment is segments[-1]
             self._files = hashlib.sha256(), hashlib.sha256()
             for stored in read_segment(segment, last=last):
                 yield stored
                 position = stored.position + stored.events
+            if segment.is_sealed:
+                self._manifests.follow(segment, self._end_of(segment))
             if self._inputs.remember and not last:
                 self._remember(segment)
+
+    def _end_of(self, segment: Segment) -> LogEnd:
+        """Where the log is behind a segment that was followed."""
+        if self._chain.position <= segment.first:
+            raise DamagedAudit(segment.manifest, None, segment.first, "is of a segment without any event")
+        frontier = b"".join(self._events_tree.tree.hashes).hex()
+        return LogEnd.of(self._chain, frontier, self._records_tree.tree.frontier())
 
     # --- the records ---
 

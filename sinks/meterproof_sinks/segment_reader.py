@@ -1,4 +1,4 @@
-"""Reads segments: the one place that opens their files for reading."""
+"""Reads segments, plain or compressed: the one place that opens their files for reading."""
 
 import zlib
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from meterproof_schemas.limits import RECORD_BYTES_MAX
 from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_segment import FRAME, ChangedRecord, Segment, StoredRecord, TornAudit
 from meterproof_sinks.erased import erased_entry
+from meterproof_sinks.segment_compression import CompressionFault, chunks_of, open_compressed
 
 _READ_BYTES: Final = 1 << 20
 
@@ -33,6 +34,58 @@ def read_segment(segment: Segment, *, last: bool) -> Iterator[StoredRecord]:
             yield stored
 
 
+def open_files(segment: Segment) -> tuple[BinaryIO, BinaryIO]:
+    """A segment's files of events and of records, to read their lines; compressed ones are decompressed on the way.
+
+    `CompressionFault` may come from reading a compressed one.
+
+    Raises:
+        OSError: one of them is missing or cannot be opened.
+    """
+    try:
+        return _open_files(segment)
+    except FileNotFoundError:
+        return _open_files(segment)  # it was being sealed: its manifest is there by now
+
+
+def _open_files(segment: Segment) -> tuple[BinaryIO, BinaryIO]:
+    sealed = segment.is_sealed
+    events_path, records_path = (
+        (segment.sealed_events, segment.sealed_records) if sealed else (segment.events, segment.records)
+    )
+    events = open_compressed(events_path) if sealed else events_path.open("rb", buffering=_READ_BYTES)
+    try:
+        records = open_compressed(records_path) if sealed else records_path.open("rb", buffering=_READ_BYTES)
+    except OSError:
+        events.close()
+        raise
+    return events, records
+
+
+def lines_digests(segment: Segment) -> tuple[str, str]:
+    """SHA-256 of a segment's lines, of events and of records: the same before and after it is sealed.
+
+    Raises:
+        DamagedAudit: a compressed file cannot be decompressed.
+        OSError: a file cannot be read.
+    """
+    digests = []
+    for path, file in zip((segment.events_file, segment.records_file), open_files(segment), strict=True):
+        digest = sha256()
+        with file:
+            try:
+                for chunk in chunks_of(file):
+                    digest.update(chunk)
+            except CompressionFault as error:
+                raise _not_decompressed(path, None, segment.first, error) from error
+        digests.append(digest.hexdigest())
+    return digests[0], digests[1]
+
+
+def _not_decompressed(file: Path, line: int | None, position: int, error: Exception) -> DamagedAudit:
+    return DamagedAudit(file, line, position, f"cannot be decompressed from here on: {error}")
+
+
 class _Reader:
     """Reads one segment's two files side by side; lives for one pass."""
 
@@ -41,30 +94,37 @@ class _Reader:
         self._last = last
         self._records_line = self._events_line = 1
         self._records_bytes = self._events_bytes = 0
-        self._files: list[BinaryIO] = []
+        self._files: tuple[BinaryIO, BinaryIO] | None = None
+        self._paths = segment.events_file, segment.records_file
 
     def __enter__(self) -> Self:
-        paths = self._segment.events, self._segment.records
-        missing = [path for path in paths if not path.is_file()]
-        if not missing:
-            self._files = [path.open("rb", buffering=_READ_BYTES) for path in paths]
-        # A crash between making the two files leaves one of them alone and empty.
-        elif not self._last or any(path.stat().st_size for path in paths if path not in missing):
-            raise DamagedAudit(missing[0], None, self._segment.first, "is missing")
+        try:
+            self._files = open_files(self._segment)
+        except FileNotFoundError:
+            segment = self._segment
+            there = [path for path in self._paths if path.is_file()]
+            missing = next(path for path in self._paths if path not in there)
+            if not segment.is_sealed and segment.sealed_events.is_file():
+                fault = "is missing, though the segment's compressed files are there"
+                raise DamagedAudit(segment.manifest, None, segment.first, fault) from None
+            # A crash between making the two files leaves one of them alone and empty.
+            if not self._last or segment.is_sealed or any(path.stat().st_size for path in there):
+                raise DamagedAudit(missing, None, segment.first, "is missing") from None
+        self._last = self._last and not self._segment.is_sealed
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._files:
+        for file in self._files or ():
             file.close()
 
     def next(self) -> StoredRecord | None:
         """The next whole record; None at the end of both files."""
-        if not self._files:
+        if self._files is None:
             return None
         events, records = self._files
-        frame_line = records.readline(RECORD_BYTES_MAX)
+        frame_line = self._readline(records)
         if not frame_line:
-            if surplus := events.readline(RECORD_BYTES_MAX):
+            if surplus := self._readline(events):
                 self._incomplete(events, f"event lines that no record accounts for ({len(surplus)} bytes or more)")
             return None
         if not frame_line.endswith(b"\n") and len(frame_line) < RECORD_BYTES_MAX:
@@ -76,9 +136,9 @@ class _Reader:
             self._wrong(
                 records, DamagedAudit(*self._place(records), "the frame was changed: its checksum does not match")
             )
-        lines = list(islice(records, int(frame[3])))
+        lines = self._readlines(records, int(frame[3]))
         self._check_whole(records, lines, int(frame[3]), 1)
-        event_lines = list(islice(events, int(frame[4])))
+        event_lines = self._readlines(events, int(frame[4]))
         self._check_whole(events, event_lines, int(frame[4]), 0)
         header_bytes = sum(map(len, lines))
         value = b"".join(lines + event_lines)
@@ -109,29 +169,41 @@ class _Reader:
         return self._segment.first + self._events_line - 1
 
     def _place(self, file: BinaryIO) -> tuple[Path, int, int]:
-        if file is self._files[0]:
-            return self._segment.events, self._events_line, self._position
-        return self._segment.records, self._records_line, self._position
+        if self._files is not None and file is self._files[0]:
+            return self._paths[0], self._events_line, self._position
+        return self._paths[1], self._records_line, self._position
+
+    def _readline(self, file: BinaryIO) -> bytes:
+        try:
+            return file.readline(RECORD_BYTES_MAX)
+        except CompressionFault as error:
+            raise _not_decompressed(*self._place(file), error) from error
+
+    def _readlines(self, file: BinaryIO, count: int) -> list[bytes]:
+        try:
+            return list(islice(file, count))
+        except CompressionFault as error:
+            raise _not_decompressed(*self._place(file), error) from error
 
     def _check_whole(self, file: BinaryIO, lines: list[bytes], due: int, after: int) -> None:
         """Raise unless all `due` lines came, each with its LF; the first is `after` lines after the record's own."""
         whole = len(lines) - (bool(lines) and not lines[-1].endswith(b"\n"))
         if whole < due:
             path, line, position = self._place(file)
-            place = path, line + after + whole, position + (whole if file is self._files[0] else 0)
+            place = path, line + after + whole, position + (0 if after else whole)
             self._incomplete(file, "the file ends in the middle of a record", place)
 
     def _incomplete(self, file: BinaryIO, fault: str, place: tuple[Path, int, int] | None = None) -> NoReturn:
         """Raise for bytes that are missing at the end."""
         place = place or self._place(file)
         if not self._last:
-            raise DamagedAudit(*place, f"{fault}, and yet a later segment follows")
+            after = "the segment is sealed" if self._segment.is_sealed else "a later segment follows"
+            raise DamagedAudit(*place, f"{fault}, and yet {after}")
         raise TornAudit(self._segment, (self._events_bytes, self._records_bytes), place, fault, incomplete=True)
 
     def _wrong(self, records: BinaryIO, damage: DamagedAudit) -> NoReturn:
         """Raise for bytes that are wrong: torn if they are the very last, damage if a frame follows."""
-        more = any(FRAME.fullmatch(line) for line in iter(lambda: records.readline(RECORD_BYTES_MAX), b""))
-        if more or not self._last:
+        if not self._last or any(map(FRAME.fullmatch, iter(lambda: records.readline(RECORD_BYTES_MAX), b""))):
             raise damage
         place = damage.file, damage.line or 1, damage.position or 0
         whole = self._events_bytes, self._records_bytes

@@ -102,13 +102,3 @@ def keys_digest(verifiers: Iterable[Verifier], registry: str | None) -> str:
     """
     text = "\n".join([*sorted(key.vkey for key in verifiers), f"registry {registry}"])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -60,6 +60,8 @@ class LogReport:
     """What the next run need not derive, if that was asked for and there is anything."""
     erased: int = 0
     """Events whose lines were erased on request. Their entries are there, and every proof goes on holding."""
+    sealed: int = 0
+    """Segments that are sealed, and hold what their manifests state."""
     torn_files: int = 0
     """Torn tails that a writer set aside. They are no part of the log."""
     writer_running: bool = False
@@ -104,6 +106,7 @@ class LogReport:
             else {"size": self.records_tlog_size, "files": self.records_tlog_files},
             "resumed": self.resumed,
             "erased": self.erased,
+            "sealed": self.sealed,
             "torn_files": self.torn_files,
             "writer_running": self.writer_running,
             "unfinished": self.unfinished,

@@ -1,6 +1,7 @@
 """What every stage holds, counted where it lies, against the ledger of what was sent."""
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -21,6 +22,8 @@ from meterproof_schemas.instant import parse_instant_us
 from meterproof_schemas.reasons import DUPLICATE
 from meterproof_schemas.rejection import decode_rejection
 from meterproof_schemas.topics import Topic
+from meterproof_sinks.audit_errors import AuditError
+from meterproof_sinks.audit_folder import log_folders, records
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_inputs import load_producers
 
@@ -119,9 +122,10 @@ def measure_folders(folder: DataFolder, measured: Measured) -> None:
     measured.clickhouse_spend = dict(clickhouse_rows(folder, "SELECT agent, sum(cost) FROM usage GROUP BY agent"))
     by_meter = "SELECT agent, usage.1, sum(usage.2) FROM usage ARRAY JOIN usage GROUP BY ALL"
     measured.clickhouse_units = {(agent, meter): units for agent, meter, units in clickhouse_rows(folder, by_meter)}
-    for path in sorted(folder.audit.glob("*/*.jsonl")):
-        if not path.name.endswith(".records.jsonl"):
-            measured.audit_lines.update(map(digest_of, path.read_bytes().split(b"\n")[:-1]))
+    for log in log_folders(folder.audit):
+        with suppress(AuditError):  # verifying it tells where
+            for _, record in records(log):
+                measured.audit_lines.update(map(digest_of, record.lines))
     report = verify_folder(folder.root, read_verifiers(folder.vkeys), load_producers(folder.registry))
     measured.audit_faults = [str(fault) for fault in report.all_faults]
     if not report.holds and not measured.audit_faults:

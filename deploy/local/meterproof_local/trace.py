@@ -249,7 +249,7 @@ def _search_record(
             lines[entry_of(line).hex()] = line
             one = _occurrence(trace, ACCEPTED, line, genesis.origin, stored, record)
             one.batch_line, one.position, one.price_book = number, header.first + index, header.price_book
-            one.audit_file, one.audit_line = stored.segment.events, stored.events_line + index
+            one.audit_file, one.audit_line = stored.segment.events_file, stored.events_line + index
     for number, verdict, entry in header.not_accepted:
         if verdict == "duplicate" and entry in lines:
             _occurrence(trace, verdict, lines[entry], genesis.origin, stored, record).batch_line = number
@@ -281,7 +281,7 @@ def _occurrence(  # noqa: PLR0917 - what an occurrence is made of
         0 if header.source is None else header.source.offset,
         log_offset=stored.log_offset,
         append_ms=header.append_ms,
-        audit_file=stored.segment.records,
+        audit_file=stored.segment.records_file,
         audit_line=stored.records_line,
     )
     if record.carried is not None:

@@ -98,7 +98,7 @@ def _events_in(folder: Path) -> int:
     logs = log_folders(folder)
     if not logs:
         raise _CannotRebuild(f"{folder} holds no log; give the audit folder with --audit")
-    files = [segment.events for log in logs for segment in segments_of(log)]
+    files = [segment.events_file for log in logs for segment in segments_of(log)]
     return sum(_lines_in(file) for file in files if file.is_file())
 
 

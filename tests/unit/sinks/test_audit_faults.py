@@ -1,7 +1,11 @@
-"""Each file operation of an append and of a publication fails once, or is the process's last: nothing is lost by it."""
+"""Each file operation of the audit log's writer fails once, or is the process's last: nothing is lost by it.
+
+The writer opens a folder, appends, publishes, begins segments and seals those that have ended.
+"""
 
 import errno
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -96,7 +100,7 @@ def die() -> None:
 
 
 def run(folder: Path, disk: Disk) -> None:
-    """Open the folder; append and publish, twice, from wherever it is."""
+    """Open the folder; append, publish and seal, twice, from wherever it is."""
     writer = AuditLog(folder, LOG.origin, 0, limits=LIMITS, disk=disk)
     try:
         for end in (BASE + 4, LAST):
@@ -104,6 +108,8 @@ def run(folder: Path, disk: Disk) -> None:
             done = -1 if cursor is None else cursor.log_offset
             writer.append([one for one in LOG.records[:end] if one[0] > done])
             writer.take_checkpoints(PAIRS[end])
+            while writer.seal_next():
+                pass
     finally:
         writer.close()
 
@@ -134,11 +140,14 @@ def tiles_of(tlog: Path, checkpoint: Checkpoint) -> TileTree:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """All that a log's folder holds, but for what a stop in the middle may leave: torn tails and old partial tiles."""
+    """All that a log's folder holds, but for what a stop in the middle may leave or leave out.
+
+    These are torn tails and old partial tiles; and the checkpoints that are kept beside a segment when it ends.
+    """
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.endswith(".torn") and ".p/" not in path.as_posix()
+        if path.is_file() and not re.search(r"\.torn$|\.p/|/[0-9]{20}\.(records-)?checkpoint$", path.as_posix())
     }
 
 

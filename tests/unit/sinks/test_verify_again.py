@@ -1,5 +1,6 @@
 """`meterproof verify` with what somebody kept from before: checkpoints, and what an earlier run found true."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,10 @@ from meterproof_sinks.audit_folder import segments_of
 from meterproof_sinks.commands.verify import main
 from meterproof_sinks.erased import erased_line
 from meterproof_sinks.remembered_checkpoints import load_remembered
+from meterproof_sinks.segment_reader import lines_digests
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_inputs import load_producers
-from meterproof_sinks.verification_memory import VerificationMemory, VerifiedLog, file_digest
+from meterproof_sinks.verification_memory import VerificationMemory, VerifiedLog
 from meterproof_sinks.verification_report import FolderReport
 from tests.builders import make_registry_file
 from tests.log_builder import LogBuilder, make_log
@@ -195,7 +197,7 @@ def test_the_digests_are_those_of_the_files(data: Path, suffix: str) -> None:
         assert len(log.verified.segments) == len(segments_of(log.folder)) - 1 > 1
         for segment in log.verified.segments:
             stated = segment.events if suffix == ".jsonl" else segment.records
-            assert stated == file_digest(log.folder / f"{segment.first:020}{suffix}")
+            assert stated == hashlib.sha256((log.folder / f"{segment.first:020}{suffix}").read_bytes()).hexdigest()
 
 
 def test_a_log_that_grew_is_followed_from_there(tmp_path: Path) -> None:
@@ -296,7 +298,7 @@ def test_whoever_writes_the_file_can_hide_a_change(data: Path) -> None:
     assert not run(data, memory).holds
     origin = LOGS[0].origin
     known = memory.logs[origin]
-    forged = known.segments[0].model_copy(update={"events": file_digest(segment.events)})
+    forged = known.segments[0].model_copy(update={"events": lines_digests(segment)[0]})
     memory.logs[origin] = known.model_copy(update={"segments": (forged, *known.segments[1:])})
     assert run(data, memory).holds
     assert not run(data).holds
