@@ -17,8 +17,9 @@ from typing import Any, Final
 from meterproof_proofs.event_proof import RECORDS_SUFFIX
 from meterproof_proofs.note import Verifier
 from meterproof_sinks.audit_errors import AuditFault, DamagedAudit
-from meterproof_sinks.audit_folder import VOLUME_FOLDER, is_log_folder, log_folders, unexpected_files
+from meterproof_sinks.audit_folder import VOLUME_FOLDER, is_log_folder, log_folders, segments_of, unexpected_files
 from meterproof_sinks.log_verification import verify_log
+from meterproof_sinks.price_book_folder import PRICES_FOLDER, kept_price_books
 from meterproof_sinks.remembered_checkpoints import RememberedCheckpoint
 from meterproof_sinks.verification_inputs import OnProgress, Producers, VerificationInputs
 from meterproof_sinks.verification_memory import VerificationMemory
@@ -37,7 +38,7 @@ def bytes_to_check(folder: Path) -> int:
     """Size of all that `verify_folder` will read."""
     top = audit_folder_of(folder)
     logs = [top] if is_log_folder(top) else log_folders(top)
-    return sum(path.stat().st_size for log in logs for path in log.glob("*.jsonl"))
+    return sum(segment.size for log in logs for segment in segments_of(log))
 
 
 def verify_folder(
@@ -74,8 +75,14 @@ def verify_folder(
         faults += (
             DamagedAudit(path, None, None, "is no log's folder and does not belong here")
             for path in sorted(top.iterdir())
-            if path not in found and path.name != VOLUME_FOLDER and (not path.is_dir() or unexpected_files(path))
+            if path not in found
+            and path.name not in {VOLUME_FOLDER, PRICES_FOLDER}
+            and (not path.is_dir() or unexpected_files(path))
         )
+        try:
+            kept_price_books(top)
+        except DamagedAudit as damage:
+            faults.append(damage)
     report = FolderReport(folder, verify_logs(found, inputs, on_progress, jobs=jobs), faults)
     origins = {log.origin for log in report.logs}
     for one in remembered:
@@ -92,7 +99,7 @@ def verify_logs(
     if min(jobs, len(logs)) <= 1:
         return [verify_log(log, inputs, on_progress) for log in logs]
     # The largest first: the others fit in beside it.
-    order = sorted(logs, key=lambda log: -sum(file.stat().st_size for file in log.glob("*.jsonl")))
+    order = sorted(logs, key=lambda log: -sum(segment.size for segment in segments_of(log)))
     context = multiprocessing.get_context("spawn")
     done = context.Value("Q", 0)
     with ProcessPoolExecutor(min(jobs, len(logs)), context, _share_progress, (done,)) as pool:
