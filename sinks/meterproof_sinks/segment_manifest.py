@@ -3,8 +3,8 @@
 `<first position>.manifest.json` is one JSON object on one line. `previous` is the SHA-256 of the manifest before it, so
 the newest manifest stands for all sealed segments. Manifests are never changed and never removed: what is erased from a
 segment afterwards is stated in `<first position>.erasures.jsonl` beside it, a line each time, in the form of
-`files.events`; the events file is then that of the manifest or of one of these lines. A line is written before the file
-that it speaks of, so an unfinished last one means nothing.
+`files.events`. A line is there before the file that it speaks of, so the events file is that of the manifest or of one
+of these lines.
 """
 
 from hashlib import sha256

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 from pydantic import ValidationError
 
 from meterproof_schemas.log_record import Genesis
@@ -104,20 +105,33 @@ def erasures_of(segment: Segment) -> list[SealedFile]:
     """What a sealed segment's events file became by each erasure since it was sealed, oldest first.
 
     Raises:
-        DamagedAudit: a line before the last one is not as it was written.
+        DamagedAudit: a line is not as it was written.
         OSError: the file cannot be read.
     """
     try:
-        lines = segment.erasures.read_bytes().split(b"\n")
+        lines = segment.erasures.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return []
     states = []
-    for number, line in enumerate(lines[:-1], 1):  # behind the last LF is nothing, or a line that was cut off
+    for number, line in enumerate(lines, 1):
         try:
-            states.append(SealedFile.model_validate_json(line))
+            state = SealedFile.model_validate_json(line)
         except ValidationError as error:
             raise DamagedAudit(segment.erasures, number, segment.first, "does not say what was erased") from error
+        if encode_sealed_file(state) != line:
+            raise DamagedAudit(segment.erasures, number, segment.first, "is not spelled as it is written")
+        states.append(state)
     return states
+
+
+def note_erasure(segment: Segment, sealed: SealedFile, disk: Disk) -> None:
+    """Note what a sealed segment's events file is about to become; on the device when it returns.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    lines = b"".join(encode_sealed_file(state) for state in (*erasures_of(segment), sealed))
+    disk.replace(segment.erasures, lines)
 
 
 def _compress(plain: Path, target: Path, disk: Disk) -> SealedFile:
@@ -128,6 +142,11 @@ def _compress(plain: Path, target: Path, disk: Disk) -> SealedFile:
         sealed = compress(chunks_of(file), beside, disk)
     read_back(beside, sealed)
     return sealed
+
+
+def encode_sealed_file(state: SealedFile) -> bytes:
+    """A line of a segment's erasures."""
+    return orjson.dumps(state.model_dump(), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def read_back(file: Path, sealed: SealedFile) -> None:
