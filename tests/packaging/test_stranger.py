@@ -52,15 +52,21 @@ def handed_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("handed-over")
     publish(folder / "audit", log)
     assert prove(["e7", "--data", str(folder), "--out", str(folder / "e7.proof")]) == 0
+    shutil.copytree(next((folder / "audit").glob("*/tlog")), folder / "tlog")
     shutil.rmtree(folder / "audit")
     (folder / "log.vkey").write_text(vkey_of(log))
     (folder / "producer.key").write_text(log.key.entry.public_key or "")
     return folder
 
 
-def check(stranger: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Run the check where nothing of this environment is seen."""
-    command = [str(stranger), "check", "e7.proof", "--vkey", "log.vkey", "--producer-key", "producer.key", *more]
+def check(stranger: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the proof."""
+    return call(stranger, folder, "check", "e7.proof", "--vkey", "log.vkey", "--producer-key", "producer.key")
+
+
+def call(stranger: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command where nothing of this environment is seen."""
+    command = [str(stranger), *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
@@ -70,7 +76,9 @@ def test_a_stranger_is_convinced_by_a_file_and_two_public_keys(stranger: Path, h
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("true: the event is entry 7 of log ")
     shown = subprocess.run([str(stranger), "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
-    assert [line.split()[0] for line in shown.partition("commands:\n")[2].splitlines()] == ["check", "checkpoint"]
+    assert [line.split()[0] for line in shown.partition("commands:\n")[2].splitlines()] == [
+        *("check", "checkpoint", "tlog")
+    ]
 
 
 def test_a_stranger_is_not_convinced_by_a_changed_file(stranger: Path, handed_over: Path) -> None:
@@ -86,6 +94,17 @@ def test_a_stranger_is_not_convinced_by_a_changed_file(stranger: Path, handed_ov
             assert done.stdout == ""
     finally:
         (handed_over / "e7.proof").write_bytes(good)
+
+
+def test_a_stranger_verifies_the_published_log(stranger: Path, handed_over: Path) -> None:
+    verify = "tlog", "verify", "tlog", "--vkey", "log.vkey"
+    done = call(stranger, handed_over, *verify)
+    assert (done.returncode, done.stderr) == (0, "")
+    tile = next((handed_over / "tlog/tile/0").rglob("[0-9]*[0-9]"))
+    good = tile.read_bytes()
+    tile.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert call(stranger, handed_over, *verify).returncode == 1
+    tile.write_bytes(good)
 
 
 def test_the_check_loads_only_what_it_needs(stranger: Path, handed_over: Path) -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         open_note,
         sign_note,
     )
+    from meterproof_proofs.producer_key import ProducerKey
     from meterproof_proofs.published_files import FileFault
     from meterproof_proofs.published_log import PublishedLogReport, verify_published_log
     from meterproof_proofs.tile_proofs import TileTree
@@ -128,6 +129,7 @@ _NAMES_BY_MODULE: Final = {
         "open_note",
         "sign_note",
     ),
+    "producer_key": ("ProducerKey",),
     "published_files": ("FileFault",),
     "published_log": ("PublishedLogReport", "verify_published_log"),
     "tile_proofs": ("TileTree",),
@@ -203,6 +205,7 @@ __all__ = [
     "MissingTile",
     "NoteSignature",
     "OutOfRange",
+    "ProducerKey",
     "ProofError",
     "ProvedEvent",
     "PublishedLogReport",

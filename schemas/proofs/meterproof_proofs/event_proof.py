@@ -39,6 +39,7 @@ from meterproof_proofs.canonical_base64 import decode_base64
 from meterproof_proofs.checkpoint import Checkpoint
 from meterproof_proofs.errors import BadProof, MalformedEventProof, MalformedTlogProof
 from meterproof_proofs.note import SignedNote, Verifier
+from meterproof_proofs.producer_key import ProducerKey
 from meterproof_proofs.tlog_proof import TlogProof
 from meterproof_proofs.tree import HASH_BYTES, check_hash, check_hashes, leaf_hash, verify_inclusion
 
@@ -200,7 +201,7 @@ class EventProof:
         self,
         verifiers: Iterable[Verifier],
         *,
-        producer_keys: Mapping[bytes, str | None] | None = None,
+        producer_keys: Collection[ProducerKey] = (),
         origin: str | None = None,
     ) -> ProvedEvent:
         """Return what the proof shows if it holds; raise if not.
@@ -211,8 +212,10 @@ class EventProof:
 
         Args:
             verifiers: keys of logs. A key named like the log is the only one for it.
-            producer_keys: Ed25519 public keys, 32 bytes each, with the name of the producer that each belongs to, None
-                for any; with no keys step 4 is left out, and then nothing shows who sent the event.
+            producer_keys: producers' keys; without any, step 4 is left out, and then nothing shows who sent the event.
+                An accepted event must be signed by a key that was valid when its batch says that it was sent. The log
+                judges by the time of arrival, which its record of the event states and a proof does not hold: whoever
+                has a stolen key and the log's consent can state an earlier time. `meterproof verify` judges as the log.
             origin: the log that is meant, without `/records`; None for any that the keys sign for.
 
         Raises:
@@ -232,7 +235,8 @@ class EventProof:
             if self.index is not None:
                 self._check_place(header, stated.removesuffix(RECORDS_SUFFIX))  # 3
             producer = str(header.get("producer"))
-            signed_by, unknown = _verify_signatures(self.carried, producer, producer_keys or {})  # 4
+            sent_at = header.get("sent_at") if self.record_header is None else None
+            signed_by, unknown = _verify_signatures(self.carried, producer, producer_keys, sent_at)  # 4
             unverified = (*unverified, *unknown)
         return ProvedEvent(verdict, stated, self.tlog_proof.index, checkpoint, producer, signed_by, unverified)
 
@@ -273,22 +277,36 @@ class EventProof:
 
 
 def _verify_signatures(
-    carried: tuple[bytes, bytes], producer: str, producer_keys: Mapping[bytes, str | None]
+    carried: tuple[bytes, bytes], producer: str, producer_keys: Collection[ProducerKey], sent_at: object
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The ids of the producer's keys that signed a batch, and those of signatures that none of them could verify."""
-    known = {hashlib.sha256(key).hexdigest(): key for key, name in producer_keys.items() if name in {None, producer}}
+    """The ids of the producer's keys that signed a batch, and those of signatures that none of them could verify.
+
+    Args:
+        carried: the batch's header and signatures.
+        producer: who sent it, as the header says.
+        producer_keys: those given.
+        sent_at: when the keys must have been valid; None where that does not matter.
+
+    """
+    known = {key.key_id: key for key in producer_keys if key.producer in {None, producer}}
     message = signed_bytes(carried[0])
-    verified, unknown = [], []
+    verified, unknown, outside = [], [], ""
     for key_id, algorithm, signature in read_signatures(carried[1]):
         key = known.get(key_id) if algorithm == _ED25519 else None
         if key is None:
             unknown.append(key_id)
             continue
         try:
-            Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+            Ed25519PublicKey.from_public_bytes(key.public_key).verify(signature, message)
         except (InvalidSignature, ValueError):
             raise BadProof("who sent it", f"the signature by key {key_id[:16]}… does not verify") from None
-        verified.append(key_id)
+        if sent_at is not None and (fault := key.fault_at(sent_at)) is not None:
+            outside = f"key {key_id[:16]}… does not count for a batch of {sent_at}: {fault}"
+            unknown.append(key_id)
+        else:
+            verified.append(key_id)
+    if outside and not verified:
+        raise BadProof("who sent it", outside)
     if producer_keys and not verified:
         ids = ", ".join(f"{key[:16]}…" for key in unknown)
         raise BadProof("who sent it", f"no key given of producer {producer!r} signed its batch; it is signed as {ids}")

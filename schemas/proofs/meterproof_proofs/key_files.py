@@ -9,9 +9,11 @@ from typing import Final
 from meterproof_proofs.canonical_base64 import decode_base64
 from meterproof_proofs.errors import MalformedKey
 from meterproof_proofs.note import Verifier
+from meterproof_proofs.producer_key import ProducerKey
 
 _PUBLIC_KEY_BYTES: Final = 32
 _BASE64_LENGTH: Final = len(base64.b64encode(bytes(_PUBLIC_KEY_BYTES)))
+_DATES: Final = ("valid_from", "valid_until", "revoked_at")
 
 
 class NoVerifierKey(Exception):
@@ -38,28 +40,34 @@ def read_verifiers(given: str | Path) -> list[Verifier]:
     return verifiers
 
 
-def read_producer_keys(given: str) -> dict[bytes, str | None]:
-    """The producers' Ed25519 public keys that are given, 32 bytes each, with the name of the producer that has each.
+def read_producer_keys(given: str) -> list[ProducerKey]:
+    """The producers' Ed25519 public keys that are given.
 
-    As text: base64 of a key; it may be anybody's. As a file: one such text per line, or a deployment's key registry, of
-    which the Ed25519 keys and their producers are taken, without a look at when they are valid and what for.
+    As text: base64 of a key; it may be anybody's, at any time. As a file: one such text per line, or a deployment's key
+    registry, of which the Ed25519 keys are taken with their producers and dates, and not what they may report.
 
     Raises:
         NoVerifierKey: there is none, or a line is not a key.
     """
     path = Path(given)
     if len(given) == _BASE64_LENGTH and not path.exists():
-        return {_public_key(given, "--producer-key"): None}
+        return [ProducerKey(_public_key(given, "--producer-key"))]
     content = _read(path)
     if content.lstrip().startswith("{"):
         try:
-            entries = json.loads(content)["keys"]
-            listed = [(one["public_key"], str(one["producer"])) for one in entries if one["algorithm"] == "ed25519"]
-        except (ValueError, KeyError, TypeError) as error:
+            listed = [one for one in json.loads(content)["keys"] if one["algorithm"] == "ed25519"]
+            keys = [
+                ProducerKey(
+                    _public_key(one["public_key"], str(path)),
+                    str(one["producer"]),
+                    **{name: one[name] for name in _DATES if one.get(name) is not None},
+                )
+                for one in listed
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NoVerifierKey(f"{path}: is no key registry: {error}") from error
-        keys: dict[bytes, str | None] = {_public_key(text, str(path)): producer for text, producer in listed}
     else:
-        keys = {_public_key(line, where): None for line, where in _lines(path)}
+        keys = [ProducerKey(_public_key(line, where)) for line, where in _lines(path)]
     if not keys:
         raise NoVerifierKey(f"{path}: holds no producer's Ed25519 key")
     return keys

@@ -10,6 +10,7 @@ from meterproof_proofs import ProofError
 from meterproof_proofs.commands.check import main as check
 from meterproof_proofs.event_proof import EventProof, canonical_signatures, read_signatures, signed_bytes
 from meterproof_proofs.note import Signer, Verifier
+from meterproof_proofs.producer_key import ProducerKey
 from meterproof_proofs.tlog_proof import TlogProof
 from meterproof_proofs.tree import leaf_hash
 from meterproof_schemas import batch
@@ -99,7 +100,7 @@ def test_a_proof_holds_and_says_what_it_shows(case: str, data: Path, capsys: pyt
 def test_any_change_of_any_byte_is_found(case: str, data: Path) -> None:
     """A bit of every byte flipped, every byte taken out; the file cut off anywhere, and prolonged."""
     good = proof_of(data, *arguments_of(case, data)).read_bytes()
-    keys = {PUBLIC_KEY: None}
+    keys = [ProducerKey(PUBLIC_KEY)]
 
     def holds(content: bytes) -> bool:
         try:
@@ -202,6 +203,32 @@ def test_a_key_of_another_producer_of_the_registry_does_not_count(
     assert check(given) == 2
 
 
+def test_a_key_counts_when_the_registry_says_that_it_is_valid(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, registry = proof_of(data, "e4"), data / "registry.json"
+    given = ["--vkey", vkey_of(LOG), "--producer-key", str(registry)]
+    sent_at = orjson.loads(EventProof.parse(file.read_bytes()).carried[0])["sent_at"]  # type: ignore[index]
+    earlier, later = sent_at.replace("20", "19", 1), sent_at.replace("20", "21", 1)
+
+    def outcome(file: Path, **dates: str) -> tuple[int, str]:
+        document = orjson.loads(make_registry_file(LOG.key))
+        document["keys"][0] |= dates
+        registry.write_bytes(orjson.dumps(document))
+        return check([str(file), *given]), capsys.readouterr().err
+
+    for dates in ({}, {"valid_from": sent_at}, {"valid_from": earlier, "valid_until": later}, {"revoked_at": later}):
+        assert outcome(file, **dates) == (0, "")
+    for dates, said in (
+        ({"valid_from": later}, "it is valid from"),
+        ({"valid_from": earlier, "valid_until": sent_at}, "it was valid until"),
+        ({"revoked_at": sent_at}, "it was revoked at"),
+        ({"revoked_at": "yesterday"}, "is not a time"),
+    ):
+        code, fault = outcome(file, **dates)
+        assert (code, said in fault) == (1, True), fault
+    refused = proof_of(data, "--digest", entry_of(REFUSED).hex())
+    assert outcome(refused, revoked_at=sent_at) == (0, ""), "why it was refused is what is proved"
+
+
 def test_a_proof_of_one_thing_shows_no_other(data: Path) -> None:
     """Parts of two genuine proofs put together prove nothing."""
     accepted = EventProof.parse(proof_of(data, "e4").read_bytes())
@@ -217,7 +244,7 @@ def test_a_proof_of_one_thing_shows_no_other(data: Path) -> None:
     ]  # fmt: skip
     for proof in mixed:
         with pytest.raises(ProofError):
-            proof.verify([VERIFIER], producer_keys={PUBLIC_KEY: None})
+            proof.verify([VERIFIER], producer_keys=[ProducerKey(PUBLIC_KEY)])
 
 
 def test_signatures_that_a_producer_spelled_in_its_own_way(tmp_path: Path) -> None:
@@ -229,7 +256,7 @@ def test_signatures_that_a_producer_spelled_in_its_own_way(tmp_path: Path) -> No
     publish(tmp_path / "audit", log)
     proof = EventProof.parse(proof_of(tmp_path, "e1").read_bytes())
     assert proof.carried == (header_line, signatures_line)
-    proved = proof.verify([Verifier.parse(vkey_of(log))], producer_keys={PUBLIC_KEY: None})
+    proved = proof.verify([Verifier.parse(vkey_of(log))], producer_keys=[ProducerKey(PUBLIC_KEY)])
     assert proved.signed_by == (log.key.key_id,)
 
 

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     try:
         content = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
         verifiers = given_verifiers(arguments)
-        producer_keys = {key: name for one in arguments.producer_key for key, name in read_producer_keys(one).items()}
+        producer_keys = [key for one in arguments.producer_key for key in read_producer_keys(one)]
     except (OSError, NoVerifierKey) as error:
         return cannot_begin(_NAME, error)
     try:
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY",
         help="Who should have sent it: base64 of the Ed25519 public key, a file of such lines, or a key registry. "
-        "Without it, who sent the event is not checked.",
+        "Of a registry the keys' dates count too. Without it, who sent the event is not checked.",
     )
     parser.add_argument("--origin", metavar="LOG", help="The log that is meant. Default: any that the keys sign for.")
     parser.add_argument("--json", action="store_true", help="One JSON object, for programs.")
