@@ -1,25 +1,33 @@
-"""How long the shipped queries take, and what the tables weigh, over millions of rows.
+"""How long the shipped queries take, and what an event weighs, over millions of rows: made inside the engine.
 
-    python -m tests.bench.clickhouse_queries [ROWS] [FOLDER]
-
-Makes ROWS (10 million by default) events over 30 days inside the engine, as several parts, builds the roll-ups, and
-prints one JSON object: milliseconds (median of 3) by query, bytes per row by table and by column. Needs about 150 bytes
-of disk per row.
+`python -m tests.bench.clickhouse_queries JOB` makes events over 30 days, as several parts, builds the roll-ups, runs
+every query several times and prints what it found as JSON. Needs about 150 bytes of disk per row.
 """
 
-import json
-import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import quantiles
+from typing import Any, Final
+
+import orjson
 
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.migrate import migrate
 from meterproof_sinks.rollups import Rollups
+from tests.bench.figure import Figure
+from tests.bench.rig import Rig
 
-QUERIES = Path(__file__).parents[2] / "sinks" / "queries"
+ROWS: Final = 10_000_000
+ROWS_QUICK: Final = 20_000
+_TIMES: Final = 10
+_TIMES_QUICK: Final = 2
+_ROLLED_UP_TARGET_MS: Final = 200
+_RAW_TARGET_MS: Final = 700
+_DENSITY_TARGET_MS: Final = 10
+QUERIES: Final = Path(__file__).parents[2] / "sinks" / "queries"
+_DENSITY: Final = "SELECT positions, dense FROM density WHERE log = {log:String}"
 _PARTS = 10
 _LOG = "localhost/bench/" + "0f" * 16 + "/p0"
 _EVENTS = """
@@ -73,15 +81,48 @@ VALUES ({log:String}, 1, 'batch', '2026-01-31 00:00:00', '2026-01-31 00:00:00', 
 """
 
 
+async def measure_queries(rig: Rig) -> list[Figure]:
+    """The 95th percentile of every query in milliseconds, and bytes per row on disk."""
+    rig.say(f"making {ROWS_QUICK if rig.quick else ROWS:,} rows and asking them")
+    job = {
+        "folder": str(rig.folder / "queries"),
+        "rows": ROWS_QUICK if rig.quick else ROWS,
+        "times": _TIMES_QUICK if rig.quick else _TIMES,
+    }
+    command = [sys.executable, "-m", "tests.bench.clickhouse_queries", orjson.dumps(job).decode()]
+    with rig.started(command, everywhere=True) as process:
+        found: dict[str, Any] = orjson.loads((await process.end()).splitlines()[-1])
+    figures = [
+        Figure(
+            "queries",
+            f"{name}, p95, from {'roll-ups' if rolled_up else 'raw rows'}",
+            "ms",
+            ("≤", _ROLLED_UP_TARGET_MS if rolled_up else _RAW_TARGET_MS),
+            [p95_ms],
+        )
+        for name, (p95_ms, rolled_up) in found["queries"].items()
+    ]
+    figures.append(
+        Figure("queries", "exact total of one log, p95", "ms", ("≤", _DENSITY_TARGET_MS), [found["density_ms"]])
+    )
+    figures.append(Figure("queries", "an event in ClickHouse", "bytes", None, [found["bytes_per_row"]]))
+    figures.append(Figure("queries", "building the roll-ups of 30 days", "ms", None, [found["rollups_ms"]]))
+    return figures
+
+
 def _timed_ms(call: Callable[[], object]) -> float:
     began_s = time.perf_counter()
     call()
     return round(1000 * (time.perf_counter() - began_s), 1)
 
 
-def measure(folder: Path, rows: int) -> dict[str, object]:
+def _p95_ms(call: Callable[[], object], times: int) -> float:
+    return quantiles([_timed_ms(call) for _ in range(times)], n=20, method="inclusive")[18]
+
+
+def main(folder: str, rows: int, times: int) -> dict[str, object]:
     """Make the rows and measure."""
-    clickhouse = ClickHouse.open_folder(folder)
+    clickhouse = ClickHouse.open_folder(Path(folder))
     try:
         migrate(clickhouse)
         step = rows // _PARTS
@@ -94,34 +135,22 @@ def measure(folder: Path, rows: int) -> dict[str, object]:
         queries = {}
         for file in sorted(QUERIES.glob("*.sql")):
             sql = file.read_text("utf-8")
-            times = [_timed_ms(lambda sql=sql: clickhouse.raw(sql, "Null")) for _ in range(3)]  # type: ignore[misc]
-            queries[file.stem] = statistics.median(times)
-        sizes = clickhouse.rows(
-            "SELECT table, sum(rows), round(sum(data_compressed_bytes) / sum(rows), 1) FROM system.parts "
-            "WHERE active AND database = currentDatabase() GROUP BY table HAVING sum(rows) > 1000 ORDER BY table"
-        )
-        columns = clickhouse.rows(
-            "SELECT name, round(data_compressed_bytes / {n:UInt64}, 2) AS bytes FROM system.columns "
-            "WHERE database = currentDatabase() AND table = 'usage_events' AND bytes >= 0.1 ORDER BY bytes DESC",
-            {"n": step * _PARTS},
+            queries[file.stem] = (
+                _p95_ms(lambda sql=sql: clickhouse.raw(sql, "Null"), times),  # type: ignore[misc]
+                "FROM usage_by_" in sql,
+            )
+        density_ms = _p95_ms(lambda: clickhouse.rows(_DENSITY, {"log": _LOG}), times)
+        ((positions, dense),) = clickhouse.rows(_DENSITY, {"log": _LOG})
+        if (positions, dense) != (step * _PARTS, 1):
+            raise SystemExit(f"the density check found {positions} positions, dense: {dense}")
+        ((size,),) = clickhouse.rows(
+            "SELECT sum(data_compressed_bytes) / sum(rows) FROM system.parts "
+            "WHERE active AND database = currentDatabase() AND table = 'usage_events'"
         )
     finally:
         clickhouse.close()
-    return {
-        "rows": step * _PARTS,
-        "rollups_of_30_days_ms": rollups_ms,
-        "queries_ms": queries,
-        "tables": {table: {"rows": count, "bytes_per_row": size} for table, count, size in sizes},
-        "usage_events_bytes_per_row": dict(columns),
-    }
-
-
-def main(rows: str = "10000000", folder: str = "") -> int:
-    """Print the measurement."""
-    with tempfile.TemporaryDirectory() as temporary:
-        print(json.dumps(measure(Path(folder or temporary) / "clickhouse", int(rows)), indent=2))
-    return 0
+    return {"queries": queries, "density_ms": density_ms, "bytes_per_row": size, "rollups_ms": rollups_ms}
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.stdout.write(orjson.dumps(main(**orjson.loads(sys.argv[1]))).decode() + "\n")

@@ -3,10 +3,13 @@
 What counts as put out is durable: a sink's own progress, a checkpoint, a marker.
 """
 
+import asyncio
 import sys
+import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import orjson
@@ -20,9 +23,12 @@ from meterproof_schemas.budget import Budget, BudgetFile, Marker, decode_budget_
 from meterproof_schemas.checkpoint_record import decode_checkpoint_record
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.verification import verify_folder
+from tests.bench.figure import Figure
 from tests.bench.load import PARTITIONS, Expected
 from tests.bench.result import Run
-from tests.bench.rig import BenchDeployment, Rig, expect
+from tests.bench.rig import METERPROOF, BenchDeployment, Process, Rig, expect, price_book
+
+Sink = Literal["clickhouse", "clickhouse-http", "audit"]
 
 _LOOK_INTERVAL_S: Final = 0.02
 _STAGE_LOOK_INTERVAL_S: Final = 0.2
@@ -30,35 +36,105 @@ _FLUSH_INTERVAL_S: Final = 0.1
 """Of checkpointer and budgets: often enough that their progress can be seen."""
 
 
-async def measure_sink(rig: Rig, sink: Literal["clickhouse", "audit"], *, batch: int, events: int) -> Run:
-    """Drain the log into a destination; the rate is of accepted events, by the sink's own count of durable ones."""
-    async with _filled(rig, batch=batch, events=events) as (deployment, expected):
+async def measure_sink(rig: Rig, sink: Sink, *, batch: int, events: int) -> Run:
+    """Drain the log into a destination; the rate is of accepted events, by the sink's own count of durable ones.
+
+    With `clickhouse-http`, the server shares the measured core with the sink, and what both use is counted.
+    """
+    async with _filled(rig, batch=batch, events=events) as (deployment, expected), _server(rig, sink) as server:
         total = sum(one.accepted for one in expected)
-        arguments = ["sink", sink, "run"]
-        if sink == "clickhouse":
+        name = sink.partition("-")[0]
+        arguments = ["sink", name, "run"]
+        if name == "clickhouse":
             arguments.append(f"--batch-rows={max(1_000, min(20_000, total // 40))}")
+        if server is not None:
+            arguments.append(f"--url={server.url}")
         output: list[tuple[float, int]] = []
         counted = 0
 
         async def drained() -> bool:
             nonlocal counted
-            status = read_status(deployment.data / "status", sink) or {}
+            status = read_status(deployment.data / "status", name) or {}
             rows = sum(partition["rows"] for partition in status.get("partitions", {}).values())
             if rows > counted:
                 output.append((status["written_ms"], rows - counted))
                 counted = rows
             return counted >= total
 
+        async def counted_all() -> bool:
+            return counted >= total
+
         rig.say(f"draining into {sink}")
         with deployment.worker(*arguments) as process:
-            await process.until(drained, interval_s=_LOOK_INTERVAL_S)
+            waiting = [process.until(drained, interval_s=_LOOK_INTERVAL_S)]
+            if server is not None:
+                waiting.append(server.process.until(counted_all, interval_s=_LOOK_INTERVAL_S))
+            await asyncio.gather(*waiting)
             await process.stop()
         rig.say("checking the result")
-        if sink == "clickhouse":
-            await _check_clickhouse(rig, deployment, expected)
+        if name == "clickhouse":
+            await _check_clickhouse(rig, deployment, expected, server)
         else:
             _check_audit(deployment, expected)
-        return rig.run_of(output, process)
+        return rig.run_of(output, process, *(() if server is None else (server.process,)))
+
+
+async def measure_rebuild(rig: Rig, *, batch: int, events: int) -> list[Figure]:
+    """Write an audit folder, then ClickHouse from it alone: events per second of the whole command, from its start."""
+    async with _filled(rig, batch=batch, events=events) as (deployment, expected):
+        total = sum(one.accepted for one in expected)
+
+        async def drained() -> bool:
+            status = read_status(deployment.data / "status", "audit") or {}
+            rows: int = sum(partition["rows"] for partition in status.get("partitions", {}).values())
+            return rows >= total
+
+        rig.say("writing the audit folder")
+        with deployment.worker("sink", "audit", "run") as process:
+            await process.until(drained)
+            await process.stop()
+        places = DataFolder(deployment.data)
+        size = sum(path.stat().st_size for path in places.audit.rglob("*") if path.is_file())
+        places.price_book.write_bytes(price_book().model_dump_json().encode())
+        rig.say("rebuilding")
+        began_s = time.monotonic()
+        with rig.started([METERPROOF, "rebuild", f"--data={deployment.data}"], measured=True) as process:
+            await process.end()
+        seconds = time.monotonic() - began_s
+        rig.say("checking the result")
+        await _check_clickhouse(rig, deployment, expected, None)
+        return [
+            Figure("rebuild", "ClickHouse from the audit folder", "events/s", ("≥", 60_000), [total / seconds]),
+            Figure("rebuild", "the same per CPU second", "events/s", None, [total / process.samples[-1].used_s]),
+            Figure("rebuild", "memory", "MiB", None, [process.peak_mib]),
+            Figure("rebuild", "an event in the audit folder", "bytes", None, [size / total]),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    process: Process
+    url: str
+
+
+@asynccontextmanager
+async def _server(rig: Rig, sink: Sink) -> AsyncIterator[_Server | None]:
+    """A ClickHouse server with all tables, for the sink that needs one."""
+    if sink != "clickhouse-http":
+        yield None
+        return
+    rig.say("starting a ClickHouse server")
+    folder = tempfile.mkdtemp(dir=rig.folder)
+    with rig.started([sys.executable, "-m", "tests.bench.clickhouse_server", folder], measured=True) as process:
+
+        async def listening() -> bool:
+            return process.printed().endswith("\n")
+
+        await process.until(listening)
+        url = process.printed().splitlines()[-1]
+        with rig.started([METERPROOF, "migrate", f"--url={url}"]) as migrating:
+            await migrating.end()
+        yield _Server(process, url)
 
 
 async def measure_stage(rig: Rig, stage: Literal["checkpointer", "budgets"], *, batch: int, events: int) -> Run:
@@ -128,12 +204,14 @@ async def _reached_everywhere(deployment: BenchDeployment, stage: str, expected:
     return all(steps[one.partition] and steps[one.partition][-1][1] >= one.accepted for one in expected)
 
 
-async def _check_clickhouse(rig: Rig, deployment: BenchDeployment, expected: list[Expected]) -> None:
+async def _check_clickhouse(
+    rig: Rig, deployment: BenchDeployment, expected: list[Expected], server: _Server | None
+) -> None:
     sql = (
         "SELECT log, count() AS events, max(position) + 1 AS next, uniqExact(entry) AS entries FROM usage GROUP BY log"
     )
-    command = [str(Path(sys.executable).with_name("meterproof")), "query", sql, "--format=json"]
-    with rig.started([*command, f"--data={deployment.data}"]) as process:
+    where = f"--data={deployment.data}" if server is None else f"--url={server.url}"
+    with rig.started([METERPROOF, "query", sql, "--format=json", where]) as process:
         rows = [orjson.loads(line) for line in (await process.end()).splitlines()]
     found = {row["log"].rpartition("/p")[2]: [int(row[name]) for name in ("events", "next", "entries")] for row in rows}
     expect("clickhouse: rows", found, {str(one.partition): [one.accepted] * 3 for one in expected})

@@ -152,6 +152,11 @@ class SignedSeries:
         return encode_batch(header_line, signatures, lines)
 
 
+def agent_of(line: bytes) -> bytes:
+    """The subject of an event of this load."""
+    return line.partition(b'"subject":"')[2].partition(b'"')[0]
+
+
 def cut(events: int, batch: int) -> Iterator[tuple[int, int]]:
     """How `events` are cut into batches: (partition, events in the batch), the partitions in turn.
 

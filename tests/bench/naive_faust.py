@@ -9,18 +9,17 @@ from typing import Any
 
 import faust
 
-_PREFIX = os.environ["NAIVE_PREFIX"]
-
 app = faust.App(
-    f"{_PREFIX}naive",
-    broker=f"kafka://{os.environ['NAIVE_BOOTSTRAP']}",
+    os.environ["APP_NAME"],
+    broker=f"kafka://{os.environ['APP_BOOTSTRAP']}",
+    datadir=os.environ["APP_FOLDER"],
     store="memory://",
-    topic_partitions=int(os.environ["NAIVE_PARTITIONS"]),
+    topic_partitions=int(os.environ["APP_PARTITIONS"]),
     topic_disable_leader=True,
     value_serializer="json",
 )
-source = app.topic(f"{_PREFIX}events", value_serializer="json")
-forwarded = app.topic(f"{_PREFIX}forwarded", value_serializer="json")
+source = app.topic(os.environ["APP_SOURCE"], value_serializer="json")
+forwarded = app.topic(os.environ["APP_TARGET"], value_serializer="json")
 seen = app.Table("seen", default=bool)
 
 

@@ -7,7 +7,6 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
@@ -22,14 +21,13 @@ from meterproof_schemas.price_book import DEFAULT_METERS
 from meterproof_schemas.topics import Topic
 from meterproof_stream.judge import judge
 from meterproof_stream.record_builder import InForce, append_record
-from tests.bench.load import PARTITIONS, Expected, PartitionLoad, SignedSeries, cut, registry
+from tests.bench.load import PARTITIONS, Expected, PartitionLoad, SignedSeries, agent_of, cut, registry
 
-EVENTS_TOPIC: Final = "events"
-"""Topic of the naive app: one event per record."""
+BARE_TOPIC: Final = "events"
+"""Topic of bare events, for apps that are not ours."""
 _IN_FLIGHT_MAX: Final = 2_000
 
-Kind = Literal["batches", "log", "events"]
-Send = Callable[[int, bytes], Awaitable[None]]
+Kind = Literal["batches", "log", "events", "bare-batches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +37,18 @@ class Job:
     bootstrap: str
     prefix: str
     kind: Kind
-    """`batches`: signed, to `usage.batches`. `log`: log records as the sequencer makes them. `events`: bare events."""
+    """What stands in a record.
+
+    `batches`: a signed batch, on `usage.batches`. `log`: a log record as the sequencer makes it, on `usage.log`.
+    `events`: one bare event, keyed by its agent. `bare-batches`: the events of a batch, one per line, and no more.
+    """
     batch: int
     """Events per batch."""
     events: int
     price_book: int = 0
     """Version that log records state to be in force."""
     batches_per_s: float = 0
-    """Batches offered per second, made before the first is sent; 0: as fast as it goes."""
+    """Records offered per second, all made before the first is sent; 0: as fast as it goes."""
 
     @property
     def kafka(self) -> KafkaSettings:
@@ -62,13 +64,12 @@ async def publish(job: Job) -> list[Expected]:
     topic = {
         "batches": job.kafka.topic(Topic.BATCHES),
         "log": job.kafka.topic(Topic.LOG),
-        "events": job.prefix + EVENTS_TOPIC,
-    }[job.kind]
+    }.get(job.kind, job.prefix + BARE_TOPIC)
     in_flight: deque[asyncio.Future[Delivery]] = deque()
     async with RecordProducer(job.kafka) as producer:
 
-        async def send(partition: int, value: bytes) -> None:
-            in_flight.append(await producer.send(topic, partition, value))
+        async def send(partition: int, value: bytes, key: bytes | None = None) -> None:
+            in_flight.append(await producer.send(topic, partition, value, key))
             records[partition] += 1
             while len(in_flight) > _IN_FLIGHT_MAX:
                 await in_flight.popleft()
@@ -76,7 +77,10 @@ async def publish(job: Job) -> list[Expected]:
         if job.kind == "events":
             for partition, batch in cut(job.events, job.batch):
                 for line in loads[partition].lines(batch):
-                    await send(partition, line)
+                    await send(partition, line, agent_of(line))
+        elif job.kind == "bare-batches":
+            for partition, batch in cut(job.events, job.batch):
+                await send(partition, b"\n".join(loads[partition].lines(batch)))
         else:
             series = [
                 SignedSeries(partition, job.kafka.topic(Topic.BATCHES), now_ms=now_ms)
@@ -86,10 +90,12 @@ async def publish(job: Job) -> list[Expected]:
             made: list[tuple[int, bytes]] = []
             for partition, batch in cut(job.events, job.batch):
                 value = series[partition].seal(loads[partition].lines(batch))
+                if logs:
+                    value = logs[partition].append(value, now_ms)
                 if job.batches_per_s:
                     made.append((partition, value))
                 else:
-                    await send(partition, logs[partition].append(value, now_ms) if logs else value)
+                    await send(partition, value)
             began_s = time.monotonic()
             for number, (partition, value) in enumerate(made):
                 await asyncio.sleep(max(0, began_s + number / job.batches_per_s - time.monotonic()))

@@ -1,4 +1,4 @@
-"""From what a process put out and what it used of the processor to events per second. Pure."""
+"""From what a process put out and what it used of the machine to events per second. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -16,11 +16,14 @@ _CPU_CLOCK_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class CpuSample:
-    """What a process had used of the processor at a moment."""
+class Sample:
+    """What a process had used at a moment."""
 
     at_ms: float
     used_s: float
+    """Of the processor."""
+    resident_mib: float = 0
+    """Of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Rate:
     """Measured: those between the two moments."""
     seconds: float
     """Measured: the time between the two moments."""
+    grown_mib: float
+    """Resident memory at the second moment, less that at the first."""
 
     @property
     def events_per_cpu_s(self) -> float:
@@ -49,12 +54,12 @@ class TooShort(Exception):
     """The output came in too few steps to say anything about its speed."""
 
 
-def rate_of(output: Iterable[tuple[float, int]], cpu: Sequence[CpuSample], *, short: bool = False) -> Rate:
+def rate_of(output: Iterable[tuple[float, int]], samples: Sequence[Sample], *, short: bool = False) -> Rate:
     """The rate between 20 % and 97 % of the output.
 
     Args:
         output: (moment in milliseconds since 1970, events put out at that moment), in any order.
-        cpu: samples of the process that put them out, oldest first, from before 20 % until after 97 %.
+        samples: of the process that put them out, oldest first, from before 20 % until after 97 %.
         short: take what is shorter than the clocks can tell for as long as they can tell, instead of raising.
 
     Raises:
@@ -75,23 +80,38 @@ def rate_of(output: Iterable[tuple[float, int]], cpu: Sequence[CpuSample], *, sh
     if first is None or last is None:
         raise TooShort("nothing was put out")
     seconds = (last[0] - first[0]) / 1000
-    used_s = _used_s(cpu, last[0]) - _used_s(cpu, first[0])
+    before, after = _at(samples, first[0]), _at(samples, last[0])
+    used_s = after.used_s - before.used_s
     events = last[1] - first[1]
     if short:
         seconds, used_s, events = max(seconds, _CLOCK_S), max(used_s, _CPU_CLOCK_S), events or total
     if seconds < _CLOCK_S or used_s <= 0:
         raise TooShort(f"{total} events took {seconds} s: too short to measure; take more events")
-    return Rate(events / seconds, used_s / seconds, events, seconds)
+    return Rate(events / seconds, used_s / seconds, events, seconds, after.resident_mib - before.resident_mib)
 
 
-def _used_s(samples: Sequence[CpuSample], at_ms: float) -> float:
-    """Use of the processor up to a moment, interpolated between the samples around it."""
+def both(samples: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
+    """What two processes had used together, at the moments of the first one's samples."""
+    added = []
+    for one in samples:
+        other = _at(others, one.at_ms)
+        added.append(Sample(one.at_ms, one.used_s + other.used_s, one.resident_mib + other.resident_mib))
+    return added
+
+
+def _at(samples: Sequence[Sample], at_ms: float) -> Sample:
+    """What had been used up to a moment, interpolated between the samples around it."""
     if not samples:
         raise TooShort("the process ended before its use of the processor was seen; take more events")
     after = bisect_right(samples, at_ms, key=lambda sample: sample.at_ms)
     if after == 0:
-        return samples[0].used_s
+        return samples[0]
     if after == len(samples):
-        return samples[-1].used_s
+        return samples[-1]
     left, right = samples[after - 1], samples[after]
-    return left.used_s + (right.used_s - left.used_s) * (at_ms - left.at_ms) / (right.at_ms - left.at_ms)
+    share = (at_ms - left.at_ms) / (right.at_ms - left.at_ms)
+    return Sample(
+        at_ms,
+        left.used_s + (right.used_s - left.used_s) * share,
+        left.resident_mib + (right.resident_mib - left.resident_mib) * share,
+    )

@@ -12,42 +12,52 @@ from rich.console import Console
 from rich.table import Table
 
 from meterproof_local.jars import kafka_version
+from tests.bench.figure import Figure
+from tests.bench.findings import Findings
 from tests.bench.growth import SLOWER_TARGET, Growth
 from tests.bench.latency import OFFERED_PER_S, P99_TARGET_MS, Latency
 from tests.bench.result import Result
 from tests.bench.steps import StepTable
 
-RATIO_TARGET: Final = 30
-"""The sequencer at batches of 100 must be at least this many times as fast as Faust the usual way."""
+_OURS: Final = ("sequencer", "asyncio", "rocksdb")
+_OTHERS: Final = ("naive", "quix", "kafka-streams", "bare")
+TARGETS: Final = {"naive": 30.0, "quix": 3.0, "kafka_streams_1": 1.8, "kafka_streams_100": 1.3}
+"""How many times as fast as each of the others the sequencer at batches of 100 must be, per CPU second."""
+_WHOLE: Final = 1_000
+"""Figures from here on are shown without fractions."""
+_TARGETED: Final = "sequencer_100_to_"
 
 
 def ratios(results: Sequence[Result]) -> dict[str, float]:
-    """How many times as fast as the naive app, and as the bare loop, the sequencer is, per CPU second.
+    """How many times as fast as each of the others the sequencer is, per CPU second: `sequencer_100_to_naive`, ….
 
-    By batch size; the bare loop runs at batches of 100 only.
+    The bare loop stands only beside the same size of batches.
     """
     found: dict[str, float] = {}
-    for other, digits in (("naive", 1), ("bare", 2)):
-        base = next((result for result in results if result.bench == other), None)
-        for result in results:
-            if base is None or result.bench not in {"sequencer", "asyncio", "rocksdb"}:
+    for ours in results:
+        for other in results:
+            if ours.bench not in _OURS or other.bench not in _OTHERS:
                 continue
-            if other == "bare" and result.batch != base.batch:
+            if other.bench == "bare" and ours.batch != other.batch:
                 continue
-            if other == "naive" and result.bench != "sequencer":
-                continue
-            ratio = result.median("events_per_cpu_s") / base.median("events_per_cpu_s")
-            found[f"{result.bench}_{result.batch}_to_{other}"] = round(ratio, digits)
+            ratio = ours.median("events_per_cpu_s") / other.median("events_per_cpu_s")
+            found[f"{ours.bench}_{ours.batch}_to_{_short(other)}"] = float(f"{ratio:.3g}")
     return found
 
 
-def as_json(
-    results: Sequence[Result],
-    steps: StepTable | None,
-    latencies: Sequence[Latency],
-    growth: Sequence[Growth],
-    options: dict[str, Any],
-) -> dict[str, Any]:
+def _short(other: Result) -> str:
+    """How it is called in a ratio: with its batch only where it has several."""
+    return f"kafka_streams_{other.batch}" if other.bench == "kafka-streams" else other.bench
+
+
+def verdicts(results: Sequence[Result]) -> dict[str, bool]:
+    """Whether each target that something was measured for is reached."""
+    found = ratios(results)
+    names = {f"{_TARGETED}{other}": target for other, target in TARGETS.items()}
+    return {name: found[name] >= target for name, target in names.items() if name in found}
+
+
+def as_json(findings: Findings, options: dict[str, Any]) -> dict[str, Any]:
     """Everything found, for programs."""
     return {
         "version": 1,
@@ -59,37 +69,46 @@ def as_json(
             "faust": version("faust-streaming"),
         },
         "options": options,
-        "results": [result.as_json() for result in results],
-        "ratios": ratios(results),
-        "steps": None if steps is None else steps.as_json(),
-        "latencies": [latency.as_json() for latency in latencies],
-        "growth": [one.as_json() for one in growth],
+        **findings.as_json(),
+        "ratios": ratios(findings.measured),
+        "ratio_targets_reached": verdicts(findings.measured),
     }
 
 
-def print_results(
-    console: Console,
-    results: Sequence[Result],
-    steps: StepTable | None,
-    latencies: Sequence[Latency],
-    growth: Sequence[Growth],
-) -> None:
-    """Print what was found."""
+def print_findings(console: Console, findings: Findings) -> None:
+    """Print what was found, and what could not be measured on this machine."""
+    results = findings.measured
     if results:
         console.print(_result_table(results))
-    if steps is not None:
-        console.print(_step_table(steps))
-    if latencies:
-        console.print(_latency_table(latencies))
-    if growth:
-        console.print(_growth_table(growth))
-    for name, ratio in ratios(results).items():
-        bench, batch, _, other = name.split("_")
-        verdict = ""
-        if other == "naive" and batch == "100":
-            verdict = f" (target {RATIO_TARGET}: {'reached' if ratio >= RATIO_TARGET else 'MISSED'})"
-        than = "naive Faust app" if other == "naive" else "bare loop"
-        console.print(f"{bench} at batches of {batch} : {than} = {ratio} : 1 per CPU second{verdict}")
+    if findings.steps is not None:
+        console.print(_step_table(findings.steps))
+    if findings.latencies:
+        console.print(_latency_table(findings.latencies))
+    if findings.growth:
+        console.print(_growth_table(findings.growth))
+    if findings.figures:
+        console.print(_figure_table(findings.figures))
+    if ratios(results):
+        console.print(_ratio_table(results))
+    for name, reached in verdicts(results).items():
+        target = TARGETS[name.removeprefix(_TARGETED)]
+        console.print(f"{name}: target {target:g} {'reached' if reached else 'MISSED'}", highlight=False)
+    for bench, reason in findings.not_here.items():
+        console.print(f"{bench}: not measured: {reason}", highlight=False, markup=False)
+
+
+def _ratio_table(results: Sequence[Result]) -> Table:
+    found = ratios(results)
+    others = {_short(result): f"{result.bench}, {result.variant}" for result in results if result.bench in _OTHERS}
+    table = Table(box=SIMPLE, title="times as fast, per CPU second")
+    table.add_column("")
+    for heading in others.values():
+        table.add_column(f"as {heading}", justify="right")
+    for result in results:
+        if result.bench in _OURS:
+            cells = (found.get(f"{result.bench}_{result.batch}_to_{other}", "") for other in others)
+            table.add_row(f"{result.bench}, {result.variant}", *map(str, cells))
+    return table
 
 
 def _latency_table(latencies: Sequence[Latency]) -> Table:
@@ -109,7 +128,7 @@ def _result_table(results: Sequence[Result]) -> Table:
     table = Table(box=SIMPLE, title="medians of the runs; from 20 % to 97 % of the output")
     table.add_column("bench", no_wrap=True)
     table.add_column("load", no_wrap=True)
-    for heading in ("per second", "per CPU second", "µs of CPU", "of a core", "peak MiB", "runs", "spread"):
+    for heading in ("per second", "per CPU second", "µs of CPU", "of a core", "peak MiB", "grew", "runs", "spread"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         speeds = [run.events_per_cpu_s for run in result.runs]
@@ -122,6 +141,7 @@ def _result_table(results: Sequence[Result]) -> Table:
             f"{1e6 / middle:,.2f}",
             f"{result.median('cpu_share'):.0%}",
             f"{result.median('peak_mib'):,.0f}",
+            f"{result.median('grown_mib'):+,.0f}",
             str(len(result.runs)),
             f"±{(max(speeds) - min(speeds)) / 2 / middle:.0%}",
         )
@@ -136,6 +156,21 @@ def _step_table(steps: StepTable) -> Table:
     for step in steps.names:
         style = "bold" if step in steps.totals else None
         table.add_row(step, *(f"{steps.us_per_event[batch][step]:.2f}" for batch in steps.batches), style=style)
+    return table
+
+
+def _figure_table(figures: Sequence[Figure]) -> Table:
+    table = Table(box=SIMPLE, title="single figures")
+    table.add_column("bench")
+    table.add_column("figure")
+    for heading in ("found", "target", ""):
+        table.add_column(heading, justify="right")
+    for one in figures:
+        target = "" if one.target is None else f"{one.target[0]} {one.target[1]:,g} {one.unit}"
+        verdict = {None: "", True: "reached", False: "MISSED"}[one.reached]
+        table.add_row(
+            one.bench, one.name, f"{one.value:,.{0 if one.value >= _WHOLE else 1}f} {one.unit}", target, verdict
+        )
     return table
 
 

@@ -20,11 +20,16 @@ class Run:
     seconds: float
     """Between the moments measured."""
     peak_mib: int
+    grown_mib: float
+    """Resident memory, between the moments measured."""
 
     @classmethod
     def of(cls, rate: Rate, peak_mib: int) -> "Run":
         """From a rate and the largest resident memory."""
-        return cls(rate.events_per_s, rate.events_per_cpu_s, rate.cpu_share, rate.events, rate.seconds, peak_mib)
+        grown_mib = round(rate.grown_mib, 1)
+        return cls(
+            rate.events_per_s, rate.events_per_cpu_s, rate.cpu_share, rate.events, rate.seconds, peak_mib, grown_mib
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +60,6 @@ class Result:
             "events_per_cpu_s": round(self.median("events_per_cpu_s")),
             "cpu_share": round(self.median("cpu_share"), 3),
             "peak_mib": round(self.median("peak_mib")),
+            "grown_mib": round(self.median("grown_mib")),
             "runs": [asdict(run) for run in self.runs],
         }

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -32,11 +33,13 @@ from meterproof_schemas.topics import TOPICS, Topic
 from tests.bench import cores
 from tests.bench.load import DEPLOYMENT, PARTITIONS, Expected, registry
 from tests.bench.publish import Job, Kind
-from tests.bench.rate import CpuSample, rate_of
+from tests.bench.rate import Sample, both, rate_of
 from tests.bench.result import Run
 
 PATIENCE_S: Final = 600.0
 """How long one process may take for anything."""
+METERPROOF: Final = str(Path(sys.executable).with_name("meterproof"))
+"""The command."""
 _SAMPLE_INTERVAL_S: Final = 0.02
 _LOOK_INTERVAL_S: Final = 0.2
 _SHOWN_LINES: Final = 15
@@ -50,30 +53,38 @@ class BenchFailed(Exception):
     """A process ended, stood still or gave a wrong result: there is no figure."""
 
 
+class NotHere(Exception):
+    """This machine lacks what a measurement needs: it is left out, with the reason."""
+
+
 @dataclass
 class Rig:
-    """One broker and a folder; lives as long as the run of the bench."""
+    """A folder, and one broker for all that ask for it; lives as long as the run of the bench."""
 
-    broker: LocalBroker
     folder: Path
     say: Say
-    own_cores: list[int]
-    """Of broker and bench."""
     measured_cores: list[int]
-    """Of the measured process."""
+    """Of the measured process; broker and bench have another."""
+    all_cores: list[int]
     quick: bool
     """Whether what is too short to be measured passes all the same."""
+    _open: ExitStack
     _number: int = field(default=0)
 
     @classmethod
     @contextmanager
     def opened(cls, folder: Path, say: Say, *, quick: bool = False) -> Iterator[Self]:
-        """Start the broker, end it with the block."""
+        """Everything that is started ends with the block."""
         usable = cores.available()
         own, measured = (usable[:1], usable[1:2]) if len(usable) > 1 else ([], [])
-        say("starting Kafka")
-        with cores.started_on(own), LocalBroker(folder / "kafka", java_options=BENCHMARK_OPTIONS) as broker:
-            yield cls(broker, folder, say, own, measured, quick)
+        with cores.started_on(own), ExitStack() as stack:
+            yield cls(folder, say, measured, usable, quick, stack)
+
+    @cached_property
+    def broker(self) -> LocalBroker:
+        """Started when first asked for."""
+        self.say("starting Kafka")
+        return self._open.enter_context(LocalBroker(self.folder / "kafka", java_options=BENCHMARK_OPTIONS))
 
     def new_prefix(self) -> str:
         """A prefix for topics that nothing in this run has."""
@@ -96,16 +107,22 @@ class Rig:
         deployment = Deployment("meter.example.com/bench", DEPLOYMENT, PARTITIONS)
         await create_topics(kafka, deployment, now_ms=time.time_ns() // 1_000_000, random_bytes=os.urandom)
         if priced:
-            await publish_price_book(kafka, _price_book())
+            await publish_price_book(kafka, price_book())
         try:
             yield BenchDeployment(self, kafka, data, 1 if priced else 0)
         finally:
             await self.delete_topics([kafka.topic(spec.topic) for spec in TOPICS])
 
-    def run_of(self, output: Iterable[tuple[float, int]], process: "Process", *, factor: float = 1.0) -> Run:
-        """What a measurement found: see `rate_of`; each event put out stands for `factor` events that came in."""
-        rate = rate_of(output, process.cpu, short=self.quick)
-        return Run.of(rate.scaled(factor), process.peak_mib)
+    def run_of(self, output: Iterable[tuple[float, int]], *processes: "Process", factor: float = 1.0) -> Run:
+        """What a measurement found: see `rate_of`; each event put out stands for `factor` events that came in.
+
+        What all the processes used of the processor, and their memory, is added up.
+        """
+        samples = processes[0].samples
+        for other in processes[1:]:
+            samples = both(samples, other.samples)
+        rate = rate_of(output, samples, short=self.quick)
+        return Run.of(rate.scaled(factor), sum(process.peak_mib for process in processes))
 
     async def create_topics(self, names: Sequence[str]) -> None:
         """Plain topics with as many partitions as the deployments have."""
@@ -130,17 +147,23 @@ class Rig:
         """Publish a load by a process of its own; what a right worker makes of it, by partition."""
         self.say("publishing the load")
         job = Job(kafka.bootstrap, kafka.topic_prefix, kind, batch, events, price_book, batches_per_s)
-        with self.started([sys.executable, "-m", "tests.bench.publish", orjson.dumps(asdict(job)).decode()]) as process:
+        command = [sys.executable, "-m", "tests.bench.publish", orjson.dumps(asdict(job)).decode()]
+        with self.started(command, measured=not batches_per_s) as process:  # at a rate, others are measured meanwhile
             return [Expected(**one) for one in orjson.loads(await process.end())]
 
     @contextmanager
     def started(
-        self, command: Sequence[str], *, measured: bool = False, environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        measured: bool = False,
+        everywhere: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> Iterator["Process"]:
-        """Start a process, on the measured core or on any; killed with the block if it has not ended."""
+        """Start a process: on the measured core, on all, or on the bench's; killed with the block if still there."""
         self._number += 1
         path = self.folder / f"process{self._number}.log"
-        usable = self.measured_cores if measured else cores.available()
+        usable = self.measured_cores if measured else self.all_cores if everywhere else cores.available()
         with path.open("wb") as log, cores.started_on(usable):
             child = Child(command, folder=_ROOT, environment=os.environ | (environment or {}), output=log)
         process = Process(child, path, command)
@@ -169,7 +192,7 @@ class BenchDeployment:
     def worker(self, *arguments: str) -> Iterator["Process"]:
         """Start `meterproof …` as the measured process."""
         command = [
-            str(Path(sys.executable).with_name("meterproof")),
+            METERPROOF,
             *arguments,
             f"--data={self.data}",
             f"--bootstrap={self.kafka.bootstrap}",
@@ -195,13 +218,13 @@ class BenchDeployment:
 
 
 class Process:
-    """A process of a bench: its processor time is sampled while it is waited for. Ended by who started it."""
+    """A process of a bench: what it uses is sampled while it is waited for. Ended by who started it."""
 
     def __init__(self, child: Child, log: Path, command: Sequence[str]) -> None:
         self._child = child
         self._log = log
         self._command = command
-        self.cpu: list[CpuSample] = []
+        self.samples: list[Sample] = []
         self.peak_mib = 0
         """Largest resident memory seen, in MiB."""
 
@@ -254,7 +277,7 @@ class Process:
         return self._log.read_text("utf-8", "replace")
 
     def _sample(self) -> None:
-        """Note the processor time used by all its threads (proc(5): /proc/PID/stat fields 14 and 15)."""
+        """Note its memory, and the processor time of all its threads (proc(5): /proc/PID/stat fields 14 and 15)."""
         try:
             stat = Path(f"/proc/{self._child.pid}/stat").read_text("ascii", "replace")
             status = Path(f"/proc/{self._child.pid}/status").read_text("utf-8", "replace")
@@ -262,10 +285,13 @@ class Process:
             return
         fields = stat.rpartition(")")[2].split()
         used_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        self.cpu.append(CpuSample(time.time_ns() / 1_000_000, used_s))
+        mib = {}
         for line in status.splitlines():
-            if line.startswith("VmHWM:"):
-                self.peak_mib = max(self.peak_mib, int(line.split()[1]) // 1024)
+            name, _, value = line.partition(":")
+            if name in {"VmHWM", "VmRSS"}:
+                mib[name] = int(value.split()[0]) / 1024
+        self.samples.append(Sample(time.time_ns() / 1_000_000, used_s, mib.get("VmRSS", 0)))
+        self.peak_mib = max(self.peak_mib, round(mib.get("VmHWM", 0)))
 
     def _last_words(self, what: str) -> str:
         lines = "\n".join(f"  {line}" for line in self.printed().splitlines()[-_SHOWN_LINES:])
@@ -282,7 +308,8 @@ def expect(what: str, found: object, expected: object) -> None:
         raise BenchFailed(f"{what}: found {found}, expected {expected}")
 
 
-def _price_book() -> PriceBook:
+def price_book() -> PriceBook:
+    """Prices for all that the load reports."""
     return PriceBook(
         version=1,
         currency="USD",

@@ -66,9 +66,9 @@ class Progress:
     """Jars among them that came over the network in this call."""
 
 
-def read_lock() -> list[Jar]:
-    """Return the jars of the broker, in class path order."""
-    text = resources.files(__package__).joinpath("kafka-jars.lock").read_text("ascii")
+def read_lock(lock: Path | None = None) -> list[Jar]:
+    """Return the jars of a lock, the broker's by default, in class path order."""
+    text = (lock or resources.files(__package__).joinpath("kafka-jars.lock")).read_text("ascii")
     fields = (line.split(" ") for line in text.splitlines())
     return [Jar(sha256, int(size), path) for sha256, size, path in fields]
 

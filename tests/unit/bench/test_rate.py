@@ -1,13 +1,13 @@
 import pytest
 
 from tests.bench.load import PARTITIONS, PartitionLoad, cut
-from tests.bench.rate import CpuSample, TooShort, rate_of
+from tests.bench.rate import Sample, TooShort, both, rate_of
 
 
 def test_rate_is_of_what_came_between_the_two_shares() -> None:
     # 100 steps of 10 events, 10 ms apart: the step that reaches 20 % is the 20th, the one that reaches 97 % the 97th.
     output = [(1_000 + 10 * step, 10) for step in range(100)]
-    cpu = [CpuSample(0, 0.0), CpuSample(1_000, 0.4), CpuSample(2_000, 0.9)]
+    cpu = [Sample(0, 0.0), Sample(1_000, 0.4), Sample(2_000, 0.9)]
     rate = rate_of(output, cpu)
     assert rate.events == 770
     assert rate.seconds == pytest.approx(0.77)
@@ -16,28 +16,34 @@ def test_rate_is_of_what_came_between_the_two_shares() -> None:
     assert rate.events_per_cpu_s == pytest.approx(2_000)
 
 
+def test_what_two_processes_use_is_added_up_at_the_moments_of_the_first() -> None:
+    first = [Sample(1_000, 0.5), Sample(2_000, 1.0)]
+    second = [Sample(0, 0.0), Sample(4_000, 4.0)]
+    assert both(first, second) == [Sample(1_000, 1.5), Sample(2_000, 3.0)]
+
+
 def test_slow_start_and_slow_end_are_left_out() -> None:
     steady = [(10_000.0 + step, 1) for step in range(1_000)]
-    cpu = [CpuSample(0, 0.0), CpuSample(20_000, 20.0)]
+    cpu = [Sample(0, 0.0), Sample(20_000, 20.0)]
     slow = [(0.0, 100), *steady, (20_000.0, 10)]
     assert rate_of(slow, cpu).events_per_s == pytest.approx(1_000)
 
 
 def test_order_of_the_output_does_not_matter() -> None:
     output = [(float(step), 1 + step % 3) for step in range(500)]
-    cpu = [CpuSample(0, 0.0), CpuSample(500, 0.25)]
+    cpu = [Sample(0, 0.0), Sample(500, 0.25)]
     assert rate_of(reversed(output), cpu) == rate_of(output, cpu)
 
 
 @pytest.mark.parametrize("output", [[], [(5.0, 100)], [(5.0, 50), (5.0, 50)]])
 def test_too_little_is_refused(output: list[tuple[float, int]]) -> None:
     with pytest.raises(TooShort):
-        rate_of(output, [CpuSample(0, 0.0), CpuSample(10, 0.01)])
+        rate_of(output, [Sample(0, 0.0), Sample(10, 0.01)])
 
 
 def test_each_event_out_may_stand_for_more_that_came_in() -> None:
     output = [(float(step), 9) for step in range(1_000)]
-    rate = rate_of(output, [CpuSample(0, 0.0), CpuSample(1_000, 1.0)])
+    rate = rate_of(output, [Sample(0, 0.0), Sample(1_000, 1.0)])
     assert rate.scaled(10 / 9).events_per_s == pytest.approx(rate.events_per_s * 10 / 9)
 
 
