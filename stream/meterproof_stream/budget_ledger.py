@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -12,15 +13,16 @@ from meterproof_schemas.budget import (
     BudgetKind,
     PartialSum,
     SumKey,
+    Watch,
     WatchedKind,
     definition_of,
     kinds_of,
     lies_in_one_log,
     subject_in,
 )
-from meterproof_schemas.errors import InvalidRegistry
+from meterproof_schemas.errors import InvalidEvent, InvalidRegistry
 from meterproof_schemas.event import Event
-from meterproof_schemas.fast_event import read_event
+from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.instant import format_instant_us
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
@@ -33,6 +35,9 @@ _FORGET_INTERVAL_US: Final = 60_000_000
 """How much ingest time passes between two looks for windows to forget."""
 KEPT_FINAL_US: Final = 3_600_000_000
 """For how much ingest time a final window is kept: whoever comes next may have to alert for it."""
+_NOTHING: Final = Decimal(0)
+_start_text: Final = lru_cache(maxsize=4096)(format_instant_us)
+"""Many sums share a window."""
 _SPREAD_MIN: Final = 20_000
 """Offsets that the sums may be spread over, at least, before the oldest are stated again."""
 
@@ -164,18 +169,22 @@ class BudgetLedger:
         book = self._book(header.price_book) if header.price_book else None
         if book is not None and book.currency != self._currency:
             self._check_currency(book)
-        for position, line in enumerate(record.lines, header.first):
-            event = read_event(line)
-            amount = price(event, book).amount if book is not None else Decimal(0)
+        for position, event in enumerate(read_events(record.lines), header.first):
+            if isinstance(event, InvalidEvent):
+                raise event
+            spent: _Spent | None = None
             for kind, watched in self._kinds.items():
                 subject = subject_in(kind.scope, event)
-                if subject is not None:
-                    self._add(kind, watched, subject, _Spent(event, position, amount, header.append_ms))
+                if subject is None or not (watches := watched.concerning(subject)):
+                    continue
+                if spent is None:  # priced only where somebody watches
+                    amount = _NOTHING if book is None else price(event, book).amount
+                    spent = _Spent(event, position, amount, header.append_ms)
+                self._add(kind, watched, watches, subject, spent)
 
-    def _add(self, kind: BudgetKind, watched: WatchedKind, subject: str, spent: _Spent) -> None:
-        watches = watched.concerning(subject)
-        if not watches:
-            return
+    def _add(
+        self, kind: BudgetKind, watched: WatchedKind, watches: Sequence[Watch], subject: str, spent: _Spent
+    ) -> None:
         scope, window, zone = kind
         event = spent.event
         key = SumKey(scope, subject, window, zone, window_start_us(event.time_us, window, watched.zone))
@@ -191,20 +200,19 @@ class BudgetLedger:
             return
         for watch in watches:
             before, used = watch.budget.used(spend_before, usage_before), watch.budget.used(total.spend, total.usage)
-            for threshold, reached in watch.thresholds:
-                if before < reached <= used:
-                    self._alerts.append(
-                        alert_of(
-                            watch.budget,
-                            threshold,
-                            key,
-                            used,
-                            log=self._origin,
-                            position=spent.position,
-                            event_time=event.time,
-                            append_ms=spent.append_ms,
-                        )
+            for threshold, _ in watch.crossed(before, used):
+                self._alerts.append(
+                    alert_of(
+                        watch.budget,
+                        threshold,
+                        key,
+                        used,
+                        log=self._origin,
+                        position=spent.position,
+                        event_time=event.time,
+                        append_ms=spent.append_ms,
                     )
+                )
 
     def drain(self, position: int, clock_ms: int) -> tuple[list[Alert], list[PartialSum]]:
         """What changed since the last call: alerts in log order, and the sums as they are at `position`.
@@ -236,14 +244,14 @@ class BudgetLedger:
         # A sum that was restored may hold more than was read since: another writer had come further.
         total.position = max(total.position, position)
         spread = not lies_in_one_log(key.scope)
-        return PartialSum(
+        return PartialSum.model_construct(  # of valid parts; checking them again would cost most of a flush
             v=1,
             log=self._origin,
             scope=key.scope,
             subject=key.subject,
             window=key.window,
             zone=key.zone,
-            start=format_instant_us(key.start_us),
+            start=_start_text(key.start_us),
             position=total.position,
             events=total.events,
             spend=plain(total.spend),

@@ -43,6 +43,8 @@ class BudgetLine:
     """Thresholds that were alerted, in percent."""
     final: bool
     """Whether every log's ingest clock is past the window's end by the horizon: nothing can change it any more."""
+    partial: bool
+    """Whether some of its events may lie before the position from which a trimmed log was counted."""
     logs: Mapping[str, int]
     """By log that has something of it: the position below which every event is in it."""
 
@@ -69,6 +71,7 @@ class BudgetLine:
             "events": self.events,
             "alerts": self.alerts,
             "final": self.final,
+            "partial": self.partial,
             "logs": dict(self.logs),
         }
 
@@ -79,9 +82,10 @@ async def read_budget_lines(kafka: KafkaSettings, budgets: Sequence[Budget]) -> 
     Raises:
         KafkaProblem: a topic cannot be read.
     """
-    horizon_ms = (await read_genesis(kafka, 0)).limits.horizon_ms
+    limits = (await read_genesis(kafka, 0)).limits
     best: dict[bytes, tuple[int, bytes]] = {}
     clocks: dict[int, int] = {}
+    since_ms: dict[int, int] = {}
     definition = definition_of(budgets)
     async with TopicReader(kafka, kafka.topic(Topic.BUDGET_STATE)) as reader:
         clocks = dict.fromkeys(range(reader.partitions), 0)
@@ -91,6 +95,8 @@ async def read_budget_lines(kafka: KafkaSettings, budgets: Sequence[Budget]) -> 
                 marker = _decoded(value)
                 if isinstance(marker, Marker) and marker.definition == definition:
                     clocks[partition] = max(clocks[partition], marker.clock_ms or 0)
+                    if marker.since is not None:
+                        since_ms[partition] = marker.since.clock_ms
                 continue
             head = read_sum_head(value)
             if head is not None and head.definition == definition and head.position >= best.get(key, (-1,))[0]:
@@ -100,8 +106,10 @@ async def read_budget_lines(kafka: KafkaSettings, budgets: Sequence[Budget]) -> 
         stored = _decoded(value)
         if isinstance(stored, PartialSum) and parse_state_key(key) is not None:
             parts.setdefault(stored.key, []).append(stored)
-    final_us = min(clocks.values()) * _US_PER_MS - horizon_ms * _US_PER_MS
-    return list(_lines(budgets, parts, await _alerts(kafka), final_us))
+    final_us = min(clocks.values()) * _US_PER_MS - limits.horizon_ms * _US_PER_MS
+    # An event that came before that moment can lie in a window that begins a little later: clocks differ.
+    whole_ms = max((at_ms + limits.future_tolerance_ms for at_ms in since_ms.values()), default=-1)
+    return list(_lines(budgets, parts, await _alerts(kafka), final_us, whole_ms * _US_PER_MS))
 
 
 def _lines(
@@ -109,6 +117,7 @@ def _lines(
     parts: Mapping[SumKey, list[PartialSum]],
     alerts: Mapping[tuple[str, SumKey], list[str]],
     final_us: int,
+    whole_us: int,
 ) -> Iterable[BudgetLine]:
     kinds = kinds_of(budgets)
     for key in sorted(parts, key=lambda key: (key.start_us, key.scope, key.subject, key.window, key.zone)):
@@ -127,6 +136,7 @@ def _lines(
                 sum(part.events for part in parts[key]),
                 tuple(threshold for threshold, _ in watch.thresholds if threshold in raised),
                 window_end_us(key.start_us, key.window, kind.zone) <= final_us if kind is not None else False,
+                key.start_us <= whole_us,
                 {part.log: part.position for part in parts[key]},
             )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -60,7 +61,7 @@ class BudgetLane:
         producer: RecordProducer,
         kafka: KafkaSettings,
         follower: BudgetFollower,
-        marked: int,
+        marker: Marker | None,
         read_to: int,
     ) -> None:
         self.chain = chain
@@ -74,8 +75,9 @@ class BudgetLane:
         self._alerts_topic = kafka.topic(Topic.ALERTS)
         self._state_topic = kafka.topic(Topic.BUDGET_STATE)
         self._follower = follower
-        self._marked = marked
+        self._marked = -1 if marker is None else marker.log_offset
         """Log offset of the last durable marker."""
+        self._since = None if marker is None else marker.since
         self._announced = 0
 
     def take(self, offset: int, record: LogRecord) -> None:
@@ -121,17 +123,18 @@ class BudgetLane:
         2. Sums, absolute, each with its position. What other scopes have spent in all is added up from them.
         3. The marker: everything up to it is in the sums.
         """
-        chain = self.chain
+        chain = copy(self.chain)  # it goes on while this waits
         if chain.log_offset == self._marked and not self._ledger.pending:
             return
         origin, partition = self._genesis.origin, self._genesis.partition
         alerts, sums = self._ledger.drain(chain.position, chain.clock_ms)
         await self.announce(alerts)  # 1
-        for key, pending in [  # 2
-            (total.key, await self._producer.send(self._state_topic, partition, encode(total), state_key(total)))
+        for key, posted in [  # 2
+            (total.key, await self._producer.post(self._state_topic, partition, encode(total), state_key(total)))
             for total in sums
         ]:
-            self._ledger.written(key, (await pending).offset)
+            await posted.batch
+            self._ledger.written(key, posted.offset())
         marker = Marker(
             v=1,
             marker=True,
@@ -143,6 +146,7 @@ class BudgetLane:
             definition=self._definition,
             clock_ms=chain.clock_ms,
             floor=self._ledger.floor,
+            since=self._since,
         )
         await (await self._producer.send(self._state_topic, partition, encode(marker), marker_key(origin)))  # 3
         self._marked = chain.log_offset
@@ -234,7 +238,7 @@ class BudgetLanes:
                 producer=self._producer,
                 kafka=self._kafka,
                 follower=self._follower,
-                marked=-1 if marker is None else marker.log_offset,
+                marker=marker,
                 read_to=read_to,
             )
             self._homes[partition] = lane
@@ -251,7 +255,9 @@ class BudgetLanes:
             elif (await reader.bounds())[0] > 0:
                 raise StageStopped(
                     StopReason.LOG_DIVERGED,
-                    f"partition {partition} of the log was trimmed and its budgets have no marker to start from.",
+                    f"partition {partition} of the log was trimmed, so that these budgets, which are new or were "
+                    "changed since, cannot be counted from its beginning. Put the budget file back as it was; or, if "
+                    "it is enough to count what is left, run `meterproof budgets accept-gap`.",
                 )
         return chain
 

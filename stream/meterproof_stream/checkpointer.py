@@ -142,8 +142,8 @@ class CheckpointLane:
     async def flush(self) -> None:
         """Sign what the log is now if it grew, or if a key of ours has not signed it yet.
 
-        1. Sign both trees. 2. Have the witness folder remember them. 3. Produce one record with both. 4. Wait for
-        Kafka. 5. Count them.
+        1. Sign both trees, as they are now: the log goes on while this waits. 2. Have the witness folder remember them.
+        3. Produce one record with both. 4. Wait for Kafka. 5. Count them.
 
         Raises:
             StageStopped: `log_diverged` or `fenced`: the witness folder contradicts, or is ahead.
@@ -159,8 +159,6 @@ class CheckpointLane:
                 (self._origins[1], self._heads, self._signers.records),
             )
         ]
-        if self._witness is not None:
-            await asyncio.to_thread(self._witness.remember, notes, self._root_at)  # 2
         header = CheckpointHeader(
             v=1,
             origin=self._origins[0],
@@ -173,12 +171,15 @@ class CheckpointLane:
             ),
         )
         value = encode_checkpoint_record(CheckpointRecord(header, notes[0]))
+        if self._witness is not None:
+            await asyncio.to_thread(self._witness.remember, notes, self._root_at)  # 2
         await (await self._producer.send(self._topic, 0, value, checkpoint_key(header)))  # 3, 4
         self._published_sizes = sizes  # 5
         self.signed_size = sizes[0]
         self.signed += 1
-        self._roots.clear()
-        self._note_roots()
+        # What was signed before is behind whatever the witness folder holds from now on.
+        signed = dict(zip(self._origins, sizes, strict=True))
+        self._roots = {place: root for place, root in self._roots.items() if place[1] >= signed[place[0]]}
 
     def status(self) -> dict[str, Any]:
         """See `StageLane.status`."""

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 import structlog
@@ -29,7 +29,7 @@ from meterproof_stream.errors import StreamError
 from meterproof_stream.settings import WorkerSettings
 
 BROKER_POLL_INTERVAL_S: Final = 1.0
-"""How often a take-over is tried again while the broker is away."""
+"""How often a start or a take-over is tried again while the broker is away."""
 LEAVE_TIMEOUT_S: Final = 3.0
 """How long the group may take to let a member go."""
 _TEND_INTERVAL_S: Final = 1.0
@@ -102,28 +102,35 @@ class Driver(ABC):
     def _ends(self) -> dict[int, int | None]:
         """By partition assigned, the offset behind its last record, as far as the last fetch tells."""
 
-    def run(self) -> int:
-        """Run until SIGTERM or SIGINT; the exit code. Errors of the engine's start come out, later ones end it.
+    def run(self, check: Callable[[], Awaitable[None]] | None = None) -> int:
+        """Run until SIGTERM or SIGINT; the exit code. Errors of the start come out, later ones end the process.
+
+        Args:
+            check: awaited before the engine starts, and again at each try: whether Kafka is as it must be.
 
         Raises:
-            KafkaProblem: Kafka cannot be used.
+            KafkaProblem: Kafka cannot be used, or was away for as long as a start may wait for it.
         """
         self._server.start()
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         self._prepare(loop)
-        self._write_status()
+        self._watchdog.beat()
+        self._watchdog.start()
+        self._tasks = [loop.create_task(self._tend())]
         try:
-            loop.run_until_complete(self._engine.start())
+            loop.run_until_complete(self._start(check))
         except StageStopped as error:
             self.die(error)
         except BaseException as error:
             self._state = "failed"
             self._write_status(error=str(error))
+            self._watchdog.loop_ended()
+            for task in self._tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(self._tasks))
             raise
-        self._watchdog.beat()
-        self._watchdog.start()
-        self._tasks = [loop.create_task(self._tend()), loop.create_task(self._watch_progress())]
+        self._tasks.append(loop.create_task(self._watch_progress()))
         for task in self._tasks:
             task.add_done_callback(self._must_go_on)
         code = self._drive(loop)
@@ -167,6 +174,25 @@ class Driver(ABC):
             os._exit(code)
 
     # --- the engine --------------------------------------------------------------------------------------------------
+
+    async def _start(self, check: Callable[[], Awaitable[None]] | None) -> None:
+        """Start the engine. A broker that is away is waited for, but not for ever: the address may be wrong."""
+        give_up_s = time.monotonic() + self._settings.start_timeout_s
+        while True:
+            try:
+                if check is not None:
+                    await check()
+                await self._engine.start()
+            except KafkaProblem as error:
+                if not error.retriable or time.monotonic() >= give_up_s:
+                    raise
+                if self._broker_fault is None:
+                    _log.warning("start_waits", error=str(error), at_most_s=self._settings.start_timeout_s)
+                self._broker_fault = str(error)
+                await asyncio.sleep(BROKER_POLL_INTERVAL_S)
+            else:
+                self._broker_fault = None
+                return
 
     async def _take_over(self, assigned: Callable[[], tuple[Collection[int], int]]) -> None:
         """After a rebalance, before any record: let the engine take over what is assigned, with its generation.

@@ -20,6 +20,7 @@ from typing import Any, Final
 import faust
 import faust.streams
 from faust.sensors.monitor import Monitor
+from faust.tables.manager import TableManager
 from faust.transport.conductor import Conductor
 from faust.transport.drivers import aiokafka as driver
 
@@ -133,6 +134,7 @@ class FaustDriver(Driver):
             worker_redirect_stdouts=False,
             datadir=str(folder),
             Monitor=_NoMonitor,
+            TableManager=_NoTables,
         )
         if app.topics.on_message.__name__ != _DELIVERY:
             raise FaustChanged(f"Faust delivers records by {app.topics.on_message.__name__!r}, not by {_DELIVERY!r}")
@@ -283,8 +285,16 @@ class _NoMonitor(Monitor):
         """Nothing."""
 
 
+class _NoTables(TableManager):
+    """Faust waits a second for tables to be added before it starts; there are none."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class _Worker(faust.Worker):
-    """Faust's worker without its output, its debugger and its spinner."""
+    """Faust's worker without its output, its debugger and its spinner, and without waiting for nothing at its end."""
 
     def __init__(
         self,
@@ -310,6 +320,15 @@ class _Worker(faust.Worker):
     def _on_sigint(self) -> None:
         self._shutdown_immediately = True
         self._schedule_shutdown(signal.SIGINT)
+
+    def _gather_all(self) -> None:
+        """All services have stopped: what is left of tasks is nobody's. Faust waits up to a second for them."""
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+    async def _sentinel_task(self) -> None:
+        """Faust lets another second pass here."""
 
     def _on_sigusr2(self) -> None:
         """No debugger in a worker."""

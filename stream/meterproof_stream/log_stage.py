@@ -5,6 +5,8 @@ Knows nothing of the runtime: whatever delivers records of `usage.log` can drive
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -18,9 +20,12 @@ from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.log_record import LogRecord, record_digest
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
+from meterproof_stream.room import Room
 
 WATCH_INTERVAL_S: Final = 5.0
 """How often a stage makes sure that the logs are still the ones that it has read."""
+TAKEN_MAX: Final = 5_000
+"""Records that are taken and not yet durable. One flush makes all of them durable, so they may be many."""
 
 _log: Final = structlog.get_logger("meterproof.log_stage")
 
@@ -37,7 +42,10 @@ class StageLane(Protocol):
         """Take the next accepted record; `chain` is already behind it."""
 
     async def flush(self) -> None:
-        """Make everything taken durable in the stage's own output."""
+        """Make everything durable, in the stage's own output, that was taken before the call.
+
+        What it needs of the lane it takes before it waits for the first time: `take` may be called meanwhile.
+        """
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to see, ready for JSON."""
@@ -62,17 +70,20 @@ class _Held:
 
     lane: StageLane
     next_offset: int
-    acknowledges: list[Acknowledge] = field(default_factory=list)
-    order: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the lane is read or flushed, so that a flush never runs twice at once."""
-    flushing: bool = False
+    taken: list[tuple[Acknowledge, int]] = field(default_factory=list)
+    """Of each record that no flush has come behind: how to acknowledge it, and its bytes."""
+    flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by a flush: one of a lane at a time."""
 
 
 class LogStage:
     """Carries the logs of the partitions that it holds into lanes, and flushes them at an interval.
 
     Promises: a lane takes every accepted record once, in order; a record is acknowledged only after a flush that came
-    behind it. An error goes to `on_failure`; the process must then end. Lives from `start` to `stop`, in one loop.
+    behind it. Records are taken while others are made durable, up to a bound (`Room`). A flush that has begun is
+    carried through, whoever stops waiting for it: a lane that has handed its changes over to half a flush would leave
+    them out of the next. An error goes to `on_failure`; the process must then end. Lives from `start` to `stop`, in one
+    loop.
     """
 
     def __init__(
@@ -93,6 +104,9 @@ class LogStage:
         """By partition ever held: offset and digest of the last log record that was made durable."""
         self._stopping = False
         self._held: dict[int, _Held] = {}
+        self._room = Room(records_max=TAKEN_MAX)
+        self._hurry = asyncio.Event()
+        """Flush now."""
 
     async def start(self) -> None:
         """Connect and begin to flush at the interval; call once, before anything else."""
@@ -104,8 +118,7 @@ class LogStage:
         self._stopping = True
         for task in self._tending:
             task.cancel()
-        for held in self._held.values():
-            await _flush(held)
+        await self._flush_all()
         await self._lanes.stop()
 
     async def take_over(self, partitions: Iterable[int], generation: int) -> None:
@@ -116,9 +129,11 @@ class LogStage:
             KafkaProblem: a topic cannot be read.
         """
         wanted = sorted(set(partitions))
-        for held in self._held.values():
-            await _flush(held)
+        await self._flush_all()
         before, self._held = self._held, {}
+        for partition, held in before.items():
+            if partition not in wanted:
+                self._give_back(held.taken)  # its next owner takes them again
         # Together, since opening is mostly waiting for answers.
         opened = await asyncio.gather(*(self._lanes.open(partition) for partition in wanted if partition not in before))
         lanes = iter(opened)
@@ -129,7 +144,7 @@ class LogStage:
                 lane = next(lanes)
                 held = _Held(lane, lane.chain.log_offset + 1)
             self._held[partition] = held
-            self._remember(partition, held)
+            self._remember(partition, held.lane.chain)
             _log.info(
                 "partition_taken",
                 partition=partition,
@@ -140,10 +155,7 @@ class LogStage:
 
     async def revoke(self, partitions: Iterable[int]) -> None:
         """These partitions may belong to another from now on: what was taken is made durable."""
-        for partition in partitions:
-            held = self._held.get(partition)
-            if held is not None:
-                await _flush(held)
+        await self._flush_all(partitions)
 
     def next_offsets(self) -> dict[int, int]:
         """The log offset that is due, by partition held."""
@@ -161,17 +173,22 @@ class LogStage:
         held = self._held.get(partition)
         if held is None or self._stopping:
             return
-        async with held.order:
-            if offset > held.next_offset:
-                await self._fill(held, partition, offset)
-            if offset == held.next_offset:
-                _offer(held, offset, value)
-            held.acknowledges.append(acknowledge)
+        if self._room.is_full:
+            self._hurry.set()
+            await self._room.wait()
+            if self._held.get(partition) is not held or self._stopping:
+                return
+        if offset > held.next_offset:
+            await self._fill(held, partition, offset)
+        if offset == held.next_offset:
+            _offer(held, offset, value)
+        size_bytes = len(value or b"")
+        self._room.take(size_bytes)
+        held.taken.append((acknowledge, size_bytes))
 
     def waits_for(self) -> str | None:
-        """Kafka's answer to a flush, if one is under way: nothing is taken from that log meanwhile."""
-        flushing = [str(partition) for partition, held in self._held.items() if held.flushing]
-        return f"Kafka's acknowledgement for partition {', '.join(flushing)}" if flushing else None
+        """Kafka's answer to a flush, where so much was taken since that nothing more is."""
+        return f"Kafka's acknowledgement of {self._room.records} log records" if self._room.is_full else None
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to see, ready for JSON."""
@@ -203,18 +220,43 @@ class LogStage:
         try:
             while True:
                 due_s = max(due_s + self._flush_interval_s, loop.time())
-                await asyncio.sleep(due_s - loop.time())
-                await asyncio.gather(*(self._flush_held(partition, held) for partition, held in self._held.items()))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(due_s):
+                        await self._hurry.wait()
+                self._hurry.clear()
+                await self._flush_all()
         except Exception as error:  # noqa: BLE001 - handed to the process, which ends by it
             self._on_failure(error)
 
-    async def _flush_held(self, partition: int, held: _Held) -> None:
-        await _flush(held)
-        self._remember(partition, held)
+    async def _flush_all(self, partitions: Iterable[int] | None = None) -> None:
+        """Flush these lanes together, or all, each once whatever flush is under way has ended."""
+        chosen = self._held if partitions is None else {one: self._held[one] for one in partitions if one in self._held}
+        await asyncio.shield(asyncio.gather(*(self._flush(partition, held) for partition, held in chosen.items())))
 
-    def _remember(self, partition: int, held: _Held) -> None:
-        if held.lane.chain.log_offset >= 0:
-            self._seen[partition] = held.lane.chain.log_offset, held.lane.chain.digest
+    async def _flush(self, partition: int, held: _Held) -> None:
+        """Make durable, then acknowledge, what was taken before it began."""
+        async with held.flushing:
+            # Up to the lane's first wait nothing else runs, so the lane flushes exactly what is taken here.
+            taken, held.taken = held.taken, []
+            chain = copy(held.lane.chain)
+            try:
+                await held.lane.flush()
+            except Exception as error:
+                self._on_failure(error)  # whoever waited for this may have been cancelled
+                raise
+        if self._held.get(partition) is held:
+            self._remember(partition, chain)
+        self._give_back(taken)
+        for acknowledge, _ in taken:
+            acknowledge()
+
+    def _give_back(self, taken: Iterable[tuple[Acknowledge, int]]) -> None:
+        for _, size_bytes in taken:
+            self._room.give_back(size_bytes)
+
+    def _remember(self, partition: int, chain: LogChain) -> None:
+        if chain.log_offset >= 0:
+            self._seen[partition] = chain.log_offset, chain.digest
 
     async def _watch_logs(self) -> None:
         """Make sure that each log still holds the last record that was taken from it.
@@ -255,16 +297,3 @@ def _offer(held: _Held, offset: int, value: bytes | None) -> None:
     held.next_offset = offset + 1
     if record is not None:
         held.lane.take(offset, record)
-
-
-async def _flush(held: _Held) -> None:
-    """Make durable, then acknowledge."""
-    async with held.order:
-        held.flushing = True
-        try:
-            await held.lane.flush()
-        finally:
-            held.flushing = False
-        acknowledges, held.acknowledges = held.acknowledges, []
-    for acknowledge in acknowledges:
-        acknowledge()

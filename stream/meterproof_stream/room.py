@@ -24,9 +24,14 @@ class Room:
         self._free = asyncio.Event()
         self._free.set()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `wait` would wait."""
+        return self.records >= self._records_max or self.bytes >= self._bytes_max
+
     async def wait(self) -> None:
         """Return when there is room for another record."""
-        while self.records >= self._records_max or self.bytes >= self._bytes_max:
+        while self.is_full:
             self._free.clear()
             await self._free.wait()
 

@@ -149,9 +149,9 @@ class ScopeTotals:
             spend, usage, last = self.spend(key), self.usage(key), total.last
             for watch in watches:
                 used = watch.budget.used(spend, usage)
-                for threshold, amount in watch.thresholds:
+                for threshold, _ in watch.thresholds[: watch.reached(used)]:
                     name = (watch.budget.name, threshold)
-                    if used < amount or (keys is not None and name in total.told):
+                    if keys is not None and name in total.told:
                         continue
                     total.told.add(name)
                     alert = alert_of(

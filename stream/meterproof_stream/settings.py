@@ -23,6 +23,8 @@ class WorkerSettings(BaseSettings):
     """What delivers the records."""
     session_timeout_s: int = Field(default=10, ge=6)
     """How long the group waits for a worker that is gone and not back."""
+    start_timeout_s: int = Field(default=300, ge=0)
+    """How long a start waits for a broker that does not answer; then it fails. 0: it does not wait."""
     stop_deadline_s: int = Field(default=18, ge=1)
     """A worker that was asked to stop and has not is ended after this."""
     stall_timeout_s: int = Field(default=60, ge=5)

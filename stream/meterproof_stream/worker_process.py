@@ -1,6 +1,5 @@
 """One stream worker as a process: logging, the check of the topics, the engine, and the runtime that drives it."""
 
-import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -39,7 +38,7 @@ def run_worker(
     index: IndexKind | None = None,
     leave_on_stop: bool | None = None,
 ) -> int:
-    """Run an engine over a topic until SIGTERM; the exit code, see `exit_codes`.
+    """Run an engine over a topic until SIGTERM; the exit code, see `exit_codes`. A broker that is away is waited for.
 
     Raises:
         KafkaProblem: Kafka cannot be used, or the topics are not as the contract says.
@@ -59,7 +58,6 @@ def run_worker(
     settings = WorkerSettings.model_validate({name: value for name, value in stated.items() if value is not None})
     kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     set_up_logging(worker, settings.instance)
-    asyncio.run(_prepare(kafka, worker, settings.instance, topic))
     drivers: list[Driver] = []
 
     def on_failure(error: BaseException) -> None:
@@ -69,10 +67,10 @@ def run_worker(
     engine = make_engine(kafka, settings, on_failure)
     driver = driver_of(settings.runtime)
     drivers.append(driver(engine, worker=worker, topic=topic, kafka=kafka, settings=settings, health=HealthSettings()))
-    return drivers[0].run()
+    return drivers[0].run(lambda: _check(kafka, worker, settings.instance, topic))
 
 
-async def _prepare(kafka: KafkaSettings, worker: str, instance: str, topic: Topic) -> None:
+async def _check(kafka: KafkaSettings, worker: str, instance: str, topic: Topic) -> None:
     """Make sure of the topics, and that joining the group will give this worker what there is."""
     await require_fit_topics(kafka)
     group = f"{kafka.topic_prefix}{worker}"

@@ -4,6 +4,7 @@ All moments are the broker's append times, so nobody's clock but the broker's is
 real processes while a third one offers events at a fixed rate, far below what the sequencer can do.
 """
 
+import asyncio
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from meterproof_schemas.budget import Budget, BudgetFile, decode_alert
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.topics import Topic
 from tests.bench.load import PARTITIONS
-from tests.bench.rig import BenchDeployment, BenchFailed, Rig, expect
+from tests.bench.rig import BenchDeployment, BenchFailed, Process, Rig, expect
 
 OFFERED_PER_S: Final = 20_000
 """Events."""
@@ -78,10 +79,19 @@ async def measure_latency(rig: Rig, *, seconds: float) -> list[Latency]:
                 return all(_status(deployment, name).get("state") == "running" for name in ("bench", "budgets"))
 
             await budgets.until(ready)
-            expected = await deployment.publish(
-                "batches", batch=BATCH, events=int(OFFERED_PER_S * seconds), batches_per_s=OFFERED_PER_S / BATCH
+            publishing = asyncio.ensure_future(
+                deployment.publish(
+                    "batches", batch=BATCH, events=int(OFFERED_PER_S * seconds), batches_per_s=OFFERED_PER_S / BATCH
+                )
             )
-            rig.say("waiting for the last")
+
+            async def published() -> bool:
+                return publishing.done()
+
+            await asyncio.gather(sequencer.until(published), budgets.until(published))
+            expected = await publishing
+            used = {"sequencer": _share(sequencer, seconds), "budgets": _share(budgets, seconds)}
+            rig.say("waiting for the last; of a core: " + ", ".join(f"{name} {one:.0%}" for name, one in used.items()))
 
             async def through() -> bool:
                 partitions = _status(deployment, "budgets").get("partitions", {})
@@ -93,6 +103,13 @@ async def measure_latency(rig: Rig, *, seconds: float) -> list[Latency]:
             await budgets.stop()  # it makes durable what it has taken
             await sequencer.stop()
         return await _read(deployment, [one.accepted for one in expected])
+
+
+def _share(process: Process, seconds: float) -> float:
+    """What a process used of a core during the last so many seconds that it was watched."""
+    last = process.samples[-1]
+    first = next(sample for sample in process.samples if sample.at_ms >= last.at_ms - 1000 * seconds)
+    return (last.used_s - first.used_s) * 1000 / (last.at_ms - first.at_ms)
 
 
 def _status(deployment: BenchDeployment, instance: str) -> dict[str, Any]:

@@ -23,9 +23,11 @@ existed then is the same, byte for byte.
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Final, Literal, NamedTuple, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -217,13 +219,25 @@ class SumKey(NamedTuple):
         return BudgetKind(self.scope, self.window, self.zone)
 
 
+_SUBJECTS_MAX: Final = 100_000
+"""Subjects of which it is remembered what budgets concern them: those above it are looked up each time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
     """A budget with its thresholds made ready for arithmetic."""
 
     budget: Budget
     thresholds: tuple[tuple[str, Decimal], ...]
-    """Each with the amount at which it alerts."""
+    """Each with the amount at which it alerts, the lowest first."""
+
+    def crossed(self, before: Decimal, used: Decimal) -> tuple[tuple[str, Decimal], ...]:
+        """The thresholds that are reached by what is used now and were not before."""
+        return self.thresholds[bisect_right(self.thresholds, before, key=_amount) : self.reached(used)]
+
+    def reached(self, used: Decimal) -> int:
+        """How many of the thresholds are reached."""
+        return bisect_right(self.thresholds, used, key=_amount)
 
 
 @dataclass(slots=True)
@@ -235,9 +249,20 @@ class WatchedKind:
     meters: frozenset[str] = frozenset()
     """Meters that any of the budgets is stated in."""
 
+    _concerning: dict[str, list[Watch]] = field(default_factory=dict, init=False)
+
     def concerning(self, subject: str) -> list[Watch]:
-        """The budgets whose pattern the subject matches."""
-        return [watch for watch in self.watches if matches((watch.budget.subject,), subject)]
+        """The budgets whose pattern the subject matches; the first subjects are remembered."""
+        found = self._concerning.get(subject)
+        if found is None:
+            found = [watch for watch in self.watches if matches((watch.budget.subject,), subject)]
+            if len(self._concerning) < _SUBJECTS_MAX:
+                self._concerning[subject] = found
+        return found
+
+
+def _amount(threshold: tuple[str, Decimal]) -> Decimal:
+    return threshold[1]
 
 
 def kinds_of(budgets: Iterable[Budget]) -> dict[BudgetKind, WatchedKind]:
@@ -246,8 +271,8 @@ def kinds_of(budgets: Iterable[Budget]) -> dict[BudgetKind, WatchedKind]:
     for budget in budgets:
         kind = BudgetKind(budget.scope, budget.window, budget.zone)
         watched = kinds.setdefault(kind, WatchedKind(ZoneInfo(budget.zone)))
-        thresholds = tuple((threshold, budget.reached_at(threshold)) for threshold in budget.thresholds)
-        watched.watches.append(Watch(budget, thresholds))
+        thresholds = ((threshold, budget.reached_at(threshold)) for threshold in budget.thresholds)
+        watched.watches.append(Watch(budget, tuple(sorted(thresholds, key=_amount))))
         watched.meters |= frozenset(budget.meters or ())
     return kinds
 
@@ -294,6 +319,18 @@ class PartialSum(BaseModel):
         return {meter: decimal_of(quantity) for meter, quantity in (self.usage or {}).items()}
 
 
+class CountedFrom(BaseModel):
+    """A person's decision that sums begin where a trimmed log begins: what was spent before is not in them."""
+
+    model_config = _CLOSED
+    position: Count
+    """Of the first event that is counted."""
+    clock_ms: Count
+    """The log's ingest clock there."""
+    who: Name
+    why: Name
+
+
 class Marker(BaseModel):
     """Up to where the partial sums of one log are complete on the topic."""
 
@@ -311,6 +348,8 @@ class Marker(BaseModel):
     """The log's ingest clock there: a window that ended a horizon before it is final as far as this log goes."""
     floor: Count | None = None
     """Offset on `usage.budget-state`, in this partition, from which on every sum stands that can still change."""
+    since: CountedFrom | None = None
+    """Null where every event of the log below `position` is counted."""
 
 
 class Alert(BaseModel):
@@ -351,10 +390,16 @@ class Alert(BaseModel):
 
 def encode(record: PartialSum | Marker | Alert) -> bytes:
     """The value of a record; what was added later and says nothing is left out."""
-    return record.model_dump_json(exclude={name for name in _ADDED if getattr(record, name, 0) is None}).encode()
+    return record.model_dump_json(
+        exclude={name for name in _ADDED[type(record)] if getattr(record, name) is None}
+    ).encode()
 
 
-_ADDED: Final = ("usage", "event_time", "append_ms", "clock_ms", "floor", "meters")
+_ADDED: Final[Mapping[type[BaseModel], tuple[str, ...]]] = {
+    PartialSum: ("usage", "event_time", "append_ms"),
+    Marker: ("clock_ms", "floor", "since"),
+    Alert: ("meters",),
+}
 
 
 def state_key(value: PartialSum) -> bytes:
@@ -362,6 +407,7 @@ def state_key(value: PartialSum) -> bytes:
     return f"{value.log}|{value.scope}:{value.subject}|{value.window}|{value.zone}|{value.start}".encode()
 
 
+@lru_cache(maxsize=8192)  # whoever follows the sums sees the same keys again and again
 def parse_state_key(key: bytes) -> tuple[str, SumKey] | None:
     """Origin and sum that a partial sum's key names; None for any other key. The inverse of `state_key`.
 

@@ -10,10 +10,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Any, Final
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from meterproof_schemas.errors import InvalidRegistry
 from meterproof_schemas.event import MeterName, Name
@@ -68,6 +69,8 @@ class Rate:
     until_us: int
     unit_price: Decimal
     granularity: Decimal
+    whole: bool
+    """Whether each whole quantity is a whole number of steps, so that there is nothing to round."""
 
 
 _ALWAYS_US: Final = 2**63
@@ -84,12 +87,15 @@ class PriceBook(BaseModel):
     meters: Annotated[tuple[Meter, ...], Field(min_length=1, strict=False)]
     prices: Annotated[tuple[UnitPrice, ...], Field(strict=False)]
 
-    _rates: dict[tuple[str, str, str], dict[str, tuple[Rate, ...]]] = PrivateAttr(default_factory=dict)
+    @cached_property
+    def _rates(self) -> dict[tuple[str, str, str], dict[str, tuple[Rate, ...]]]:
+        """What `rates` remembers; looked up at each event, where a private attribute of the library costs its price."""
+        return {}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "PriceBook":
         """A copy with other fields, which remembers nothing of this book's rates."""
         copied = super().model_copy(update=update, deep=deep)
-        copied._rates = {}  # noqa: SLF001 - its own
+        copied.__dict__.pop("_rates", None)
         return copied
 
     def rates(self, provider: str, model: str, operation: str) -> dict[str, tuple[Rate, ...]]:
@@ -105,6 +111,7 @@ class PriceBook(BaseModel):
                         _ALWAYS_US if price.effective_until is None else parse_instant_us(price.effective_until),
                         price.unit_price,
                         granularity[meter],
+                        not EXACT.remainder(Decimal(1), granularity[meter]),
                     )
                     for price in self.prices
                     if price.meter == meter

@@ -32,8 +32,7 @@ def price(event: Event, book: PriceBook) -> Price:
         for rate in rates.get(meter, ()):
             if rate.from_us <= time_us < rate.until_us:
                 billed = decimal_of(quantity)
-                steps = EXACT.remainder(billed, rate.granularity)
-                if steps:
+                if not (rate.whole and type(quantity) is int) and EXACT.remainder(billed, rate.granularity):
                     steps = ROUNDED.divide(billed, rate.granularity).to_integral_value(ROUND_UP)
                     billed = EXACT.multiply(steps, rate.granularity)
                 amount = EXACT.add(amount, EXACT.multiply(billed, rate.unit_price))

@@ -7,7 +7,7 @@ import typer
 
 from meterproof.deployment import DataFolder
 from meterproof_stream.commands.leaving import add_leave
-from meterproof_stream.commands.options import Bootstrap, Data, Instance, LeaveOnStop, Prefix, RuntimeChoice
+from meterproof_stream.commands.options import AsJson, Bootstrap, Data, Instance, LeaveOnStop, Prefix, RuntimeChoice
 from meterproof_stream.commands.running import run_command
 
 WORKER = "budgets"
@@ -15,6 +15,8 @@ WORKER = "budgets"
 
 _WIDE = 2_000
 """Columns of a table that nothing is cut off from."""
+
+BudgetsFile = Annotated[Path | None, typer.Option("--budgets", help="Budget file; default: the data folder's own.")]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Add up spend and alert at thresholds.")
 
@@ -32,7 +34,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     instance: Instance = None,
     runtime: RuntimeChoice = None,
     leave: LeaveOnStop = None,
-    budgets: Annotated[Path | None, typer.Option(help="Budget file; default: the data folder's own.")] = None,
+    budgets: BudgetsFile = None,
     interval_s: Annotated[float, typer.Option(help="Seconds between two writes of changed sums.", min=0.02)] = 0.1,
 ) -> int:
     """Keep the spend of every scope per window, and alert at thresholds, until SIGTERM; logs: JSON lines on stderr."""
@@ -62,6 +64,42 @@ add_leave(app, WORKER)
 
 
 @app.command(
+    "accept-gap",
+    epilog='Example: meterproof budgets accept-gap --data data --reason "new limits from May on" --who "Ada L."   ·   '
+    "exit codes: 0 accepted, 1 nothing to accept",
+)
+def accept_gap_command(  # noqa: PLR0917 - one parameter per option
+    reason: Annotated[str, typer.Option(help="Why; stands in usage.budget-state as long as these budgets.")],
+    who: Annotated[str, typer.Option(help="Who decided; stands there too.")],
+    data: Data = Path("data"),
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    budgets: BudgetsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let new or changed budgets be counted from where trimmed logs begin: what was spent before is not in them.
+
+    Stop the worker first. Windows that may lack something are shown as `partial`; alerts of those come late or never.
+    """
+    import asyncio
+
+    import orjson
+
+    from meterproof_schemas.budget import parse_budgets
+    from meterproof_stream.budget_gap import accept_gap
+
+    parsed = parse_budgets((budgets or DataFolder(data).budgets).read_bytes())
+    kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
+    for gap in asyncio.run(accept_gap(kafka, parsed, who=who, why=reason)):
+        if as_json:
+            print(orjson.dumps(gap.as_json()).decode())
+        else:
+            print(
+                f"partition {gap.partition}: counted from position {gap.position}, behind log offset {gap.log_offset}"
+            )
+
+
+@app.command(
     epilog="Example: meterproof budgets show --data data --scope customer --json   ·   spend is the sum over all logs, "
     "as far as the worker has added it up: with --json, `logs` says up to which position of each"
 )
@@ -70,11 +108,11 @@ def show(  # noqa: PLR0917 - one parameter per option
     scope: Annotated[str | None, typer.Option(help="Only this scope: agent, customer, team …")] = None,
     subject: Annotated[str | None, typer.Option(help="Only this subject, or a prefix followed by *.")] = None,
     final: Annotated[bool, typer.Option("--final", help="Also windows that nothing can change any more.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    as_json: AsJson = False,
     data: Data = Path("data"),
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
-    budgets: Annotated[Path | None, typer.Option(help="Budget file; default: the data folder's own.")] = None,
+    budgets: BudgetsFile = None,
 ) -> None:
     """Show what every scope has spent of its budgets, per window; read from Kafka alone, exact to the last digit."""
     import asyncio
@@ -125,7 +163,7 @@ def show(  # noqa: PLR0917 - one parameter per option
             plain(line.percent),
             line.budget.unit,
             " ".join(line.alerts),
-            "final" if line.final else "",
+            " ".join(word for word, holds in (("final", line.final), ("partial", line.partial)) if holds),
         )
     # A line of its own per row, however wide: what is cut off cannot be looked for.
     Console(width=_WIDE, highlight=False, markup=False).print(table)

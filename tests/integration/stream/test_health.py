@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from meterproof.exit_codes import CLEAN, UNEXPECTED
+from meterproof.deployment import DataFolder
+from meterproof.exit_codes import CLEAN, NOT_STARTED, UNEXPECTED
+from meterproof.kafka.settings import KafkaSettings
 from meterproof_local.broker import LocalBroker
 from meterproof_stream.runtime import Runtime
+from tests.builders import make_registry_file
 from tests.chaos.proxied_broker import proxied_broker
 from tests.integration.stream.noting_process import NotingWorker, probe
 from tests.integration.stream.workers import PATIENCE_S, Pipeline, whatever_runs_it
@@ -108,19 +111,39 @@ async def test_a_take_over_waits_for_a_broker_that_is_away(
         worker.wait_until(lambda: worker.probe("/readyz") == (200, []))
 
 
+def test_a_start_gives_up_after_a_while_and_says_what_to_do(tmp_path: Path) -> None:
+    nowhere = Pipeline(KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path, 1)
+    DataFolder(tmp_path).keys.mkdir()
+    DataFolder(tmp_path).registry.write_bytes(make_registry_file(nowhere.key))
+    with nowhere.worker(METERPROOF_WORKER_START_TIMEOUT_S="0") as worker:
+        assert worker.wait() == NOT_STARTED
+        last = worker.log().splitlines()[-1]
+        assert "Kafka at 127.0.0.1:1 does not answer" in last
+        assert "METERPROOF_KAFKA_BOOTSTRAP" in last
+        assert (worker.status() or {})["state"] == "failed"
+
+
 @pytest.mark.slow
 @whatever_runs_it
 async def test_a_broker_that_goes_away_is_waited_for_and_does_not_hold_up_a_stop(
     tmp_path: Path, runtime: Runtime
 ) -> None:
-    """During a take-over the sequencer lives, takes nothing, and goes on afterwards; then it is stopped without one."""
+    """At its start and in a take-over the sequencer lives, takes nothing, goes on; then it is stopped without one."""
     broker, proxy, kafka = proxied_broker(tmp_path / "kafka")
     with broker, proxy:
         pipeline = await Pipeline.create(broker.bootstrap, "", tmp_path / "data", partitions=2, runtime=runtime)
         for partition in range(2):
             await pipeline.send(partition, [pipeline.batch(partition, pipeline.new_events(partition, 3))])
         behind = Pipeline(kafka, pipeline.data, 2, runtime, pipeline.key)
+        broker.kill()
         with behind.worker(METERPROOF_HEALTH_PORT="0", METERPROOF_KAFKA_REQUEST_TIMEOUT_S="10") as worker:
+            worker.wait_until(lambda status: "does not answer" in str(status["reasons"]))
+            early = worker.status()
+            assert early is not None
+            assert early["state"] == "starting"
+            assert probe(early["health_port"], "/livez")[0] == 200
+            assert probe(early["health_port"], "/readyz")[0] == 503
+            broker.restart()
             worker.wait_until_holding()
             await pipeline.wait_until_sequenced(worker)
             proxy.latency(0.6)

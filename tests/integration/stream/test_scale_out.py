@@ -88,9 +88,7 @@ class Load:
             appended_ms = [record.timestamp_ms for record in await self.pipeline.records(Topic.LOG, partition)]
             for name, begin_ms, end_ms in self.changes:
                 gaps = [
-                    second - first
-                    for first, second in itertools.pairwise(appended_ms)
-                    if begin_ms - LOAD_INTERVAL_S * 1000 <= first and second <= end_ms
+                    second - first for first, second in itertools.pairwise(appended_ms) if begin_ms <= second <= end_ms
                 ]
                 found[name].append(max(gaps))
         return found
