@@ -99,10 +99,36 @@ def run_worker_process(
         PortTaken: its health cannot be served where the settings say.
 
     """
+    settings = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
+    return run_process(lambda: open_work(settings), name=name, data=data, before=lambda: require_fit_topics(settings))
+
+
+async def _nothing() -> None:
+    """Nothing has to be looked at."""
+
+
+def run_process(
+    open_work: Callable[[], AbstractAsyncContextManager[Work]],
+    *,
+    name: str,
+    data: Path,
+    before: Callable[[], Coroutine[None, None, None]] = _nothing,
+) -> int:
+    """Run any worker, with Kafka or without, until SIGTERM or SIGINT; the exit code.
+
+    Args:
+        open_work: opens what the worker needs; what it raises on entering is an error of starting, and comes out.
+        name: of the worker and its status file.
+        data: folder of the deployment on this machine.
+        before: looks whether the worker can start; a signal ends the process meanwhile.
+
+    Raises:
+        PortTaken: its health cannot be served where the settings say.
+
+    """
     end_at_once_on_signals()
     worker = SinkSettings()
     set_up_logging(name, worker.instance or name)
-    settings = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     shown: list[SinkStatus] = []
 
     def die(error: BaseException) -> NoReturn:
@@ -117,7 +143,7 @@ def run_worker_process(
     shown.append(status)
     status.start()
     try:
-        return asyncio.run(_run(open_work, settings, status))
+        return asyncio.run(_run(open_work, status, before))
     finally:
         status.watchdog.loop_ended()
 
@@ -138,17 +164,19 @@ async def run_together(stop: asyncio.Event, *parts: Coroutine[None, None, None])
 
 
 async def _run(
-    open_work: Callable[[KafkaSettings], AbstractAsyncContextManager[Work]], settings: KafkaSettings, status: SinkStatus
+    open_work: Callable[[], AbstractAsyncContextManager[Work]],
+    status: SinkStatus,
+    before: Callable[[], Coroutine[None, None, None]],
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     beating = asyncio.create_task(_beat(status))
-    await require_fit_topics(settings)
+    await before()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     status.watchdog.note_signals()
     try:
-        async with open_work(settings) as work:
+        async with open_work() as work:
             try:
                 await work(status, stop)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the process ends

@@ -1,4 +1,4 @@
-"""`meterproof audit`: read the audit folder."""
+"""`meterproof audit`: read the audit folder; its commands that copy it are in `audit_copy`."""
 
 import sys
 import time
@@ -10,6 +10,8 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from meterproof.command_line import run_app
+from meterproof.exit_codes import STOPPED
+from meterproof_sinks.commands.audit_copy import app as copy_app
 from meterproof_sinks.event_export import ExportFormat
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 _FOUND_NOTHING = 1
 _POLL_S = 0.5
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Read the audit folder.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Read and copy the audit folder.")
+app.add_typer(copy_app)
 
 _Data = Annotated[Path, typer.Option(help="Data folder, audit folder, or one log's folder.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object per event, its line in it byte for byte.")]
@@ -35,7 +38,7 @@ _Until = Annotated[str | None, typer.Option("--until", help="First event time th
 
 @app.callback()
 def _audit() -> None:
-    """Read the audit folder; also while the sink writes it."""
+    """Read and copy the audit folder; also while the sink writes it."""
 
 
 @app.command(
@@ -263,8 +266,14 @@ def _whole_file(out: Path) -> Iterator[IO[bytes]]:
 
 
 def main(argv: list[str]) -> int:
-    """Read the audit folder: its last events, those that are asked for, or all, for other programs."""
+    """Read the audit folder, export from it, keep a copy of it in an object store."""
+    from meterproof.health import PortTaken
     from meterproof_sinks.audit_errors import AuditError
     from meterproof_sinks.event_export import NoParquet
+    from meterproof_sinks.object_store import ObjectDiffers, StoreProblem
 
-    return run_app(app, "meterproof audit", argv, (AuditError, NoParquet, OSError))
+    try:
+        return run_app(app, "meterproof audit", argv, (AuditError, NoParquet, StoreProblem, PortTaken, OSError))
+    except ObjectDiffers as error:
+        sys.stderr.write(f"meterproof audit: {error}\n")
+        return STOPPED
