@@ -20,13 +20,14 @@ from tests.bench.result import Result, Run
 from tests.bench.rig import Rig
 from tests.bench.sequencer import measure_sequencer
 from tests.bench.steps import measure_steps
+from tests.bench.tlog import measure_tlog
 
 BENCHES: Final = (
     *("profile", "bare", "meter", "sequencer", "asyncio", "rocksdb", "naive", "quix", "kafka-streams"),
     *("clickhouse", "audit", "checkpointer", "budgets", "latency"),
-    *("clickhouse-http", "freshness", "rebuild", "queries", "growth"),
+    *("clickhouse-http", "freshness", "rebuild", "queries", "tlog", "growth"),
 )
-ASKED_FOR: Final = ("quix", "kafka-streams", "clickhouse-http", "freshness", "rebuild", "queries", "growth")
+ASKED_FOR: Final = ("quix", "kafka-streams", "clickhouse-http", "freshness", "rebuild", "queries", "tlog", "growth")
 """Only where they are asked for: they take packages from registries, minutes, or gigabytes of disk."""
 PEERS: Final = ("sequencer", "asyncio", "naive", "quix", "kafka-streams")
 """The sequencer beside what people would pick instead."""
@@ -87,7 +88,7 @@ class _Plan:
                 self._once(bench, self._profile)
             case "growth":
                 self._once(bench, self._growth)
-            case "freshness" | "rebuild" | "queries":
+            case "freshness" | "rebuild" | "queries" | "tlog":
                 self._figures(bench)
             case "latency":
                 self.tasks.append(Task(bench, "", self._latency))
@@ -132,12 +133,14 @@ class _Plan:
 
         self.tasks.append(Task(bench, variant, task))
 
-    def _figures(self, bench: Literal["freshness", "rebuild", "queries"]) -> None:
+    def _figures(self, bench: Literal["freshness", "rebuild", "queries", "tlog"]) -> None:
         async def task(rig: Rig) -> None:
             if bench == "freshness":
                 found = await measure_freshness(rig, seconds=_LATENCY_QUICK_S if self._quick else _LATENCY_S)
             elif bench == "rebuild":
                 found = await measure_rebuild(rig, batch=100, events=self._events)
+            elif bench == "tlog":
+                found = await measure_tlog(rig.say, quick=self._quick)
             else:
                 found = await measure_queries(rig)
             for figure in found:

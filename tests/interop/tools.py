@@ -1,4 +1,4 @@
-"""Other people's verifiers, built from exact versions into a cache; what cannot be had is skipped, with the reason.
+"""Other people's programs, built from exact versions into a cache; what cannot be had is skipped, with the reason.
 
 The first use needs the registries of Go modules, npm and PyPI; later ones need no network. With
 `METERPROOF_INTEROP=required` a tool that cannot be had is a failure, for machines that are meant to have them all.
@@ -32,32 +32,37 @@ missing: dict[str, str] = {}
 """The tools that cannot be had, and why."""
 
 
-class _NotHere(Exception):
+class NotHere(Exception):
     """A tool cannot be had on this machine; the text says why."""
 
 
 def verdict(tool: str, *arguments: str | Path) -> tuple[int, str]:
     """Run a verifier; its exit code, and what it said. Skips the test if the tool cannot be had."""
-    command = [*_command(tool), *map(str, arguments)]
+    try:
+        command = [*program(tool), *map(str, arguments)]
+    except NotHere as reason:
+        missing[tool] = str(reason)
+        if os.environ.get("METERPROOF_INTEROP") == "required":
+            pytest.fail(f"{tool}: {reason}")
+        pytest.skip(f"{tool}: {reason}")
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_RUN_TIMEOUT_S)
     ran[tool] = ran.get(tool, 0) + 1
     return done.returncode, done.stdout + done.stderr
 
 
-def _command(tool: str) -> list[str]:
-    try:
-        if tool == "verify-sigstore":
-            folder = _built("node", ("node", "npm"), _install_node_packages)
-            return ["node", str(folder / "verify-sigstore.js")]
-        if tool in _PYTHON_PROGRAMS:
-            folder = _built("python", (), _install_python_packages)
-            return [str(folder / "bin" / "python"), str(_HERE / "python" / _PYTHON_PROGRAMS[tool])]
-        return [str(_built("go", ("go",), _build_go_programs) / tool)]
-    except _NotHere as reason:
-        missing[tool] = str(reason)
-        if os.environ.get("METERPROOF_INTEROP") == "required":
-            pytest.fail(f"{tool}: {reason}")
-        pytest.skip(f"{tool}: {reason}")
+def program(tool: str) -> list[str]:
+    """What runs a tool, built if it is not yet.
+
+    Raises:
+        NotHere: it cannot be had.
+    """
+    if tool == "verify-sigstore":
+        folder = _built("node", ("node", "npm"), _install_node_packages)
+        return ["node", str(folder / "verify-sigstore.js")]
+    if tool in _PYTHON_PROGRAMS:
+        folder = _built("python", (), _install_python_packages)
+        return [str(folder / "bin" / "python"), str(_HERE / "python" / _PYTHON_PROGRAMS[tool])]
+    return [str(_built("go", ("go",), _build_go_programs) / tool)]
 
 
 def _build_go_programs(source: Path, into: Path) -> None:
@@ -81,13 +86,13 @@ def _call(*command: str, folder: Path) -> None:
         subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=_BUILD_TIMEOUT_S)
     except subprocess.CalledProcessError as error:
         said = str(error.stderr).strip().splitlines() or ["no message"]
-        raise _NotHere(f"{' '.join(command[:2])} failed: {said[-1]}") from error
+        raise NotHere(f"{' '.join(command[:2])} failed: {said[-1]}") from error
     except (subprocess.TimeoutExpired, OSError) as error:
-        raise _NotHere(f"{' '.join(command[:2])} failed: {error}") from error
+        raise NotHere(f"{' '.join(command[:2])} failed: {error}") from error
 
 
 @functools.cache
-def _attempt(kind: str, build: Callable[[Path, Path], None]) -> Path | _NotHere:
+def _attempt(kind: str, build: Callable[[Path, Path], None]) -> Path | NotHere:
     """The folder with what was built from the sources as they are now; a failed attempt is not repeated."""
     source = _HERE / kind
     files = sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
@@ -101,7 +106,7 @@ def _attempt(kind: str, build: Callable[[Path, Path], None]) -> Path | _NotHere:
             into.mkdir()
             try:
                 build(source, into)
-            except _NotHere as reason:
+            except NotHere as reason:
                 return reason
             (into / "complete").touch()
     return into
@@ -110,8 +115,8 @@ def _attempt(kind: str, build: Callable[[Path, Path], None]) -> Path | _NotHere:
 def _built(kind: str, needs: tuple[str, ...], build: Callable[[Path, Path], None]) -> Path:
     for program in needs:
         if shutil.which(program) is None:
-            raise _NotHere(f"{program} is not installed")
+            raise NotHere(f"{program} is not installed")
     folder = _attempt(kind, build)
-    if isinstance(folder, _NotHere):
+    if isinstance(folder, NotHere):
         raise folder
     return folder

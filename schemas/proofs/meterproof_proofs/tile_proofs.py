@@ -11,9 +11,9 @@ from typing import Final
 
 from meterproof_proofs.bundle import decode_bundle
 from meterproof_proofs.errors import BadTile, MalformedBundle, MissingTile
-from meterproof_proofs.frontier import leaf_hashes
+from meterproof_proofs.frontier import Frontier, leaf_hashes
 from meterproof_proofs.multi_proof import inclusion_multi_proof
-from meterproof_proofs.tiles import TILE_WIDTH, Bundle, Tile, TileEdge, decode_tile, partial_tiles, tile_at
+from meterproof_proofs.tiles import TILE_WIDTH, Bundle, Tile, decode_tile, partial_tiles, tile_at
 from meterproof_proofs.tree import EMPTY_ROOT, check_hash, check_range, node_hash, pair_hashes
 
 ReadTile = Callable[[str], bytes | None]
@@ -59,10 +59,11 @@ class TileTree:
         self._verified: OrderedDict[tuple[int, int], _Nodes] = OrderedDict()
         self._edge: dict[tuple[int, int], _Nodes] = {}
         right_edge = [(tile, self._read_tile(tile)) for tile in partial_tiles(size)]
-        if TileEdge.of(size, right_edge).root() != root:
+        nodes = [(tile, _nodes_over(hashes)) for tile, hashes in right_edge]
+        if _root_of_edge(size, nodes) != root:
             paths = " + ".join(tile.path for tile, _ in right_edge) or "the empty tree"
             raise BadTile(paths, "the root that follows from the right edge is not the signed one")
-        self._edge = {(tile.level, tile.index): _nodes_over(hashes) for tile, hashes in right_edge}
+        self._edge = {(tile.level, tile.index): own for tile, own in nodes}
 
     def leaf_hash(self, index: int) -> bytes:
         """Return the leaf hash of an entry.
@@ -211,6 +212,18 @@ class TileTree:
         if content is None:
             raise MissingTile(tile.path)
         return decode_tile(found, content)[: tile.width]
+
+
+def _root_of_edge(size: int, edge: Sequence[tuple[Tile, _Nodes]]) -> bytes:
+    """The root that follows from the partial tiles: of each, from the top, the largest complete subtrees."""
+    kept: list[bytes] = []
+    for tile, nodes in reversed(edge):
+        at = 0
+        for height in reversed(range(_TILE_BITS)):
+            if tile.width >> height & 1:
+                kept.append(nodes[height][at >> height])
+                at += 1 << height
+    return Frontier.of(size, kept).root()
 
 
 def _nodes_over(hashes: list[bytes]) -> _Nodes:
