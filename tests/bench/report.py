@@ -99,11 +99,11 @@ def print_findings(console: Console, findings: Findings) -> None:
 
 def _ratio_table(results: Sequence[Result]) -> Table:
     found = ratios(results)
-    others = {_short(result): f"{result.bench}, {result.variant}" for result in results if result.bench in _OTHERS}
-    table = Table(box=SIMPLE, title="times as fast, per CPU second")
+    others = [_short(result) for result in results if result.bench in _OTHERS]
+    table = Table(box=SIMPLE, title="how many times as fast as each of the others, per CPU second")
     table.add_column("")
-    for heading in others.values():
-        table.add_column(f"as {heading}", justify="right")
+    for heading in others:
+        table.add_column(heading, justify="right")
     for result in results:
         if result.bench in _OURS:
             cells = (found.get(f"{result.bench}_{result.batch}_to_{other}", "") for other in others)

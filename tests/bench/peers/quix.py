@@ -1,4 +1,7 @@
-"""Quix Streams, exactly once: the app of `quix_app.py` in an environment made from `quix.lock` for this run."""
+"""Quix Streams, exactly once: the app of `quix_app.py` in an environment made from `quix.lock` for this run.
+
+The lock is what `uv pip compile --universal --python-version 3.11 --generate-hashes` made of `quixstreams==3.28.1`.
+"""
 
 import subprocess
 import sys
@@ -28,7 +31,7 @@ def _python(rig: Rig) -> Path:
     environment = rig.folder / "quix"
     python = environment / "bin" / "python"
     if not python.exists():
-        rig.say("installing Quix Streams into an environment of its own")
+        rig.say("installing Quix Streams")
         _call(sys.executable, "-m", "venv", "--without-pip", str(environment))
         # The lock is complete, and what is imported is compiled then.
         options = ["--quiet", "--no-deps", "--no-compile", "--only-binary=:all:", "--require-hashes"]
