@@ -198,9 +198,8 @@ class _Copy:
                 covered = max(size, checkpoint.size)
             if size < checkpoint.size:
                 self._tiles(folder, tlog, size, checkpoint)  # 1
-            else:
-                note = found or note  # the copy goes further, or as far: its own checkpoint stays
-            newest.append((tlog, file, note))
+            # A copy that goes as far, or further, keeps its own checkpoint.
+            newest.append((tlog, file, note if found is None or size < checkpoint.size else found))
         for tlog, _, note in newest:  # 2
             self._replace(f"{folder.name}/{tlog}/{CHECKPOINT_FILE}", note)
         for _, file, note in newest:  # 3

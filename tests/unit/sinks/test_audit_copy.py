@@ -133,16 +133,12 @@ def test_whatever_object_it_is_killed_at_what_is_there_holds_and_the_next_run_fi
     store = ObjectStore("memory:///")
     whole = copy_audit(deployment.audit, ObjectStore(deployment.url)).objects
     grow(deployment.audit, deployment.log, 8)
-    covered, runs = 0, 0
-    while True:
+    covered, runs, copied = 0, 0, None
+    while copied is None:
         runs += 1
         assert runs < 200
-        try:
+        with suppress(Killed):
             copied = copy_audit(deployment.audit, store, dies_at(1))
-        except Killed:
-            pass
-        else:
-            break
         back = tmp_path / f"back-{runs}"
         try:
             fetched = fetch_audit(store, back)
