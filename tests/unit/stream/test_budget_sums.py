@@ -5,7 +5,7 @@ What is independent: the expected figures are made of the events as they were dr
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -131,22 +131,28 @@ class Log:
         self.records.append(LogRecord(b"", f"{len(self.records):064x}", b"", header, None, lines))
 
 
-def make_logs(rng: random.Random, events: int, days: float = 0.9) -> list[Log]:
-    """Logs with events around a change of month, most of them late by anything that the horizon allows."""
+def make_logs(rng: random.Random, events: int, days: float = 0.9, jumps_ms: Sequence[int] = ()) -> list[Log]:
+    """Logs with events around a change of month, most of them late by anything that the horizon allows.
+
+    `jumps_ms` are what the broker's clock jumps by now and then; events that would be too late then are left out.
+    """
     logs = [Log(number) for number in range(LOGS)]
     now_ms = NOW_MS - 3_600_000
     while events > 0:
-        now_ms += rng.choice([0, 1_000, 600_000, round(days * DAY_MS / 20)])
+        now_ms += rng.choice([0, 1_000, 600_000, round(days * DAY_MS / 20), *jumps_ms])
         count = min(events, rng.randint(1, 5))
         events -= count
         log = rng.choice(logs)
+        oldest_ms = max([now_ms, *(record.header.clock_ms for record in log.records[-1:])]) - HORIZON_MS + 1
+        if oldest_ms > now_ms:
+            continue
         log.append(
             [
                 {
                     "agent": agent_in(log.number, LOGS, rng.randint(0, 1)),
                     "customer": rng.choice(["acme", "glo|bex"]),
                     "team": rng.choice([None, "red", "redder", "blue"]),
-                    "time_ms": now_ms - rng.choice([0, 1, 3_600_000, rng.randint(0, HORIZON_MS - 1)]),
+                    "time_ms": max(oldest_ms, now_ms - rng.choice([0, 1, 3_600_000, rng.randint(0, HORIZON_MS - 1)])),
                     "usage": {
                         "requests": rng.randint(0, 3),
                         **({"output_tokens": f"{rng.randint(0, 99)}.5"} if rng.random() < 0.5 else {}),
@@ -351,12 +357,15 @@ def without_zeros(used: dict[Name, Fraction]) -> dict[Name, Fraction]:
     return {name: amount for name, amount in used.items() if amount}
 
 
-def lived(topics: Topics, log: Log, rng: random.Random) -> int:
+FATES = ("flush", "flush", "crash", "crash while flushing", "paused")
+
+
+def lived(topics: Topics, log: Log, rng: random.Random, fates: Sequence[str] = FATES) -> int:
     """Everything of a log through writers that crash, are replaced while paused, and wake up; how often one woke up."""
     owner, zombies, woken = Writer(topics, log), [], 0
     while owner.next < len(log.records):
         owner.take(rng.randint(1, 3))
-        match rng.choice(["flush", "flush", "crash", "crash while flushing", "paused"]):
+        match rng.choice(fates):
             case "flush":
                 owner.flush_whole()
             case "crash":
@@ -417,6 +426,24 @@ def test_spend_and_alerts_are_those_of_the_events_whatever_crashes_and_whoever_w
     assert len({(key, encode(alert)) for key, alert in raised}) == len({key for key, _ in raised})
     assert {
         (alert.budget, alert.subject, window_us(alert.start), alert.threshold) for _, alert in raised
+    } == expected_alerts(logs)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32))
+def test_windows_hold_what_they_held_when_the_brokers_clock_jumps(seed: int) -> None:
+    """Ahead by days, windows are final and forgotten at once; back by days, the ingest clock stands still.
+
+    Nobody is paused here: whoever wakes up when a window is forgotten has the last word about it.
+    """
+    rng = random.Random(seed)
+    logs, topics = make_logs(rng, 40, jumps_ms=(HORIZON_MS + DAY_MS, 9 * DAY_MS, -DAY_MS, -9 * DAY_MS)), Topics()
+    for log in logs:
+        lived(topics, log, rng, FATES[:-1])
+    follow(topics, rng)
+    assert without_zeros(newest(topics)) == without_zeros(expected(logs))
+    assert {
+        (alert.budget, alert.subject, window_us(alert.start), alert.threshold) for _, alert in topics.all_alerts()
     } == expected_alerts(logs)
 
 
