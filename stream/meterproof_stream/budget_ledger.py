@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import lru_cache
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -23,7 +22,6 @@ from meterproof_schemas.budget import (
 from meterproof_schemas.errors import InvalidEvent, InvalidRegistry
 from meterproof_schemas.event import Event
 from meterproof_schemas.fast_event import read_events
-from meterproof_schemas.instant import format_instant_us
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.quantity import EXACT, decimal_of, plain
@@ -36,8 +34,6 @@ _FORGET_INTERVAL_US: Final = 60_000_000
 KEPT_FINAL_US: Final = 3_600_000_000
 """For how much ingest time a final window is kept: whoever comes next may have to alert for it."""
 _NOTHING: Final = Decimal(0)
-_start_text: Final = lru_cache(maxsize=4096)(format_instant_us)
-"""Many sums share a window."""
 _SPREAD_MIN: Final = 20_000
 """Offsets that the sums may be spread over, at least, before the oldest are stated again."""
 
@@ -247,11 +243,7 @@ class BudgetLedger:
         return PartialSum.model_construct(  # of valid parts; checking them again would cost most of a flush
             v=1,
             log=self._origin,
-            scope=key.scope,
-            subject=key.subject,
-            window=key.window,
-            zone=key.zone,
-            start=_start_text(key.start_us),
+            **key.as_json(),
             position=total.position,
             events=total.events,
             spend=plain(total.spend),
@@ -288,11 +280,7 @@ def alert_of(
     return Alert(
         v=1,
         budget=budget.name,
-        scope=key.scope,
-        subject=key.subject,
-        window=key.window,
-        zone=key.zone,
-        start=format_instant_us(key.start_us),
+        **key.as_json(),
         threshold=threshold,
         limit=budget.limit,
         spend=plain(used),

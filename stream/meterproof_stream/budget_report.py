@@ -22,7 +22,6 @@ from meterproof_schemas.budget import (
     read_sum_head,
 )
 from meterproof_schemas.errors import InvalidRecord
-from meterproof_schemas.instant import format_instant_us
 from meterproof_schemas.quantity import EXACT, plain
 from meterproof_schemas.topics import Topic
 from meterproof_schemas.window import window_end_us
@@ -58,11 +57,7 @@ class BudgetLine:
         """For programs; exact amounts as strings."""
         return {
             "budget": self.budget.name,
-            "scope": self.key.scope,
-            "subject": self.key.subject,
-            "window": self.key.window,
-            "zone": self.key.zone,
-            "start": format_instant_us(self.key.start_us),
+            **self.key.as_json(),
             "used": plain(self.used),
             "limit": self.budget.limit,
             "currency": self.budget.currency,

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import Annotated, Final, Literal, NamedTuple, cast
+from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -37,7 +37,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from meterproof_schemas.batch import Digest, Token
 from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
 from meterproof_schemas.event import METERS_MAX, Count, Event, MeterName, Name, VersionOne
-from meterproof_schemas.instant import Instant, parse_instant_us
+from meterproof_schemas.instant import Instant, format_instant_us, parse_instant_us
 from meterproof_schemas.keys import matches
 from meterproof_schemas.partitioner import partition_of
 from meterproof_schemas.price_book import Amount, Currency
@@ -217,6 +217,20 @@ class SumKey(NamedTuple):
     def kind(self) -> BudgetKind:
         """What budgets it is kept for."""
         return BudgetKind(self.scope, self.window, self.zone)
+
+    def as_json(self) -> dict[str, Any]:
+        """As sums, alerts and reports state it."""
+        return {
+            "scope": self.scope,
+            "subject": self.subject,
+            "window": self.window,
+            "zone": self.zone,
+            "start": _start_text(self.start_us),
+        }
+
+
+_start_text: Final = lru_cache(maxsize=4096)(format_instant_us)
+"""Many sums share a window."""
 
 
 _SUBJECTS_MAX: Final = 100_000

@@ -21,17 +21,18 @@ pytestmark = pytest.mark.broker
 STALL_S = 5
 
 
-async def ten_records(broker: LocalBroker, prefix: str, data: Path) -> Pipeline:
-    pipeline = await Pipeline.create(broker.bootstrap, prefix, data, partitions=1)
+@pytest.fixture
+async def pipeline(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> Pipeline:
+    """Ten records for whoever takes them."""
+    pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
     await pipeline.send(0, [b"%d" % number for number in range(10)])
     return pipeline
 
 
 @whatever_runs_it
 async def test_a_partition_that_stands_while_records_wait_is_unhealthy_and_ends_the_process(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
+    pipeline: Pipeline, runtime: Runtime
 ) -> None:
-    pipeline = await ten_records(broker, topic_prefix, tmp_path / "data")
     settings = {"stall_timeout_s": STALL_S, "slow_after_s": 1}
     with NotingWorker(pipeline, runtime, hang_at=5, health_port=0, settings=settings) as worker:
         worker.wait_until(lambda: bool(worker.notes("hang")))
@@ -46,9 +47,8 @@ async def test_a_partition_that_stands_while_records_wait_is_unhealthy_and_ends_
 
 @whatever_runs_it
 async def test_a_partition_that_waits_for_somebody_else_is_alive_and_not_ready(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
+    pipeline: Pipeline, runtime: Runtime
 ) -> None:
-    pipeline = await ten_records(broker, topic_prefix, tmp_path / "data")
     settings = {"stall_timeout_s": STALL_S, "slow_after_s": 1}
     with NotingWorker(pipeline, runtime, hang_at=5, waits_for="the moon", health_port=0, settings=settings) as worker:
         worker.wait_until(lambda: "waiting for the moon" in str(worker.probe("/readyz")))
@@ -58,10 +58,7 @@ async def test_a_partition_that_waits_for_somebody_else_is_alive_and_not_ready(
 
 
 @whatever_runs_it
-async def test_a_worker_with_nothing_to_do_is_ready(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
-) -> None:
-    pipeline = await ten_records(broker, topic_prefix, tmp_path / "data")
+async def test_a_worker_with_nothing_to_do_is_ready(pipeline: Pipeline, runtime: Runtime) -> None:
     with NotingWorker(pipeline, runtime, health_port=0, settings={"stall_timeout_s": STALL_S}) as worker:
         worker.wait_until(lambda: len(worker.fed()) == 10)
         worker.wait_until(lambda: worker.probe("/readyz") == (200, []))
@@ -75,19 +72,15 @@ async def test_a_worker_with_nothing_to_do_is_ready(
 
 @whatever_runs_it
 async def test_an_event_loop_that_stands_ends_the_process_and_says_where_it_stands(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
+    pipeline: Pipeline, runtime: Runtime
 ) -> None:
-    pipeline = await ten_records(broker, topic_prefix, tmp_path / "data")
     with NotingWorker(pipeline, runtime, spin_at=5, settings={"stall_timeout_s": STALL_S}) as worker:
         assert worker.end() == UNEXPECTED
         assert "the event loop did nothing for 5 s; the main thread stands in feed (" in worker.log()
 
 
 @whatever_runs_it
-async def test_sigterm_ends_a_process_whose_event_loop_stands(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
-) -> None:
-    pipeline = await ten_records(broker, topic_prefix, tmp_path / "data")
+async def test_sigterm_ends_a_process_whose_event_loop_stands(pipeline: Pipeline, runtime: Runtime) -> None:
     settings = {"stall_timeout_s": 600, "stop_deadline_s": 1}
     with NotingWorker(pipeline, runtime, spin_at=5, settings=settings) as worker:
         worker.wait_until(lambda: bool(worker.notes("spin")))
@@ -97,10 +90,7 @@ async def test_sigterm_ends_a_process_whose_event_loop_stands(
 
 
 @whatever_runs_it
-async def test_a_take_over_waits_for_a_broker_that_is_away(
-    broker: LocalBroker, topic_prefix: str, tmp_path: Path, runtime: Runtime
-) -> None:
-    pipeline = await ten_records(broker, topic_prefix, tmp_path / "data")
+async def test_a_take_over_waits_for_a_broker_that_is_away(pipeline: Pipeline, runtime: Runtime) -> None:
     with NotingWorker(pipeline, runtime, away=6, health_port=0, settings={"stall_timeout_s": STALL_S}) as worker:
         worker.wait_until(lambda: "waiting for the broker" in str(worker.probe("/readyz")))
         assert worker.probe("/livez")[0] == 200
