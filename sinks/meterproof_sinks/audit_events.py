@@ -110,9 +110,8 @@ class LogTail:
 
 def _whole_records(segment: Segment, after: StoredRecord | None, *, last: bool) -> Iterator[StoredRecord]:
     """The whole records of a segment, behind one of them if that is given; one that is being written is left out."""
-    line = after.records_line if after is not None and after.segment == segment else 0
     try:
-        yield from (stored for stored in read_segment(segment, last=last) if stored.records_line > line)
+        yield from read_segment(segment, last=last, after=after if after and after.segment == segment else None)
     except TornAudit as torn:
         if not torn.incomplete:
             raise

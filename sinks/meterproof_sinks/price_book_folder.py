@@ -4,6 +4,7 @@ A file is what the topic holds for that version, byte for byte. It is written on
 """
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from meterproof_schemas.errors import InvalidRegistry, StageStopped
 from meterproof_schemas.price_book import parse_price_book
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
-from meterproof_sinks.audit_errors import DamagedAudit
+from meterproof_sinks.audit_errors import AuditError, DamagedAudit
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
 
 PRICES_FOLDER: Final = "prices"
@@ -25,6 +26,10 @@ _SUFFIX: Final = ".json"
 _POLL_S: Final = 1.0
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.audit")
+
+
+class PriceBooksDiffer(AuditError):
+    """Two price books of one version have different content."""
 
 
 def keep_price_book(audit: Path, content: bytes, disk: Disk) -> bool:
@@ -71,6 +76,28 @@ def kept_price_books(audit: Path) -> dict[int, bytes]:
         if file.name != f"{version}{_SUFFIX}":
             raise DamagedAudit(file, None, None, f"is version {version} of the price book, and so has the wrong name")
         books[version] = content
+    return dict(sorted(books.items()))
+
+
+def price_books_for(audit: Path, files: Sequence[Path]) -> dict[int, bytes]:
+    """The price books to rate an audit folder's events with, by version: those kept in it, and those in files.
+
+    Raises:
+        PriceBooksDiffer: a file has a version that was published with other content.
+        DamagedAudit: a kept one is not what its name says.
+        InvalidRegistry: a file is no price book.
+        OSError: a file cannot be read.
+    """
+    books = kept_price_books(audit)
+    for file in files:
+        content = file.read_bytes()
+        book = parse_price_book(content)
+        kept = books.setdefault(book.version, content)
+        if parse_price_book(kept) != book:
+            raise PriceBooksDiffer(
+                f"{file}: version {book.version} of the price book differs from the one that was published, or that "
+                "another file has; a change is a new version"
+            )
     return dict(sorted(books.items()))
 
 

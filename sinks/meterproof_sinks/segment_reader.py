@@ -17,19 +17,20 @@ from meterproof_sinks.segment_compression import CompressionFault, chunks_of, op
 _READ_BYTES: Final = 1 << 20
 
 
-def read_segment(segment: Segment, *, last: bool) -> Iterator[StoredRecord]:
+def read_segment(segment: Segment, *, last: bool, after: StoredRecord | None = None) -> Iterator[StoredRecord]:
     """The whole records of one segment, in order, checked against their frames; holds one record in memory.
 
     Args:
         segment: which.
         last: whether it is the log's last, the only one whose tail may be torn.
+        after: a record of it that was read before, to go on behind it; None reads from the beginning.
 
     Raises:
         DamagedAudit: after the records before the damage.
         TornAudit: after the whole records, if the tail is torn.
         OSError: a file cannot be read.
     """
-    with _Reader(segment, last=last) as reader:
+    with _Reader(segment, last=last, after=after) as reader:
         while (stored := reader.next()) is not None:
             yield stored
 
@@ -89,11 +90,13 @@ def _not_decompressed(file: Path, line: int | None, position: int, error: Except
 class _Reader:
     """Reads one segment's two files side by side; lives for one pass."""
 
-    def __init__(self, segment: Segment, *, last: bool) -> None:
+    def __init__(self, segment: Segment, *, last: bool, after: StoredRecord | None) -> None:
         self._segment = segment
         self._last = last
         self._records_line = self._events_line = 1
         self._records_bytes = self._events_bytes = 0
+        if after is not None:
+            self._count(after)
         self._files: tuple[BinaryIO, BinaryIO] | None = None
         self._paths = segment.events_file, segment.records_file
 
@@ -111,6 +114,8 @@ class _Reader:
             if not self._last or segment.is_sealed or any(path.stat().st_size for path in there):
                 raise DamagedAudit(missing, None, segment.first, "is missing") from None
         self._last = self._last and not self._segment.is_sealed
+        if self._files is not None and self._records_bytes:
+            self._skip(self._files)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,10 +164,22 @@ class _Reader:
             if not any(erased_entry(line[:-1]) for line in event_lines):
                 self._wrong(records, ChangedRecord(self._segment, stored))
             stored = replace(stored, erased=True)
-        self._records_line += 1 + stored.header_lines
-        self._events_line += stored.events
-        self._records_bytes, self._events_bytes = stored.records_bytes, stored.events_bytes
+        self._count(stored)
         return stored
+
+    def _count(self, stored: StoredRecord) -> None:
+        """Go behind a record."""
+        self._records_line = stored.records_line + 1 + stored.header_lines
+        self._events_line = stored.events_line + stored.events
+        self._records_bytes, self._events_bytes = stored.records_bytes, stored.events_bytes
+
+    def _skip(self, files: tuple[BinaryIO, BinaryIO]) -> None:
+        """Go behind what was read before."""
+        for file, place in zip(files, (self._events_bytes, self._records_bytes), strict=True):
+            try:
+                file.seek(place)
+            except CompressionFault as error:
+                raise _not_decompressed(*self._place(file), error) from error
 
     @property
     def _position(self) -> int:

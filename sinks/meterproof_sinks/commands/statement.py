@@ -22,7 +22,8 @@ def statement(  # noqa: PLR0917 - one parameter per option
     period: Annotated[str, typer.Option(help="A month like 2026-11 or a day like 2026-11-30, UTC, by event time.")],
     data: Annotated[Path, typer.Option(help="Data folder, audit folder, or one log's folder.")] = Path("data"),
     price_book: Annotated[
-        list[Path] | None, typer.Option(help="Price book file; one per version. Default: the data folder's.")
+        list[Path] | None,
+        typer.Option(help="Price book file beside those in the audit folder. Default: the data folder's, if there."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where it goes. Default: standard output.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say the figures as one JSON object; needs --out.")] = False,
@@ -36,8 +37,8 @@ def statement(  # noqa: PLR0917 - one parameter per option
     Ends with 0 if it was written, 1 if it cannot be made (an event is not covered by a checkpoint yet, a price book is
     missing), 2 for wrong usage.
     """
-    from meterproof_schemas.price_book import parse_price_book
     from meterproof_schemas.statement import Period
+    from meterproof_sinks.price_book_folder import price_books_for
     from meterproof_sinks.statement_maker import make_statement
     from meterproof_sinks.verification import audit_folder_of
 
@@ -51,9 +52,7 @@ def statement(  # noqa: PLR0917 - one parameter per option
     if not folder.is_dir():
         raise _Usage(f"{folder}: no such folder; give a deployment's data folder, or a copy of its audit folder")
     own = DataFolder(data).price_book
-    files = price_book or ([own] if own.is_file() else [])
-    contents = [file.read_bytes() for file in files]
-    books = {parse_price_book(content).version: content for content in contents}
+    books = price_books_for(folder, price_book or ([own] if own.is_file() else []))
     made = make_statement(folder, customer, wanted, books)
     content = made.format()
     if out is None:

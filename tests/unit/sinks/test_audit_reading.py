@@ -14,9 +14,11 @@ from meterproof_schemas.event import entry_of
 from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.audit_events import LogTail, kept_events
 from meterproof_sinks.audit_folder import segments_of
+from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.audit_segment import split_record
 from meterproof_sinks.commands.audit import main as audit
 from meterproof_sinks.event_filter import BadFilter, EventFilter, Field, instant_us
+from meterproof_sinks.segment_writer import SegmentLimits
 from tests.builders import NOW_MS, make_event
 from tests.log_builder import LogBuilder
 from tests.published_log import publish
@@ -169,6 +171,24 @@ def test_a_tail_gives_the_last_events_and_then_each_new_one_once(tmp_path: Path)
     (folder / f"{first:020}.jsonl").write_bytes(events)
     (folder / f"{first:020}.records.jsonl").write_bytes(heads)
     assert [(event.position, event.line) for event in tail.new()] == [(first, lines_of(log)[-1])]
+
+
+def test_a_tail_goes_on_through_a_segment_that_is_sealed_meanwhile(tmp_path: Path) -> None:
+    log = LogBuilder()
+    for _ in range(6):
+        log.batch(5)
+    writer = AuditLog(tmp_path / "log", log.origin, 0, limits=SegmentLimits(bytes_max=2_500))
+    writer.append(log.records[:2])
+    tail = LogTail(tmp_path / "log")
+    assert [event.line for event in tail.last(2)] == lines_of(log)[3:5]
+    writer.append(log.records[2:])
+    while writer.seal_next():
+        pass
+    writer.close()
+    assert segments_of(tmp_path / "log")[0].is_sealed
+    assert [event.line for event in tail.new()] == lines_of(log)[5:]
+    assert [event.line for event in LogTail(tmp_path / "log").last(23)] == lines_of(log)[-23:]
+    assert [event.line for event in kept_events(tmp_path / "log")] == lines_of(log)
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "2026-11-21 10:00", "", "2026-11-21T10"])
