@@ -13,6 +13,7 @@
                      tlog/                                  the log as tiles, to publish: see `tlog_folder`
                      records-checkpoint                     latest signed checkpoint of the second tree, as above
                      records-tlog/                          the second tree as tiles: a leaf per record (`records_tree`)
+                     given-up.jsonl                         which segments were given up: see `given_up`
                      lock                                   held by the one writer while it runs
                      <file>.<n>.torn                        a torn tail that a writer found on start and set aside
 ```
@@ -44,6 +45,7 @@ from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_lock import LOCK_FILE
 from meterproof_sinks.audit_segment import Segment, StoredRecord
 from meterproof_sinks.disk import NEW_SUFFIX
+from meterproof_sinks.given_up import GIVEN_UP_FILE, beginning_of
 from meterproof_sinks.segment_reader import read_segment
 
 LOG_FILE: Final = "log.json"
@@ -53,7 +55,7 @@ RECORDS_CHECKPOINT_FILE: Final = "records-checkpoint"
 RECORDS_TLOG_FOLDER: Final = "records-tlog"
 VOLUME_FOLDER: Final = "lost+found"
 """What the root of an ext4 volume holds, unreadable for all but root: none of our business."""
-_OWN_FILES: Final = {LOCK_FILE, LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE}
+_OWN_FILES: Final = {LOCK_FILE, GIVEN_UP_FILE, LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE}
 _NAME_BYTES_MAX: Final = 255
 _SEGMENT_NAME: Final = re.compile(r"([0-9]{20})(\.records)?\.jsonl(\.zst)?")
 _BESIDE_NAME: Final = re.compile(r"[0-9]{20}\.(manifest\.json|erasures\.jsonl|(records-)?checkpoint)")
@@ -158,13 +160,16 @@ def read_records(folder: Path, position: int = 0) -> Iterator[StoredRecord]:
 
     Args:
         folder: the log's folder.
-        position: where to begin, which is the first position of a segment, or where the next one will begin.
+        position: where to begin, which is the first position of a segment, or where the next one will begin; at 0, a
+            log of which segments were given up begins with the first one that is kept.
 
     Raises:
         DamagedAudit: after the records before the damage.
         TornAudit: after all whole records, if the tail is torn.
         OSError: a file cannot be read.
     """
+    if position == 0 and (beginning := beginning_of(folder)) is not None:
+        position = beginning.end.size
     segments = [one for one in segments_of(folder) if one.first >= position]
     for segment in segments:
         if segment.first != position:
@@ -196,7 +201,12 @@ def records(folder: Path, chain: LogChain | None = None) -> Iterator[tuple[int, 
 
 
 def follow_records(folder: Path, chain: LogChain) -> Iterator[tuple[StoredRecord, LogRecord]]:
-    """As `records`, with the place where each was found; a chain that is at a segment's end goes on behind it."""
+    """As `records`, with the place where each was found.
+
+    A chain that is at a segment's end goes on behind it. A fresh one is brought to where the log is kept from.
+    """
+    if chain.log_offset < 0 and (beginning := beginning_of(folder)) is not None:
+        beginning.end.resume(chain, beginning.genesis)
     for stored in read_records(folder, chain.position):
         yield stored, follow_stored(stored, chain)
 

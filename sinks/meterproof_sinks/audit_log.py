@@ -33,9 +33,11 @@ from meterproof_sinks.audit_folder import (
     unfinished_files,
 )
 from meterproof_sinks.audit_lock import AuditLock
+from meterproof_sinks.audit_retention import remove_given_up
 from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit
 from meterproof_sinks.audit_tree import AuditTree, Signed, SignedPair
 from meterproof_sinks.disk import Disk
+from meterproof_sinks.given_up import beginning_of
 from meterproof_sinks.kept_checkpoints import keep_checkpoints
 from meterproof_sinks.segment_index import SegmentIndex
 from meterproof_sinks.segment_manifest import LogEnd, SegmentManifest, frontier_of, read_manifests
@@ -61,9 +63,9 @@ class AuditLog:
     and all that are not, and checks every record's digest and its link to the one before.
 
     1. Take the lock. 2. Remove what was not finished; name the log, if it is new. 3. Follow the manifests, compare the
-    sealed segments with them, and finish a sealing that was cut off. 4. Read all records behind them. 5. Compare the
-    trees with the signed checkpoints. 6. Set a torn tail aside. 7. Open the last segment and sync it: what a killed
-    writer left may be in memory only. 8. Bring the tiles up to the checkpoint.
+    sealed segments with them, and finish a sealing, or a giving up, that was cut off. 4. Read all records behind them.
+    5. Compare the trees with the signed checkpoints. 6. Set a torn tail aside. 7. Open the last segment and sync it:
+    what a killed writer left may be in memory only. 8. Bring the tiles up to the checkpoint.
     """
 
     def __init__(
@@ -275,11 +277,16 @@ class AuditLog:
     def _follow_manifests(self) -> None:
         """Bring the chain, the trees and the index behind the sealed segments."""
         manifests = read_manifests(self.folder)
+        remove_given_up(self.folder, self._disk)
+        beginning = beginning_of(self.folder)
+        if beginning is not None:
+            self._events.kept_from, self._records.kept_from = beginning.end.size, beginning.end.records
         for manifest in manifests:
             segment = Segment(self.folder, manifest.first)
             if manifest.origin != self.origin or manifest.genesis.origin != self.origin:
                 raise DamagedAudit(segment.manifest, 1, segment.first, f"is of log {manifest.origin}")
-            check_sealed(segment, manifest)
+            if manifest.first >= self._events.kept_from:
+                check_sealed(segment, manifest)
             self._index.add_sealed(manifest)
         for segment in segments_of(self.folder):
             heal(segment, self._disk)
@@ -452,6 +459,8 @@ class AuditLog:
         with self._one_at_a_time:
             if (root := tree.root_in_memory(size)) is not None:
                 return root
+        if size < tree.kept_from:
+            return tree.published_root(size)
         return self._index.events_root(size) if tree is self._events else self._index.records_root(size)
 
     # --- publishing ---

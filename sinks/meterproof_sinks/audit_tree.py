@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from meterproof_proofs.checkpoint import Checkpoint
+from meterproof_proofs.errors import ProofError
+from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tree import EMPTY_ROOT, node_hash
 from meterproof_sinks.tlog_folder import TlogFolder, adds_a_signature
 
@@ -53,6 +55,8 @@ class AuditTree:
     """The last entries before the end, for the next checkpoint's tiles."""
     edges: OrderedDict[int, list[bytes]] = field(default_factory=OrderedDict)
     """What folds to the root at the last record ends, by size: the frontier's hashes, or the root alone."""
+    kept_from: int = 0
+    """Entries before this one stand in no segment any more: they were given up, and only the tiles tell of them."""
     signed: Signed | None = None
     """The checkpoint on disk."""
 
@@ -85,3 +89,17 @@ class AuditTree:
         if (hashes := self.edges.get(size)) is None:
             return None
         return reduce(lambda root, left: node_hash(left, root), reversed(hashes))
+
+    def published_root(self, size: int) -> bytes | None:
+        """The root over the first `size` entries, by the published tiles; None if they do not tell."""
+        if self.signed is None or size > self.signed.checkpoint.size:
+            return None
+
+        def read(path: str) -> bytes | None:
+            file = self.tlog.folder / path
+            return file.read_bytes() if file.is_file() else None
+
+        try:
+            return TileTree(self.signed.checkpoint.size, self.signed.checkpoint.root, read).root_at(size)
+        except ProofError:
+            return None

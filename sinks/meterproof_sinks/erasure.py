@@ -5,22 +5,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import orjson
 
-from meterproof_schemas.fast_event import read_event
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.disk import Disk
-from meterproof_sinks.erased import erased_entry
+from meterproof_sinks.event_owner import OwnerKind, belongs_to
 from meterproof_sinks.rollups import Rollups
 
 LEDGER_FILE: Final = "erasures.jsonl"
 """Beside the audit folder: one line per erasure, only ever appended to."""
-
-Kind = Literal["agent", "customer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class Erasure:
 
     request: str
     """Random id."""
-    kind: Kind
+    kind: OwnerKind
     name: str
     requested_by: str
     reason: str
@@ -44,11 +41,7 @@ class Erasure:
 
     def matches(self, line: bytes) -> bool:
         """Whether an event line is of whom the request names. An erased line is of nobody."""
-        # An escape can spell the name in another way; such lines are rare, and are parsed.
-        if (orjson.dumps(self.name) not in line and b"\\" not in line) or erased_entry(line) is not None:
-            return False
-        event = read_event(line)
-        return self.name == (event.subject if self.kind == "agent" else event.data.customer)
+        return belongs_to(line, self.kind, self.name)
 
 
 @dataclass(slots=True)
@@ -176,7 +169,7 @@ def _note(ledger: Path, erasure: Erasure, erased: Erased | None, disk: Disk) -> 
 
 
 def new_erasure(
-    kind: Kind, name: str, *, requested_by: str, reason: str, now_ms: int, random_bytes: Callable[[int], bytes]
+    kind: OwnerKind, name: str, *, requested_by: str, reason: str, now_ms: int, random_bytes: Callable[[int], bytes]
 ) -> Erasure:
     """A request with an id and a salt of its own."""
     request, salt = random_bytes(8).hex(), random_bytes(16)

@@ -13,6 +13,7 @@ from meterproof_schemas.log_record import LogRecord, decode_record
 from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_folder import is_log_folder, log_folders, read_log_name, read_records
 from meterproof_sinks.audit_segment import StoredRecord, TornAudit
+from meterproof_sinks.given_up import beginning_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,14 @@ def logs_of(folder: Path) -> list[Path]:
 
 
 def records_of(log: Path) -> Iterator[tuple[int, StoredRecord]]:
-    """All whole records of a log with their numbers; an unfinished last one is left out.
+    """All whole records that are kept of a log with their numbers; an unfinished last one is left out.
 
     Raises:
         DamagedAudit: the folder does not hold.
     """
     try:
-        yield from enumerate(read_records(log))
+        beginning = beginning_of(log)
+        yield from enumerate(read_records(log), 0 if beginning is None else beginning.end.records)
     except TornAudit as torn:
         if not torn.incomplete:
             raise

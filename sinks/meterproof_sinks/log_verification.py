@@ -30,8 +30,9 @@ from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit, spl
 from meterproof_sinks.batch_verification import verify_batch
 from meterproof_sinks.erased import entry_of_kept, erased_entry
 from meterproof_sinks.fault_location import fault_in_header, located
+from meterproof_sinks.given_up import GIVEN_UP_FILE, beginning_of
 from meterproof_sinks.manifest_verification import ManifestVerification
-from meterproof_sinks.segment_manifest import LogEnd
+from meterproof_sinks.segment_manifest import LogEnd, SegmentManifest, read_manifests
 from meterproof_sinks.segment_reader import lines_digests, read_segment
 from meterproof_sinks.tree_verification import TreeVerification
 from meterproof_sinks.verification_inputs import OnProgress, VerificationInputs
@@ -128,12 +129,42 @@ class LogVerification:
 
     # --- what was verified before ---
 
-    def _resume(self, on_progress: OnProgress | None) -> None:
-        """Go on behind the segments that an earlier run followed, if they are what they were; else from the start."""
+    def _begin_where_kept(self, beginning: SegmentManifest) -> None:
+        """Go on behind the segments that were given up, as their manifests and the published entries have it."""
+        end, folder = beginning.end, self._folder
+        name = self._name
+        if name is not None and (name.origin, name.partition) != (beginning.origin, beginning.genesis.partition):
+            raise DamagedAudit(Segment(folder, beginning.first).manifest, 1, 0, f"is of log {beginning.origin}")
+        hashes = [_split_hashes(text) for text in (end.frontier, end.records_frontier)]
+        if not self._events_tree.resume(end.size, hashes[0]) or not self._records_tree.resume(end.records, hashes[1]):
+            fault = (
+                f"positions below {end.size} were given up, and the published entries, which are all that is left of "
+                "them, do not lead to where their manifests say that the log was"
+            )
+            raise DamagedAudit(folder / GIVEN_UP_FILE, None, 0, fault)
+        end.resume(self._chain, beginning.genesis)
+        self.report.origin, self.report.genesis = beginning.origin, beginning.genesis
+        self.report.records, self.report.events = end.records, end.size
+
+    def _follow_given_up(self) -> SegmentManifest | None:
+        """Follow the manifests of the segments that were given up; the last one."""
+        beginning = beginning_of(self._folder)
+        if beginning is not None:
+            self.report.kept_from = beginning.end.size
+            for manifest in read_manifests(self._folder):
+                if manifest.end.size <= beginning.end.size:
+                    self._manifests.follow_given_up(Segment(self._folder, manifest.first))
+        return beginning
+
+    def _kept_segments(self) -> list[Segment]:
+        return [segment for segment in segments_of(self._folder) if segment.first >= self.report.kept_from]
+
+    def _resume(self, beginning: SegmentManifest | None, on_progress: OnProgress | None) -> bool:
+        """Go on behind the segments that an earlier run followed, if they are what they were; False if they are not."""
         memory = self._inputs.memory
         known = None if memory is None else memory.logs.get(self.report.origin)
         if known is None or known.keys != self._inputs.keys or not self._unchanged(known, on_progress):
-            return
+            return False
         faults = len(self.report.faults)
         hashes = [_split_hashes(text) for text in (known.events_frontier, known.records_frontier)]
         resumed = self._events_tree.resume(known.position, hashes[0]) and self._records_tree.resume(
@@ -145,25 +176,30 @@ class LogVerification:
             unread = len(self.report.faults)
             self._read_trees()
             del self.report.faults[unread:]  # they were told when the checkpoints were read first
-            return
-        first = next(read_segment(segments_of(self._folder)[0], last=False))
-        follow_stored(first, self._chain)
-        if self._chain.genesis is not None:
-            self._check_genesis(first, self._chain.genesis)
+            return False
+        if beginning is None:
+            first = next(read_segment(self._kept_segments()[0], last=False))
+            follow_stored(first, self._chain)
+            if self._chain.genesis is not None:
+                self._check_genesis(first, self._chain.genesis)
+        else:
+            self._chain.genesis = beginning.genesis
+            self.report.origin, self.report.genesis = beginning.origin, beginning.genesis
         chain = self._chain
         chain.log_offset, chain.digest, chain.position = known.log_offset, known.digest, known.position
         chain.next_source_offset, chain.clock_ms = known.next_source_offset, known.clock_ms
         for name, count in known.counts.items():
             setattr(self.report, name, count)
         self._segments = list(known.segments)
-        for segment in segments_of(self._folder)[: len(known.segments)]:
+        for segment in self._kept_segments()[: len(known.segments)]:
             if segment.is_sealed:
                 self._manifests.follow(segment)
         self.report.resumed = known.position
+        return True
 
     def _unchanged(self, known: VerifiedLog, on_progress: OnProgress | None) -> bool:
         """Whether the segments that are remembered are the log's first ones, byte for byte, and not its last."""
-        segments = segments_of(self._folder)
+        segments = self._kept_segments()
         if not known.segments or [one.first for one in known.segments] != [
             segment.first for segment in segments[: len(known.segments)]
         ]:
@@ -201,7 +237,7 @@ class LogVerification:
 
     def _records(self) -> Iterator[StoredRecord]:
         """All whole records behind those that were followed before, in order, as `read_records`."""
-        segments, position = segments_of(self._folder), self._chain.position
+        segments, position = self._kept_segments(), self._chain.position
         for segment in segments[len(self._segments) :]:
             if segment.first != position:
                 fault = f"a segment that begins at {position} was due; files are missing or renamed"
@@ -226,7 +262,9 @@ class LogVerification:
     # --- the records ---
 
     def _follow(self, on_progress: OnProgress | None) -> None:
-        self._resume(on_progress)
+        beginning = self._follow_given_up()
+        if not self._resume(beginning, on_progress) and beginning is not None:
+            self._begin_where_kept(beginning)
         report, events = self.report, self._events_tree
         unreported = 0
         for stored in self._records():

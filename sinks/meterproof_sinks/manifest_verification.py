@@ -15,6 +15,15 @@ class ManifestVerification:
         """Sealed segments that hold what their manifests state."""
         self._before: SegmentManifest | None = None
 
+    def follow_given_up(self, segment: Segment) -> None:
+        """Compare the manifest of a segment that was given up with the one before; its files are gone.
+
+        Raises:
+            DamagedAudit: it does not continue the one before.
+            OSError: it cannot be read.
+        """
+        self._before = follow_manifest(segment, self._before)
+
     def follow(self, segment: Segment, end: LogEnd | None = None) -> None:
         """Compare a sealed segment with its manifest, and that with the one before.
 

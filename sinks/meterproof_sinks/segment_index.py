@@ -106,6 +106,9 @@ class SegmentIndex:
     def events_root(self, size: int) -> bytes | None:
         """The root over the first `size` entries of the first tree; None unless a record ends there."""
         one = max((one for one in self._begins if one.segment.first < size), key=_first, default=None)
+        for end in filter(None, (one.before for one in self._begins)):
+            if end.size == size:
+                return bytes.fromhex(end.root)
         if one is None:
             return None
         with suppress(TornAudit):
@@ -121,6 +124,9 @@ class SegmentIndex:
 
         No record states it, so the heads of the segment at hand are hashed again.
         """
+        for end in filter(None, (one.before for one in self._begins)):
+            if end.records == size:
+                return bytes.fromhex(end.records_root)
         one = max((one for one in self._begins if one.records < size), key=_first, default=None)
         if one is None:
             return None

@@ -60,6 +60,8 @@ class LogReport:
     """What the next run need not derive, if that was asked for and there is anything."""
     erased: int = 0
     """Events whose lines were erased on request. Their entries are there, and every proof goes on holding."""
+    kept_from: int = 0
+    """First position whose line is kept: segments before it were given up after their time."""
     sealed: int = 0
     """Segments that are sealed, and hold what their manifests state."""
     torn_files: int = 0
@@ -106,6 +108,7 @@ class LogReport:
             else {"size": self.records_tlog_size, "files": self.records_tlog_files},
             "resumed": self.resumed,
             "erased": self.erased,
+            "kept_from": self.kept_from,
             "sealed": self.sealed,
             "torn_files": self.torn_files,
             "writer_running": self.writer_running,

@@ -1,4 +1,4 @@
-"""`meterproof audit`: read the audit folder; its commands that copy it are in `audit_copy`."""
+"""`meterproof audit`: read the audit folder; the commands that copy it, or give it up, are beside it."""
 
 import sys
 import time
@@ -12,6 +12,7 @@ import typer
 from meterproof.command_line import run_app
 from meterproof.exit_codes import STOPPED
 from meterproof_sinks.commands.audit_copy import app as copy_app
+from meterproof_sinks.commands.audit_retention import app as retention_app
 from meterproof_sinks.event_export import ExportFormat
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _POLL_S = 0.5
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Read and copy the audit folder.")
 app.add_typer(copy_app)
+app.add_typer(retention_app)
 
 _Data = Annotated[Path, typer.Option(help="Data folder, audit folder, or one log's folder.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object per event, its line in it byte for byte.")]
@@ -270,10 +272,12 @@ def main(argv: list[str]) -> int:
     from meterproof.health import PortTaken
     from meterproof_sinks.audit_errors import AuditError
     from meterproof_sinks.event_export import NoParquet
+    from meterproof_sinks.legal_holds import HoldError
     from meterproof_sinks.object_store import ObjectDiffers, StoreProblem
 
     try:
-        return run_app(app, "meterproof audit", argv, (AuditError, NoParquet, StoreProblem, PortTaken, OSError))
+        expected = (AuditError, HoldError, NoParquet, StoreProblem, PortTaken, OSError)
+        return run_app(app, "meterproof audit", argv, expected)
     except ObjectDiffers as error:
         sys.stderr.write(f"meterproof audit: {error}\n")
         return STOPPED

@@ -36,12 +36,17 @@ def erase(  # noqa: PLR0917 - one parameter per option
     sinks first. Kafka's copy goes with its retention. Who asked, when, why and how many stands in DATA/erasures.jsonl
     and in ClickHouse's `erasures`, with a salted digest of the name instead of the name.
 
-    Exit code: 0 done, 1 it could not be done (run it again), 2 wrong usage.
+    What a legal hold covers (`meterproof audit hold`) is not erased.
+
+    Exit code: 0 done, 1 a hold forbids it, or it could not be done (run it again); 2 wrong usage.
     """
     from meterproof.deployment import DataFolder
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
-    from meterproof_sinks.erasure import LEDGER_FILE, Kind, new_erasure
+    from meterproof_sinks.erasure import LEDGER_FILE, new_erasure
     from meterproof_sinks.erasure import erase as run
+    from meterproof_sinks.event_owner import OwnerKind
+    from meterproof_sinks.held_erasure import refuse_held
+    from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
     from meterproof_sinks.migrate import migrate
 
     name = agent if agent is not None else customer
@@ -49,7 +54,7 @@ def erase(  # noqa: PLR0917 - one parameter per option
         raise typer.BadParameter("give one of --agent and --customer")
     if not yes:
         typer.confirm(f"Erase all events of {name!r} for ever?", abort=True, err=True)
-    kind: Kind = "agent" if agent is not None else "customer"
+    kind: OwnerKind = "agent" if agent is not None else "customer"
     erasure = new_erasure(
         kind,
         name,
@@ -68,7 +73,9 @@ def erase(  # noqa: PLR0917 - one parameter per option
             migrate(clickhouse, replicated=settings.replicated)
         elif not folder.is_dir():
             raise _NothingThere(f"{data} holds neither a ClickHouse nor an audit folder; name one with --data")
-        erased = run(erasure, clickhouse, folder if folder.is_dir() else None, data / LEDGER_FILE)
+        there = folder if folder.is_dir() else None
+        refuse_held(erasure, LegalHolds(data / HOLDS_FILE).in_force, clickhouse, there)
+        erased = run(erasure, clickhouse, there, data / LEDGER_FILE)
     finally:
         if clickhouse is not None:
             clickhouse.close()
@@ -91,5 +98,6 @@ def main(argv: list[str]) -> int:
     """Erase an agent's or a customer's events; every proof goes on holding."""
     from meterproof_sinks.audit_errors import AuditError
     from meterproof_sinks.clickhouse import ClickHouseError
+    from meterproof_sinks.legal_holds import HoldError
 
-    return run_app(app, "meterproof erase", argv, (AuditError, ClickHouseError, OSError, _NothingThere))
+    return run_app(app, "meterproof erase", argv, (AuditError, ClickHouseError, HoldError, OSError, _NothingThere))

@@ -155,6 +155,11 @@ def _show(report: FolderReport, producers: Producers | None) -> None:
             console.print(f"{log.origin}: no signed checkpoint yet, so nothing of it is proved", style="yellow")
         if log.torn_files:
             console.print(f"{log.origin}: {log.torn_files} torn tail(s) set aside by the writer, no part of the log")
+        if log.kept_from:
+            console.print(
+                f"{log.origin}: the lines of positions below {log.kept_from:,} were given up; their entries are there "
+                "and lead to the signed root"
+            )
         if log.resumed:
             console.print(
                 f"{log.origin}: {log.resumed:,} events were followed by an earlier run; their files are the same"

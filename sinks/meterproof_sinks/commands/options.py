@@ -1,0 +1,15 @@
+"""Options that several commands share, so that each means the same and is described in the same words everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")]
+Audit = Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")]
+Url = Annotated[
+    str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
+]
+Bootstrap = Annotated[str | None, typer.Option(help="Kafka's address, host:port.")]
+Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]

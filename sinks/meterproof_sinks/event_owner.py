@@ -1,0 +1,19 @@
+"""Whose an event is, read from its line as it is kept."""
+
+from typing import Literal
+
+import orjson
+
+from meterproof_schemas.fast_event import read_event
+from meterproof_sinks.erased import erased_entry
+
+OwnerKind = Literal["agent", "customer"]
+
+
+def belongs_to(line: bytes, kind: OwnerKind, name: str) -> bool:
+    """Whether an event line (without LF) is of this agent or customer. An erased line is of nobody."""
+    # An escape can spell the name in another way; such lines are rare, and are parsed.
+    if (orjson.dumps(name) not in line and b"\\" not in line) or erased_entry(line) is not None:
+        return False
+    event = read_event(line)
+    return name == (event.subject if kind == "agent" else event.data.customer)
