@@ -1,16 +1,18 @@
 """Verify one log's folder: follow its records from the first byte, and compare all else with what follows from them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from meterproof_proofs.note import Verifier
+from meterproof_proofs.published_files import FileComparison
 from meterproof_proofs.tree import HASH_BYTES
 from meterproof_schemas.chain import LogChain
-from meterproof_schemas.event import entries_of
-from meterproof_schemas.log_record import Genesis, RecordHeader
-from meterproof_schemas.records_tree import head_entry, head_of, records_origin, records_verifiers
+from meterproof_schemas.log_record import Genesis
+from meterproof_schemas.records_tree import records_origin, records_verifiers
 from meterproof_sinks.audit_errors import AuditFault, DamagedAudit
 from meterproof_sinks.audit_folder import (
     CHECKPOINT_FILE,
@@ -27,24 +29,42 @@ from meterproof_sinks.audit_folder import (
 )
 from meterproof_sinks.audit_lock import writer_is_running
 from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit, split_record
-from meterproof_sinks.batch_verification import verify_batch
-from meterproof_sinks.erased import entry_of_kept, erased_entry
 from meterproof_sinks.fault_location import fault_in_header, located
 from meterproof_sinks.given_up import GIVEN_UP_FILE, beginning_of
 from meterproof_sinks.manifest_verification import ManifestVerification
-from meterproof_sinks.segment_manifest import LogEnd, SegmentManifest, read_manifests
+from meterproof_sinks.record_verification import RecordVerification
+from meterproof_sinks.segment_manifest import LogEnd, SegmentManifest, read_manifest, read_manifests
 from meterproof_sinks.segment_reader import lines_digests, read_segment
+from meterproof_sinks.segment_verification import SegmentOutcome, SegmentTask, verify_segment
 from meterproof_sinks.tree_verification import TreeVerification
 from meterproof_sinks.verification_inputs import OnProgress, VerificationInputs
 from meterproof_sinks.verification_memory import VerifiedLog, VerifiedSegment
+from meterproof_sinks.verification_pool import VerificationPool
 from meterproof_sinks.verification_report import COUNTS, LogReport
 
 _PROGRESS_BYTES: Final = 1 << 20
 
 
-def verify_log(folder: Path, inputs: VerificationInputs, on_progress: OnProgress | None = None) -> LogReport:
-    """Verify one log's folder; reads every byte once and holds one record in memory. Never raises for what it finds."""
-    verification = LogVerification(folder, inputs)
+_Ahead = dict[Segment, tuple[FileComparison | None, Future[SegmentOutcome | None]]]
+"""The segments that the pool follows, each with the published files that were split off for it."""
+
+
+def verify_log(
+    folder: Path,
+    inputs: VerificationInputs,
+    on_progress: OnProgress | None = None,
+    pool: VerificationPool | None = None,
+) -> LogReport:
+    """Verify one log's folder; reads every byte once and holds one record in memory. Never raises for what it finds.
+
+    Args:
+        folder: which.
+        inputs: what it is verified against.
+        on_progress: told how many bytes were checked.
+        pool: follows sealed segments meanwhile; None to follow all of them here.
+
+    """
+    verification = LogVerification(folder, inputs, pool)
     verification.run(on_progress)
     return verification.report
 
@@ -56,7 +76,8 @@ class LogVerification:
     way. 3. Compare the checkpoints with what was derived. 4. Look for what does not belong there.
     """
 
-    def __init__(self, folder: Path, inputs: VerificationInputs) -> None:
+    def __init__(self, folder: Path, inputs: VerificationInputs, pool: VerificationPool | None = None) -> None:
+        self._pool = pool
         self.report = LogReport(folder, writer_running=writer_is_running(folder))
         self._folder = folder
         self._inputs = inputs
@@ -65,8 +86,6 @@ class LogVerification:
         self._chain = LogChain()
         self._segments: list[VerifiedSegment] = []
         """Those that were followed to their end, if they are to be remembered."""
-        self._files = hashlib.sha256(), hashlib.sha256()
-        """Over what was followed of the two files of the segment at hand."""
         self._manifests = ManifestVerification()
         self._make_trees()
 
@@ -213,12 +232,12 @@ class LogVerification:
                 on_progress(segment.size)
         return True
 
-    def _remember(self, segment: Segment) -> None:
+    def _remember(self, segment: Segment, lines: tuple[str, str]) -> None:
         """Note that a segment was followed to its end and where that led.
 
-        The digests are those of the bytes that were followed, not of what the files may hold by now.
+        The digests are those of the lines that were followed, not of what the files may hold by now.
         """
-        events, records = (one.hexdigest() for one in self._files)
+        events, records = lines
         self._segments.append(VerifiedSegment(first=segment.first, events=events, records=records))
         chain = self._chain
         self.report.verified = VerifiedLog(
@@ -235,26 +254,9 @@ class LogVerification:
             counts={name: getattr(self.report, name) for name in COUNTS},
         )
 
-    def _records(self) -> Iterator[StoredRecord]:
-        """All whole records behind those that were followed before, in order, as `read_records`."""
-        segments, position = self._kept_segments(), self._chain.position
-        for segment in segments[len(self._segments) :]:
-            if segment.first != position:
-                fault = f"a segment that begins at {position} was due; files are missing or renamed"
-                raise DamagedAudit(segment.records_file, None, position, fault)
-            last = segment is segments[-1]
-            self._files = hashlib.sha256(), hashlib.sha256()
-            for stored in read_segment(segment, last=last):
-                yield stored
-                position = stored.position + stored.events
-            if segment.is_sealed:
-                self._manifests.follow(segment, self._end_of(segment))
-            if self._inputs.remember and not last:
-                self._remember(segment)
-
-    def _end_of(self, segment: Segment) -> LogEnd:
-        """Where the log is behind a segment that was followed."""
-        if self._chain.position <= segment.first:
+    def _end_of(self, segment: Segment | None) -> LogEnd:
+        """Where the log is, behind a segment that was followed."""
+        if segment is not None and self._chain.position <= segment.first:
             raise DamagedAudit(segment.manifest, None, segment.first, "is of a segment without any event")
         frontier = b"".join(self._events_tree.tree.hashes).hex()
         return LogEnd.of(self._chain, frontier, self._records_tree.tree.frontier())
@@ -265,52 +267,89 @@ class LogVerification:
         beginning = self._follow_given_up()
         if not self._resume(beginning, on_progress) and beginning is not None:
             self._begin_where_kept(beginning)
-        report, events = self.report, self._events_tree
-        unreported = 0
-        for stored in self._records():
-            record = follow_stored(stored, self._chain)
-            header = record.header
-            if self._inputs.remember:
-                lines, heads = split_record(stored.log_offset, record)
-                self._files[0].update(lines)
-                self._files[1].update(heads)
-            if header.genesis is not None:
-                self._check_genesis(stored, header.genesis)
-            erased = sum(erased_entry(line) is not None for line in record.lines) if stored.erased else 0
-            report.erased += erased
-            entries = [entry_of_kept(line) for line in record.lines] if erased else entries_of(record.lines)
-            leaves = events.take(entries)
-            hashes = b"".join(events.tree.hashes).hex()
-            if header.size != events.tree.size or header.frontier != hashes:
-                raise self._not_derived(stored, header)
-            if header.root != events.tree.frontier().root().hex():
-                raise self._not_derived(stored, header)
-            if record.carried is not None:
-                verify_batch(
-                    stored,
-                    record,
-                    leaves,
-                    genesis=self._chain.genesis,
-                    producers=self._inputs.producers,
-                    report=report,
-                )
-            self._records_tree.take([head_entry(head_of(record))])
-            report.records += 1
-            report.events = header.size
+        report, segments = self.report, self._kept_segments()[len(self._segments) :]
+        verification = RecordVerification(
+            self._chain,
+            self._events_tree,
+            lambda entry: self._records_tree.take([entry]),
+            self._inputs.producers,
+            report,
+        )
+        ahead = self._follow_ahead(segments)
+        for segment in segments:
+            if segment.first != self._chain.position:
+                fault = f"a segment that begins at {self._chain.position} was due; files are missing or renamed"
+                raise DamagedAudit(segment.records_file, None, self._chain.position, fault)
+            last = segment is segments[-1]
+            lines = self._absorb(segment, ahead)
+            if lines is None:
+                lines = self._follow_segment(segment, verification, on_progress, last=last)
+            if segment.is_sealed:
+                self._manifests.follow(segment, self._end_of(segment), lines)
+            if self._inputs.remember and not last:
+                self._remember(segment, lines)
+        if not report.records and not report.writer_running:
+            raise DamagedAudit(self._folder, None, 0, "holds no record, not even the log's first")
+
+    def _follow_segment(
+        self, segment: Segment, verification: RecordVerification, on_progress: OnProgress | None, *, last: bool
+    ) -> tuple[str, str]:
+        """Follow a segment's records; the SHA-256 of its lines, of events and of records."""
+        events, records, unreported = hashlib.sha256(), hashlib.sha256(), 0
+        for stored in read_segment(segment, last=last):
+            record = verification.verify(stored)
+            if record.header.genesis is not None:
+                self._check_genesis(stored, record.header.genesis)
+            lines, heads = split_record(stored.log_offset, record)
+            events.update(lines)
+            records.update(heads)
             unreported += len(stored.value)
             if on_progress is not None and unreported >= _PROGRESS_BYTES:
                 on_progress(unreported)
                 unreported = 0
         if on_progress is not None:
             on_progress(unreported)
-        if not report.records and not report.writer_running:
-            raise DamagedAudit(self._folder, None, 0, "holds no record, not even the log's first")
+        return events.hexdigest(), records.hexdigest()
 
-    def _not_derived(self, stored: StoredRecord, header: RecordHeader) -> DamagedAudit:
-        frontier = self._events_tree.tree.frontier()
-        if header.size != frontier.size or header.root != frontier.root().hex():
-            return fault_in_header(stored, f"its root is not {frontier.root().hex()}, which follows from the lines")
-        return fault_in_header(stored, "its frontier does not follow from the lines")
+    # --- segments that others follow meanwhile ---
+
+    def _follow_ahead(self, segments: Sequence[Segment]) -> _Ahead:
+        """Have the pool follow the segments behind sealed ones, from where their manifests say that the log was."""
+        ahead: _Ahead = {}
+        for before, segment in pairwise(segments if self._pool is not None else ()):
+            try:
+                manifest = read_manifest(before)
+                end = read_manifest(segment).end.size if segment.is_sealed else None
+            except (DamagedAudit, OSError):
+                break  # not sealed, or damaged: the pass itself finds out
+            wanted, files = self._events_tree.split_off(manifest.end.size, end)
+            task = SegmentTask(segment, segment is segments[-1], manifest.end, manifest.genesis, wanted, files)
+            if self._pool is not None:
+                ahead[segment] = files, self._pool.submit(verify_segment, task)
+        return ahead
+
+    def _absorb(self, segment: Segment, ahead: _Ahead) -> tuple[str, str] | None:
+        """Go on behind a segment that the pool followed; None if it did not, or not from where the log is now.
+
+        Then nothing that the pool did is made use of any more.
+        """
+        if self._pool is None or segment not in ahead:
+            return None
+        files, found = ahead.pop(segment)
+        outcome = self._pool.wait_for(found)
+        chain, report = self._chain, self.report
+        if outcome is None or outcome.genesis != chain.genesis or outcome.start != self._end_of(None):
+            for rest, left in ((files, found), *ahead.values()):
+                left.cancel()
+                self._events_tree.put_back(rest)
+            ahead.clear()
+            return None
+        outcome.end.resume(chain, outcome.genesis)
+        self._events_tree.absorb(outcome.events)
+        self._records_tree.take_all(outcome.heads)
+        for name, count in outcome.counts.items():
+            setattr(report, name, count if name == "events" else count + getattr(report, name))
+        return outcome.lines
 
     def _check_genesis(self, stored: StoredRecord, genesis: Genesis) -> None:
         name = self._name

@@ -24,7 +24,7 @@ class ManifestVerification:
         """
         self._before = follow_manifest(segment, self._before)
 
-    def follow(self, segment: Segment, end: LogEnd | None = None) -> None:
+    def follow(self, segment: Segment, end: LogEnd | None = None, lines: tuple[str, str] | None = None) -> None:
         """Compare a sealed segment with its manifest, and that with the one before.
 
         1. The manifest continues the one before. 2. The compressed files are those that it states. 3. So are their
@@ -33,6 +33,7 @@ class ManifestVerification:
         Args:
             segment: the next one.
             end: where the log is behind it, as its lines gave it; None if they were compared on an earlier run.
+            lines: SHA-256 of its lines, of events and of records, if they are known.
 
         Raises:
             DamagedAudit: something is not as the manifest states it.
@@ -42,11 +43,11 @@ class ManifestVerification:
         manifest = self._before = follow_manifest(segment, self._before)  # 1
         check_sealed(segment, manifest)  # 2
         if end is not None:
-            self._compare(segment, manifest, end)  # 3, 4
+            self._compare(segment, manifest, end, lines or lines_digests(segment))  # 3, 4
         self.sealed += 1
 
-    def _compare(self, segment: Segment, manifest: SegmentManifest, end: LogEnd) -> None:
-        events, records = lines_digests(segment)
+    def _compare(self, segment: Segment, manifest: SegmentManifest, end: LogEnd, lines: tuple[str, str]) -> None:
+        events, records = lines
         files = manifest.files
         if events not in [state.sha256 for state in (files.events, *erasures_of(segment))]:
             fault = f"states that the event lines have SHA-256 {files.events.sha256}; they have {events}"

@@ -9,11 +9,13 @@ from meterproof_proofs.derived_tree import DerivedTree
 from meterproof_proofs.errors import BadTile, MissingTile, ProofError
 from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.note import Verifier
-from meterproof_proofs.published_files import PublishedFiles
+from meterproof_proofs.published_files import FileComparison, PublishedFiles
+from meterproof_proofs.tiles import TILE_WIDTH
 from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE
 from meterproof_sinks.disk import NEW_SUFFIX
 from meterproof_sinks.remembered_checkpoints import RememberedCheckpoint
+from meterproof_sinks.tree_stretch import TreeStretch
 from meterproof_sinks.verification_report import LogReport
 
 _DERIVED_ON_START: Final = "if the audit worker was killed, its next start writes what is missing"
@@ -74,14 +76,9 @@ class TreeVerification:
             if size in self._wanted:
                 self._roots[size] = self.tree.frontier().root()
             return True
-        stops = sorted({wanted for wanted in self._wanted if wanted < size} | {size})
         try:
             for entries in self._tlog.entries(size):
-                at = 0
-                while at < len(entries):
-                    stop = next(stop for stop in stops if stop > self._size) - self._size
-                    self.take(entries[at : at + stop])
-                    at += stop
+                self.take_all(entries)
         except (BadTile, MissingTile):
             return False
         return self.tree.hashes == list(hashes)
@@ -96,6 +93,39 @@ class TreeVerification:
         if self._tlog is not None:
             self._tlog.take(entries, leaves, roots)
         return leaves
+
+    def take_all(self, entries: Sequence[bytes]) -> None:
+        """Take the entries of many records, each of which may end where a checkpoint stands."""
+        at = 0
+        for end in (*sorted(size - self._size for size in self._wanted), len(entries)):
+            if at < end <= len(entries):
+                self.take(entries[at:end])
+                at = end
+
+    def split_off(self, size: int, end: int | None) -> tuple[frozenset[int], FileComparison | None]:
+        """What somebody else needs to follow the entries from number `size` to `end`, if any, beside the frontier.
+
+        The sizes whose roots are asked for, and the published files of the full tiles that begin and end there; these
+        must come back, with `absorb` or `put_back`.
+        """
+        last = None if end is None else end // TILE_WIDTH
+        files = None if self._tlog is None else self._tlog.part(-(-size // TILE_WIDTH), last)
+        return frozenset(wanted for wanted in self._wanted if size < wanted and (end is None or wanted <= end)), files
+
+    def put_back(self, files: FileComparison | None) -> None:
+        """Take back files that nobody compared."""
+        if self._tlog is not None and files is not None:
+            self._tlog.put_back(files)
+
+    def absorb(self, stretch: TreeStretch) -> None:
+        """Go on behind a stretch that began where this tree is now."""
+        self.tree, self._size = stretch.tree, stretch.tree.size
+        self._roots |= stretch.roots
+        if self._tlog is not None and stretch.comparison is not None:
+            lead_tiles = 1 if stretch.has_lead else 0
+            self._tlog.take(*stretch.lead, stretch.tiles[:lead_tiles])
+            self._tlog.take_part(stretch.comparison, stretch.tiles[lead_tiles:])
+            self._tlog.take(*stretch.tail, [])
 
     def compare(self, *, whole: bool) -> None:
         """Compare both checkpoints, the right edge, and look for files that are missing; `whole`: all was followed."""

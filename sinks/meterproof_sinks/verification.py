@@ -8,11 +8,8 @@ the log is published as tiles, every file of that is derived again from the line
 log's second tree, over the heads of its records (`meterproof_schemas.records_tree`).
 """
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Final
 
 from meterproof_proofs.event_proof import RECORDS_SUFFIX
 from meterproof_proofs.note import Verifier
@@ -23,9 +20,8 @@ from meterproof_sinks.price_book_folder import PRICES_FOLDER, kept_price_books
 from meterproof_sinks.remembered_checkpoints import RememberedCheckpoint
 from meterproof_sinks.verification_inputs import OnProgress, Producers, VerificationInputs
 from meterproof_sinks.verification_memory import VerificationMemory
+from meterproof_sinks.verification_pool import VerificationPool
 from meterproof_sinks.verification_report import FolderReport, LogReport
-
-_PROGRESS_S: Final = 0.2
 
 
 def audit_folder_of(folder: Path) -> Path:
@@ -60,7 +56,7 @@ def verify_folder(
         on_progress: told how many bytes were checked.
         remembered: checkpoints kept from before; each log must have grown out of its own.
         memory: what earlier runs found true, which is not derived again; given, the reports hold what to remember.
-        jobs: logs that are verified at the same time, each in a process of its own.
+        jobs: processes: for as many logs at the same time, or segments of one.
 
     """
     inputs = VerificationInputs(verifiers, producers, remembered, memory, remember=memory is not None)
@@ -95,39 +91,23 @@ def verify_folder(
 def verify_logs(
     logs: Sequence[Path], inputs: VerificationInputs, on_progress: OnProgress | None, *, jobs: int
 ) -> list[LogReport]:
-    """Verify logs, some at the same time; the reports in their order."""
-    if min(jobs, len(logs)) <= 1:
+    """Verify logs; the reports in their order.
+
+    With as many logs as processes, or more, each log has a process; with fewer, the segments of each have.
+    """
+    if jobs <= 1:
         return [verify_log(log, inputs, on_progress) for log in logs]
-    # The largest first: the others fit in beside it.
-    order = sorted(logs, key=lambda log: -sum(segment.size for segment in segments_of(log)))
-    context = multiprocessing.get_context("spawn")
-    done = context.Value("Q", 0)
-    with ProcessPoolExecutor(min(jobs, len(logs)), context, _share_progress, (done,)) as pool:
-        running = {log: pool.submit(_verify_in_process, log, inputs) for log in order}
-        told, left = 0, set(running.values())
-        while left:
-            left = wait(left, timeout=_PROGRESS_S).not_done
-            if on_progress is not None and done.value > told:
-                on_progress(done.value - told)
-                told = done.value
-        return [running[log].result() for log in logs]
+    with VerificationPool(jobs, inputs, on_progress) as pool:
+        if len(logs) < jobs:
+            return [verify_log(log, inputs, on_progress, pool) for log in logs]
+        # The largest first: the others fit in beside it.
+        order = sorted(logs, key=lambda log: -sum(segment.size for segment in segments_of(log)))
+        running = {log: pool.submit(_verify_elsewhere, log) for log in order}
+        return [pool.wait_for(running[log]) for log in logs]
 
 
-_done: Any = None
-"""In a process that verifies for another: the counter of bytes that all of them share."""
-
-
-def _share_progress(done: Any) -> None:  # noqa: ANN401 - multiprocessing names no public type for it
-    global _done  # noqa: PLW0603 - how a pool hands something over that cannot be sent with a task
-    _done = done
-
-
-def _verify_in_process(folder: Path, inputs: VerificationInputs) -> LogReport:
-    def count(checked: int) -> None:
-        with _done.get_lock():
-            _done.value += checked
-
-    report = verify_log(folder, inputs, count)
+def _verify_elsewhere(folder: Path, inputs: VerificationInputs, on_progress: OnProgress) -> LogReport:
+    report = verify_log(folder, inputs, on_progress)
     # Some faults carry what they were found with; what another process is told is the place and the text.
     report.faults = [DamagedAudit(one.file, one.line, one.position, one.fault) for one in report.faults]
     return report

@@ -71,14 +71,14 @@ class FileComparison:
         self._folder = folder
         self._ahead_allowed = ahead_allowed
 
-    def part(self, first: int, end: int) -> "FileComparison":
-        """Split off the bundles and lowest tiles with these indexes, to be compared elsewhere and absorbed again."""
-        moved = {
-            place: self.widths.pop(place)
-            for index in range(first, end)
-            for place in ((kind, index) for kind in _LOWEST)
-            if place in self.widths
-        }
+    def part(self, first: int, end: int | None) -> "FileComparison":
+        """Split off the bundles and lowest tiles between two indexes, to be compared elsewhere and absorbed again."""
+        places = [
+            place
+            for place in self.widths
+            if place[0] in _LOWEST and first <= place[1] and (end is None or place[1] < end)
+        ]
+        moved = {place: self.widths.pop(place) for place in places}
         return FileComparison(self._folder, moved, ahead_allowed=self._ahead_allowed)
 
     def absorb(self, part: "FileComparison") -> None:
@@ -217,9 +217,13 @@ class PublishedFiles:
             del self._tail[: len(roots) * TILE_WIDTH], self._tail_leaves[: len(roots) * TILE_WIDTH]
             self._raise(roots)
 
-    def part(self, first: int, end: int) -> FileComparison:
-        """Split off full bundles and lowest tiles that somebody else compares: indexes `first` to `end` - 1."""
+    def part(self, first: int, end: int | None) -> FileComparison:
+        """Split off bundles and lowest tiles that somebody else compares, from index `first` to before `end`."""
         return self._comparison.part(first, end)
+
+    def put_back(self, part: FileComparison) -> None:
+        """Take back files that were split off and not compared."""
+        self._comparison.absorb(part)
 
     def take_part(self, part: FileComparison, roots: Sequence[bytes]) -> None:
         """Go on behind full tiles that somebody else compared.
