@@ -45,7 +45,8 @@ def verify(  # noqa: PLR0917 - one parameter per option
         typer.Option(help="A signed checkpoint kept from before, or a folder of them: the log must extend it."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=0, help="Processes: for several logs, or the sealed segments of one. 0: as many as there are cores.")
+        int,
+        typer.Option(min=0, help="Processes, for logs or the sealed segments of one. 0: as many as there are cores."),
     ] = 0,
     resume_file: Annotated[
         Path | None,
