@@ -9,9 +9,11 @@ import orjson
 import typer
 
 from meterproof.command_line import run_app
+from meterproof_sinks.commands.options import AsJson, Audit, Data, Url
 
 if TYPE_CHECKING:
     from meterproof_schemas.price_book import PriceBook
+    from meterproof_sinks.audit_segment import Segment
     from meterproof_sinks.clickhouse import ClickHouse
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
     from meterproof_sinks.rebuilding import Rebuilt
@@ -24,19 +26,19 @@ app = typer.Typer(add_completion=False)
     "meterproof rebuild --data data --url https://clickhouse:8443 --price-book books/1.json --price-book books/2.json"
 )
 def rebuild(  # noqa: PLR0917 - one parameter per option
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    audit: Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
-    ] = None,
+    data: Data = Path("data"),
+    audit: Audit = None,
+    url: Url = None,
     price_books: Annotated[
         list[Path] | None,
-        typer.Option("--price-book", help="A price book file; repeat for each version. Default: DATA/price-book.json."),
+        typer.Option(
+            "--price-book", help="A price book file beside those in AUDIT/prices. Default: DATA's own, if there."
+        ),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Drop the database first. Without it, what is missing is added.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Write everything that the audit folder holds into ClickHouse, as the sink does, and build the roll-ups.
 
@@ -51,7 +53,7 @@ def rebuild(  # noqa: PLR0917 - one parameter per option
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
 
     folder = audit or data / "audit"
-    books = _books(price_books or [path for path in [data / "price-book.json"] if path.is_file()])
+    books = _books(folder, price_books or [path for path in [data / "price-book.json"] if path.is_file()])
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
     clickhouse = _opened(settings, data, replace=replace)
     try:
@@ -84,27 +86,36 @@ class _CannotRebuild(Exception):
     """It cannot begin."""
 
 
-def _books(paths: list[Path]) -> "dict[int, PriceBook]":
+def _books(audit: Path, files: list[Path]) -> "dict[int, PriceBook]":
     from meterproof_schemas.price_book import parse_price_book
+    from meterproof_sinks.price_book_folder import price_books_for
 
-    books = [parse_price_book(path.read_bytes()) for path in paths]
-    return {book.version: book for book in books}
+    return {version: parse_price_book(content) for version, content in price_books_for(audit, files).items()}
 
 
 def _events_in(folder: Path) -> int:
-    """How many events an audit folder holds, for the progress bar: lines are counted, not read."""
+    """How many events an audit folder holds, for the progress bar."""
     from meterproof_sinks.audit_folder import log_folders, segments_of
 
     logs = log_folders(folder)
     if not logs:
         raise _CannotRebuild(f"{folder} holds no log; give the audit folder with --audit")
-    files = [segment.events_file for log in logs for segment in segments_of(log)]
-    return sum(_lines_in(file) for file in files if file.is_file())
+    return sum(_lines_of(segment) for log in logs for segment in segments_of(log))
 
 
-def _lines_in(file: Path) -> int:
-    with file.open("rb") as opened:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: opened.read(1 << 20), b""))
+def _lines_of(segment: "Segment") -> int:
+    from meterproof_sinks.segment_compression import chunks_of
+    from meterproof_sinks.segment_manifest import read_manifest
+    from meterproof_sinks.segment_reader import open_files
+
+    if segment.is_sealed:
+        return read_manifest(segment).files.events.lines
+    try:
+        events, records = open_files(segment)
+    except FileNotFoundError:
+        return 0
+    with events, records:
+        return sum(chunk.count(b"\n") for chunk in chunks_of(events))
 
 
 def _opened(settings: "ClickHouseSettings", data: Path, *, replace: bool) -> "ClickHouse":
