@@ -12,6 +12,7 @@ from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.batch_bounds import Batch, BatchBounds
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, ReadBooks
+from meterproof_sinks.given_up import beginning_of
 from meterproof_sinks.migrate import migrate
 from meterproof_sinks.rollups import Rollups
 
@@ -70,7 +71,13 @@ async def _rebuild_log(
     found = cursor is None
     rebuilt.there[name.origin] = 0 if cursor is None else cursor.position
     rebuilt.events[name.origin] = 0
-    batch, genesis = Batch(BatchBounds()), None
+    beginning = beginning_of(folder)
+    if beginning is not None and (cursor is None or cursor.position < beginning.end.size):
+        raise NotTheSame(
+            f"{folder}: the lines of positions below {beginning.end.size} were given up, so their rows cannot be made "
+            "again. Rebuild from a copy that has them (`meterproof audit fetch`), or keep the rows that are there"
+        )
+    batch, genesis = Batch(BatchBounds()), None if beginning is None else beginning.genesis
 
     async def write(of: Genesis) -> None:
         events = batch.rows

@@ -20,6 +20,7 @@ from meterproof_sinks.audit_errors import AuditError
 from meterproof_sinks.audit_folder import log_folders, read_log_name, records
 from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.given_up import beginning_of
 from meterproof_sinks.rollups import GRAINS
 from meterproof_sinks.tally import Tally, Totals, tally_clickhouse
 
@@ -146,6 +147,12 @@ def _tally_audit(audit: Path, found: Reconciliation, on_progress: OnProgress) ->
         if log not in found.up_to:
             found.skipped.append(f"audit folder of {log}: ClickHouse has nothing of this log yet")
             continue
+        if (beginning := beginning_of(folder)) is not None:
+            found.skipped.append(
+                f"audit folder of {log}: its lines of positions below {beginning.end.size} were given up, so its sums "
+                "say nothing of the others"
+            )
+            continue
         bound, tally = found.up_to[log], Tally()
         try:
             for _, record in records(folder):
@@ -159,7 +166,8 @@ def _tally_audit(audit: Path, found: Reconciliation, on_progress: OnProgress) ->
             found.differ("audit", f"the folder is damaged, run `meterproof verify`: {error}", log=log)
         found.up_to[log] = min(bound, tally.position)
         tallies[log] = tally
-    found.skipped += [f"audit folder of {log}: there is none in {audit}" for log in found.up_to if log not in tallies]
+    seen = {read_log_name(folder).origin for folder in log_folders(audit)}
+    found.skipped += [f"audit folder of {log}: there is none in {audit}" for log in found.up_to if log not in seen]
     return tallies
 
 
