@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import orjson
 
-from meterproof_schemas.fast_event import read_event
+from meterproof_schemas.errors import InvalidEvent
+from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
@@ -108,12 +109,14 @@ def event_rows(
             f"\t{header.append_ms}\t{header.price_book}\t{currency}\t{batch.producer}\t{batch.instance}"
             f"\t{batch.sequence}\t{_SEPARATOR.join(batch.key_ids)}\t"
         )
-        for position, line in enumerate(record.lines, header.first):
-            if position in present:
-                continue
-            if erased_entry(line) is not None:
-                continue
-            event = read_event(line)
+        wanted = [
+            (position, line)
+            for position, line in enumerate(record.lines, header.first)
+            if position not in present and erased_entry(line) is None
+        ]
+        for (position, line), event in zip(wanted, read_events([line for _, line in wanted]), strict=True):
+            if isinstance(event, InvalidEvent):
+                raise event
             if book is None:
                 cost, unpriced = "0", _SEPARATOR.join(event.data.usage)
             else:
