@@ -7,10 +7,12 @@ import orjson
 
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.fast_event import read_event
+from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.statement import Period, StatedLog, StatedRecord, Statement
 from meterproof_sinks.audit_folder import RECORDS_TLOG_FOLDER, TLOG_FOLDER, read_log_name
 from meterproof_sinks.event_search import decoded, logs_of, records_of
-from meterproof_sinks.proving import PublishedTree
+from meterproof_sinks.given_up import beginning_of
+from meterproof_sinks.proving import CannotProve, PublishedTree
 
 
 def make_statement(folder: Path, customer: str, period: Period, books: Mapping[int, bytes]) -> Statement:
@@ -23,7 +25,8 @@ def make_statement(folder: Path, customer: str, period: Period, books: Mapping[i
         books: price book files by version, at least those in force for the customer's events.
 
     Raises:
-        CannotProve: no checkpoint covers one of the events yet, or the published files do not hold.
+        CannotProve: no checkpoint covers one of the events yet, the published files do not hold, or lines that may be
+            of the period were given up.
         DamagedAudit: the folder does not hold.
         StatementNotTrue: a price book is missing, or an event corrects another.
     """
@@ -33,6 +36,7 @@ def make_statement(folder: Path, customer: str, period: Period, books: Mapping[i
 
 def _stated(log: Path, customer: str, period: Period) -> StatedLog:
     origin = read_log_name(log).origin
+    _refuse_given_up(log, period)
     # The checkpoints first: what they cover is on disk by now.
     first, second = PublishedTree(log, TLOG_FOLDER), PublishedTree(log, RECORDS_TLOG_FOLDER)
     spelled = orjson.dumps(customer)
@@ -60,3 +64,18 @@ def _stated(log: Path, customer: str, period: Period) -> StatedLog:
         first.note,
         second.note,
     )
+
+
+def _refuse_given_up(log: Path, period: Period) -> None:
+    """Return if no event of the period can be among the lines that were given up."""
+    beginning = beginning_of(log)
+    if beginning is None:
+        return
+    # An event is never later than its arrival by more than the log tolerates.
+    last_ms = beginning.end.clock_ms + beginning.genesis.limits.future_tolerance_ms
+    if period.from_us <= last_ms * 1000:
+        raise CannotProve(
+            f"{log}: the lines of positions below {beginning.end.size}, up to {format_instant_ms(last_ms)}, were given "
+            f"up, and events of {period.text} may have been among them. Bring them back from a copy "
+            "(`meterproof audit fetch`)"
+        )

@@ -72,7 +72,7 @@ def prove(  # noqa: PLR0917 - one parameter per option
         places = "; ".join(f"--source {one.source} --log {one.origin}" for one in wanted)
         raise _NotProved(f"several accepted events have the id {event_id!r}; choose one by {places}")
     if not wanted:
-        raise _NotProved(_not_found(event_id, elsewhere=bool(found)))
+        raise _NotProved(_not_found(event_id, elsewhere=bool(found)) + _given_up(folder))
     chosen = next((one for one in wanted if one.line is not None), wanted[0])
     proof = make_proof(chosen, content)
     written = proof.tlog_proof.format() if tlog_proof else proof.format()
@@ -120,6 +120,15 @@ def _not_found(event_id: str | None, *, elsewhere: bool) -> str:
         f"no accepted event here has the id {event_id!r}. If it was refused, the log has the digest of its line alone: "
         "give the line with --line FILE (`meterproof rejected` shows what was refused)"
     )
+
+
+def _given_up(folder: Path) -> str:
+    """What else to say where an event may be among those that were given up."""
+    from meterproof_sinks.event_search import logs_of
+    from meterproof_sinks.given_up import beginning_of
+
+    beginnings = [one for one in map(beginning_of, logs_of(folder)) if one is not None]
+    return "".join(f". Positions below {one.end.size} of {one.origin} were given up" for one in beginnings)
 
 
 def main(argv: list[str]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from meterproof_schemas.chain import LogChain
+from meterproof_schemas.statement import Period
 from meterproof_sinks.audit_errors import AuditDiskError, DamagedAudit, LockedAudit
 from meterproof_sinks.audit_folder import follow_records, log_folder_name, records, segments_of, unexpected_files
 from meterproof_sinks.audit_log import AuditLog
@@ -17,11 +18,14 @@ from meterproof_sinks.audit_retention import RetainedLog, RetentionRequest, give
 from meterproof_sinks.audit_segment import Segment
 from meterproof_sinks.commands.audit import main
 from meterproof_sinks.commands.erase import main as erase
+from meterproof_sinks.commands.prove import main as prove
 from meterproof_sinks.event_search import events_with_id, records_of
 from meterproof_sinks.given_up import GIVEN_UP_FILE, beginning_of, read_given_up
 from meterproof_sinks.legal_holds import Hold, HoldError, LegalHolds
+from meterproof_sinks.proving import CannotProve
 from meterproof_sinks.segment_manifest import read_manifests
 from meterproof_sinks.segment_writer import SegmentLimits
+from meterproof_sinks.statement_maker import make_statement
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_memory import VerificationMemory
 from tests.builders import NOW_MS, make_event
@@ -193,6 +197,18 @@ def test_an_earlier_run_is_resumed_behind_what_was_given_up(audit: Path) -> None
             assert verify_folder(audit, keys, memory=memory).logs[0].resumed == 0
         else:
             assert verify_folder(audit, keys, memory=memory).logs[0].resumed > log.kept_from > 0
+
+
+def test_what_may_have_been_given_up_is_not_taken_for_never_there(
+    audit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept_from = retained(audit).kept_from
+    code, _, err = run(capsys, prove, "e0", "--data", str(audit))
+    assert (code, f"Positions below {kept_from} of {LOG.origin} were given up" in err) == (1, True)
+    first, later = Period.parse("2026-01"), Period.parse("2026-02")
+    with pytest.raises(CannotProve, match="may have been among them"):
+        make_statement(audit, "initech", first, {})
+    assert make_statement(audit, "initech", later, {}).logs[0].events == ()
 
 
 # --- damage ---
