@@ -5,6 +5,7 @@
       <first position>.jsonl.zst                 of every sealed segment: both files …
       <first position>.records.jsonl.zst
       <first position>.manifest.json             … and the manifest, which says that they count
+      given-up.jsonl                             if segments were given up before they were copied
       tlog/, records-tlog/                       tiles and entry bundles of both trees, then their checkpoints
       checkpoint, records-checkpoint             the newest that cover nothing but sealed segments
 prices/<version>.json                            the published price books
@@ -41,6 +42,7 @@ from meterproof_sinks.audit_folder import (
     read_log_name,
 )
 from meterproof_sinks.audit_segment import Segment
+from meterproof_sinks.given_up import GIVEN_UP_FILE, read_given_up
 from meterproof_sinks.kept_checkpoints import read_kept
 from meterproof_sinks.object_store import ObjectDiffers, ObjectStore, StoreUnavailable
 from meterproof_sinks.price_book_folder import PRICES_FOLDER, kept_price_books
@@ -129,6 +131,7 @@ class _Copy:
             # Each manifest names the one before it, so the newest one speaks for all of them.
             newest = Segment(folder, known[-1].first).manifest
             self._store.compare(self._name(folder, newest), known[-1].digest)
+        self._given_up(folder, manifests, there)
         for manifest in manifests:
             self._segment(Segment(folder, manifest.first), manifest, there)
             copied.sealed += 1
@@ -136,6 +139,18 @@ class _Copy:
         kept = _newest_kept(folder, manifests)
         if kept is not None:
             copied.covered = self._trees(folder, kept)
+
+    def _given_up(self, folder: Path, manifests: list[SegmentManifest], there: dict[str, int]) -> None:
+        """Say in the copy what was given up, if that was before it was copied; what the copy has, it keeps."""
+        for manifest in manifests:
+            segment = Segment(folder, manifest.first)
+            for file in (segment.sealed_events, segment.sealed_records):
+                if file.is_file() or self._name(folder, file) in there:
+                    continue
+                if not any(manifest.end.size <= one.below for one in read_given_up(folder)):
+                    raise DamagedAudit(file, None, segment.first, "is missing, and was not given up")
+                self._replace(f"{folder.name}/{GIVEN_UP_FILE}", (folder / GIVEN_UP_FILE).read_bytes())
+                return
 
     def _segment(self, segment: Segment, manifest: SegmentManifest, there: dict[str, int]) -> None:
         """Copy a segment.
@@ -168,6 +183,11 @@ class _Copy:
             raise ObjectDiffers(f"{self._store.url}: {events} is what no state of {segment.sealed_events} was")
         self._replace(erasures, content)
         if found is not None and found != states[-1].zst_sha256:
+            if not segment.sealed_events.is_file():
+                raise ObjectDiffers(
+                    f"{self._store.url}: {events} still has what was erased from {segment.sealed_events} before that "
+                    "was given up. Remove the object there"
+                )
             erased = segment.sealed_events.read_bytes()
             if sha256(erased).hexdigest() != states[-1].zst_sha256:
                 raise StoreUnavailable(

@@ -13,6 +13,7 @@ from meterproof_sinks.audit_copy import TREES, checkpoint_of
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE, LOG_FILE, read_log_name
 from meterproof_sinks.audit_segment import MANIFEST_SUFFIX, Segment
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
+from meterproof_sinks.given_up import GIVEN_UP_FILE, parse_given_up
 from meterproof_sinks.object_store import ObjectDiffers, ObjectStore, StoreProblem
 from meterproof_sinks.price_book_folder import PRICES_FOLDER
 from meterproof_sinks.segment_manifest import NO_MANIFEST, SegmentManifest
@@ -53,12 +54,9 @@ def fetch_audit(store: ObjectStore, audit: Path, on_fetched: OnFetched = lambda 
     """
     fetch = _Fetch(store, audit, on_fetched)
     folders = store.folders()
-    # Before its first manifest, what is there of a log counts for nothing.
-    logs = [name for name in folders if any(one.endswith(MANIFEST_SUFFIX) for one in store.names(name))]
+    logs = [name for name in folders if name != PRICES_FOLDER and fetch.log(name)]
     if not logs:
         raise StoreProblem(f"{store.url}: no copy of an audit folder is there, or nothing of it that counts yet")
-    for name in logs:
-        fetch.log(name)
     if PRICES_FOLDER in folders:
         for name in sorted(store.names(PRICES_FOLDER)):
             fetch.write(name, fetch.content(name))
@@ -75,28 +73,24 @@ class _Fetch:
         self._on_fetched = on_fetched
         self._disk = Disk()
 
-    def log(self, name: str) -> None:
+    def log(self, name: str) -> bool:
+        """Bring one log; False if nothing of it counts yet."""
         notes = [self._store.get(f"{name}/{tlog}/{CHECKPOINT_FILE}") for tlog, _ in TREES]  # 1
+        there = self._store.names(name)
+        manifests = self._manifests(there)
+        below = self._given_up_below(name, manifests, there)
+        manifests = self._whole(name, manifests, there, below)
+        if not manifests:
+            return False
         self.write(f"{name}/{LOG_FILE}", self.content(f"{name}/{LOG_FILE}"))
         origin = read_log_name(self._audit / name).origin
-        self.fetched.logs[origin] = self.fetched.covered[origin] = 0
-        there = self._store.names(name)
-        previous = NO_MANIFEST
-        for manifest_name in sorted(one for one in there if one.endswith(MANIFEST_SUFFIX)):  # 2
-            content = self.content(manifest_name)
-            try:
-                manifest = SegmentManifest.model_validate_json(content)
-            except ValidationError as error:
-                raise ObjectDiffers(f"{self._store.url}: {manifest_name} is no manifest") from error
-            if manifest.previous != previous:
-                raise ObjectDiffers(
-                    f"{self._store.url}: {manifest_name} names {manifest.previous} as the manifest before it, and that "
-                    f"has SHA-256 {previous}: one of them was changed or removed"
-                )
-            previous = hashlib.sha256(content).hexdigest()
-            self._segment(name, manifest, there)
-            self.write(manifest_name, content)
-            self.fetched.logs[origin] = manifest.end.size
+        self.fetched.logs[origin], self.fetched.covered[origin] = manifests[-1].end.size, 0
+        if below:
+            self._replace(f"{name}/{GIVEN_UP_FILE}", self.content(f"{name}/{GIVEN_UP_FILE}"))
+        for manifest in manifests:  # 2
+            if manifest.end.size > below:
+                self._segment(name, manifest, there)
+            self.write(f"{name}/{Segment(self._audit / name, manifest.first).manifest.name}", manifest.content)
         for (tlog, file), note in zip(TREES, notes, strict=True):
             if note is None:
                 continue
@@ -108,6 +102,52 @@ class _Fetch:
                 self._checkpoint(path, note)
             if file == CHECKPOINT_FILE:
                 self.fetched.covered[origin] = size
+                if size > manifests[-1].end.size:
+                    raise ObjectDiffers(
+                        f"{self._store.url}: {size} entries of {origin} are signed for, and objects behind the first "
+                        f"{manifests[-1].end.size} are missing"
+                    )
+        return True
+
+    def _manifests(self, there: dict[str, int]) -> list[SegmentManifest]:
+        """All manifests of the copy of a log, oldest first, each naming the one before it."""
+        manifests: list[SegmentManifest] = []
+        for manifest_name in sorted(one for one in there if one.endswith(MANIFEST_SUFFIX)):
+            content = self.content(manifest_name)
+            try:
+                manifest = SegmentManifest.model_validate_json(content)
+            except ValidationError as error:
+                raise ObjectDiffers(f"{self._store.url}: {manifest_name} is no manifest") from error
+            previous = manifests[-1].digest if manifests else NO_MANIFEST
+            if manifest.previous != previous or manifest.content != content:
+                raise ObjectDiffers(
+                    f"{self._store.url}: {manifest_name} names {manifest.previous} as the manifest before it, and that "
+                    f"has SHA-256 {previous}: one of them was changed or removed"
+                )
+            manifests.append(manifest)
+        return manifests
+
+    def _given_up_below(self, name: str, manifests: list[SegmentManifest], there: dict[str, int]) -> int:
+        """First position that is kept, if the copy says that others were given up and has what it speaks of; else 0."""
+        given_up = f"{name}/{GIVEN_UP_FILE}"
+        if given_up not in there:
+            return 0
+        below = parse_given_up(self._audit / given_up, self.content(given_up))[-1].below
+        return below if any(manifest.end.size == below for manifest in manifests) else 0
+
+    def _whole(
+        self, name: str, manifests: list[SegmentManifest], there: dict[str, int], below: int
+    ) -> list[SegmentManifest]:
+        """The manifests that count: up to the first one of which a file is not there, without being given up."""
+        counting: list[SegmentManifest] = []
+        for manifest in manifests:
+            segment = Segment(self._audit / name, manifest.first)
+            files = (segment.sealed_events, segment.sealed_records)
+            if manifest.end.size > below and not all(f"{name}/{file.name}" in there for file in files):
+                self.fetched.not_there.append(f"{name}/{segment.sealed_events.name}")
+                break
+            counting.append(manifest)
+        return counting if counting and counting[-1].end.size > below else []
 
     def _checkpoint(self, name: str, note: bytes) -> None:
         file = self._audit / name
@@ -122,11 +162,7 @@ class _Fetch:
             self._replace(erasures, self.content(erasures))
         events = [manifest.files.events, *erasures_of(segment)]
         for file, states in ((segment.sealed_events, events), (segment.sealed_records, [manifest.files.records])):
-            path = f"{name}/{file.name}"
-            if path in there:
-                self._stream(path, [state.zst_sha256 for state in states])
-            elif not file.is_file():
-                self.fetched.not_there.append(path)
+            self._stream(f"{name}/{file.name}", [state.zst_sha256 for state in states])
 
     def content(self, name: str) -> bytes:
         """An object's content.

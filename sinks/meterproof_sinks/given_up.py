@@ -54,11 +54,19 @@ def read_given_up(folder: Path) -> list[GivenUp]:
     """
     file = folder / GIVEN_UP_FILE
     try:
-        lines = file.read_bytes().splitlines(keepends=True)
+        return parse_given_up(file, file.read_bytes())
     except FileNotFoundError:
         return []
+
+
+def parse_given_up(file: Path, content: bytes) -> list[GivenUp]:
+    """What the content of such a file says.
+
+    Raises:
+        DamagedAudit: it is not as it was written.
+    """
     found: list[GivenUp] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
         try:
             one = GivenUp.model_validate_json(line)
         except ValidationError as error:
