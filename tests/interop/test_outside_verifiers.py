@@ -5,7 +5,6 @@ more rules, and why a reader keeps the last checkpoint.
 """
 
 import asyncio
-import base64
 import json
 import shutil
 from collections.abc import Callable
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.cosignature import WitnessSigner, add_signatures
@@ -25,6 +22,7 @@ from meterproof_schemas.records_tree import records_origin
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.audit_sink import AuditSink
 from meterproof_sinks.verification import verify_folder
+from tests.interop.proof_case import bent, case_of
 from tests.interop.tools import verdict
 from tests.log_builder import LogBuilder, signed_pair
 
@@ -233,48 +231,10 @@ def test_a_witness_is_counted_by_torchwood(published: Published) -> None:
 INDEXES = [0, 255, 256, 65_535, 65_536, 66_000, sum(SIZES) - 1]
 
 
-def base64_text(content: bytes) -> str:
-    return base64.b64encode(content).decode()
-
-
-def case_of(published: Published) -> dict[str, Any]:
-    """What the verifiers of single proofs are given."""
-    tree, (_, note) = published.tree(), published.checkpoint()
-    verifier = SIGNER.verifier
-    spki = Ed25519PublicKey.from_public_bytes(verifier.public_key).public_bytes(
-        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    )
-    return {
-        "checkpoint": base64_text(note),
-        "vkey": verifier.vkey,
-        "name": verifier.name,
-        "keyHint": verifier.key_id.hex(),
-        "publicKey": base64_text(spki),
-        "proofs": [
-            {
-                "index": index,
-                "entry": base64_text(published.entry(index)),
-                "leaf": base64_text(tree.leaf_hash(index)),
-                "hashes": [base64_text(one) for one in tree.inclusion_proof(index)],
-            }
-            for index in INDEXES
-        ],
-        "old": [
-            {"checkpoint": base64_text(path.read_bytes()), "hashes": [base64_text(one) for one in proof]}
-            for path in published.old[:-1]
-            for proof in [tree.consistency_proof(open_checkpoint(path.read_bytes(), [SIGNER.verifier]).size)]
-        ],
-    }
-
-
-def bent(encoded: str) -> str:
-    content = base64.b64decode(encoded)
-    return base64_text(bytes([content[0] ^ 1]) + content[1:])
-
-
 @pytest.mark.parametrize("tool", ["verify-sigstore", "verify-metamorphic"])
 def test_single_proofs_are_accepted_and_changed_ones_refused(written: Path, tmp_path: Path, tool: str) -> None:
-    file, good = tmp_path / "case.json", case_of(Published(written))
+    published = Published(written)
+    file, good = tmp_path / "case.json", case_of(published.tlog, SIGNER.verifier, INDEXES, published.old[:-1])
     assert len(good["old"]) > 15
 
     def code(**changes: Any) -> int:

@@ -21,6 +21,7 @@ from meterproof_proofs import (
     Signer,
     UnverifiedNote,
     Verifier,
+    WitnessVerifier,
     open_note,
     sign_note,
 )
@@ -282,6 +283,20 @@ def test_whatever_is_read_is_written_back_the_same(note: bytes) -> None:
     except MalformedNote:
         return
     assert parsed.format() == note
+
+
+@given(data=st.data())
+def test_whatever_key_is_read_is_written_back_the_same(data: st.DataObject) -> None:
+    given_key = data.draw(st.sampled_from([NOTE_VKEY, TESSERA_VKEY, GOLDEN_VKEY]))
+    at = data.draw(st.integers(0, len(given_key)))
+    more = data.draw(st.text(alphabet="+/=aA0 \n\t\u2003", max_size=2))
+    changed = given_key[:at] + more + given_key[at + data.draw(st.integers(0, 2)) :]
+    for kind in (Verifier, WitnessVerifier):
+        try:
+            key = kind.parse(changed)
+        except MalformedKey:
+            continue
+        assert key.vkey == changed
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"], exclude_characters="+"), min_size=1)

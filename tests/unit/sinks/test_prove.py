@@ -5,6 +5,8 @@ from pathlib import Path
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meterproof_proofs import ProofError
 from meterproof_proofs.commands.check import main as check
@@ -116,6 +118,25 @@ def test_any_change_of_any_byte_is_found(case: str, data: Path) -> None:
         wrong |= {before + bytes([byte ^ (1 << at % 8)]) + after, before + after}
     survivors = [content for content in wrong - {good} if holds(content)]
     assert not survivors
+
+
+@pytest.fixture(scope="module")
+def proofs(written: Path) -> list[bytes]:
+    return [proof_of(written, *arguments_of(case, written)).read_bytes() for case in CASES]
+
+
+@given(data=st.data())
+def test_what_the_parser_accepts_is_what_it_writes(proofs: list[bytes], data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(proofs)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        more = st.binary(max_size=2) | st.sampled_from([b"\n", b"\r", b" ", b"0", b"batch-index 0\n", b"\n\n"])
+        content[at : at + data.draw(st.integers(0, 2))] = data.draw(more)
+    try:
+        parsed = EventProof.parse(bytes(content))
+    except ProofError:
+        return
+    assert parsed.format() == bytes(content)
 
 
 def test_the_proof_of_an_accepted_event_holds_no_other_event(data: Path) -> None:
