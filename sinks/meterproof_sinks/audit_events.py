@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from meterproof_sinks.audit_folder import read_log_name, segments_of
 from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit
 from meterproof_sinks.erased import erased_entry
 from meterproof_sinks.event_search import logs_of, records_of
-from meterproof_sinks.segment_reader import read_segment
+from meterproof_sinks.segment_compression import chunks_of
+from meterproof_sinks.segment_manifest import read_manifest
+from meterproof_sinks.segment_reader import open_files, read_segment
 
 OnRecord = Callable[[StoredRecord], None]
 """Called with every record that was walked."""
@@ -54,6 +57,25 @@ def kept_events(folder: Path, on_record: OnRecord = lambda _: None) -> Iterator[
         for _, stored in records_of(log):
             yield from events_in(origin, stored)
             on_record(stored)
+
+
+def count_events(log: Path) -> int:
+    """How many events the segments of a log hold, for a progress bar: sealed ones say it, lines of others are counted.
+
+    Raises:
+        DamagedAudit: a manifest is not as it was written.
+        OSError: a file cannot be read.
+    """
+    counted = 0
+    for segment in segments_of(log):
+        if segment.is_sealed:
+            counted += read_manifest(segment).files.events.lines
+            continue
+        with suppress(FileNotFoundError):  # it was only begun
+            events, records = open_files(segment)
+            with events, records:
+                counted += sum(chunk.count(b"\n") for chunk in chunks_of(events))
+    return counted
 
 
 def events_in(origin: str, stored: StoredRecord) -> Iterator[KeptEvent]:

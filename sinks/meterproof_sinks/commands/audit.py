@@ -1,9 +1,10 @@
 """`meterproof audit`: read the audit folder; the commands that copy it, or give it up, are beside it."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -67,7 +68,7 @@ def tail(  # noqa: PLR0917 - one parameter per option
 
     wanted = _filter(agent, customer, where)
     tails = [LogTail(log) for log in logs_of(_folder(data))]
-    try:
+    with suppress(KeyboardInterrupt), _reader_may_leave():
         for one in tails:
             _show((event for event in one.last(count) if wanted.matches(event.line)), as_json=as_json)
         while follow:
@@ -75,8 +76,6 @@ def tail(  # noqa: PLR0917 - one parameter per option
             time.sleep(_POLL_S)
             for one in tails:
                 _show((event for event in one.new() if wanted.matches(event.line)), as_json=as_json)
-    except KeyboardInterrupt:
-        pass
     return 0
 
 
@@ -104,7 +103,8 @@ def grep(  # noqa: PLR0917 - one parameter per option
     Exit code: 0 something was found, 1 nothing was (or it cannot be read, which stderr says), 2 wrong usage.
     """
     wanted = _filter(agent, customer, where, event_id=event_id, from_=from_, until=until, digest=digest, erased=erased)
-    with _walked(_folder(data), wanted) as events:
+    found = 1  # if the reader leaves, it was shown something
+    with _reader_may_leave(), _walked(_folder(data), wanted) as events:
         found = sum(1 for _ in events) if count else _show(events, as_json=as_json)
     if count:
         typer.echo(found)
@@ -144,8 +144,8 @@ def export(  # noqa: PLR0917 - one parameter per option
     wanted = _filter(agent, customer, where, from_=from_, until=until)
     with _walked(_folder(data), wanted) as events:
         if out is None:
-            write_events(events, sys.stdout.buffer, form)
-            sys.stdout.flush()
+            with _reader_may_leave():
+                write_events(events, sys.stdout.buffer, form)
             return 0
         with _whole_file(out) as file:
             written = write_events(events, file, form)
@@ -201,25 +201,37 @@ def _digest(text: str | None) -> bytes | None:
 
 
 @contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """End quietly when whoever reads standard output has enough, as `head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed at the end
+
+
+@contextmanager
 def _walked(folder: Path, wanted: "EventFilter") -> "Iterator[Iterator[KeptEvent]]":
     """The events that are wanted, with a progress bar where somebody looks at a terminal and not at the events."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from meterproof_sinks.audit_events import kept_events
-    from meterproof_sinks.verification import bytes_to_check
+    from meterproof_sinks.audit_events import count_events, kept_events
+    from meterproof_sinks.event_search import logs_of
 
+    looked_at = sys.stderr.isatty() and not sys.stdout.isatty()
     with Progress(
         TextColumn("reading"),
         BarColumn(),
-        DownloadColumn(),
+        MofNCompleteColumn(),
+        TextColumn("events"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty() or sys.stdout.isatty(),
+        disable=not looked_at,
     ) as progress:
-        task = progress.add_task("read", total=bytes_to_check(folder))
-        read = kept_events(folder, lambda stored: progress.advance(task, len(stored.value)))
+        task = progress.add_task("read", total=sum(map(count_events, logs_of(folder))) if looked_at else None)
+        read = kept_events(folder, lambda stored: progress.advance(task, stored.events))
         yield (event for event in read if wanted.matches(event.line))
 
 

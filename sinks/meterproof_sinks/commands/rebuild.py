@@ -13,7 +13,6 @@ from meterproof_sinks.commands.options import AsJson, Audit, Data, Url
 
 if TYPE_CHECKING:
     from meterproof_schemas.price_book import PriceBook
-    from meterproof_sinks.audit_segment import Segment
     from meterproof_sinks.clickhouse import ClickHouse
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
     from meterproof_sinks.rebuilding import Rebuilt
@@ -95,27 +94,13 @@ def _books(audit: Path, files: list[Path]) -> "dict[int, PriceBook]":
 
 def _events_in(folder: Path) -> int:
     """How many events an audit folder holds, for the progress bar."""
-    from meterproof_sinks.audit_folder import log_folders, segments_of
+    from meterproof_sinks.audit_events import count_events
+    from meterproof_sinks.audit_folder import log_folders
 
     logs = log_folders(folder)
     if not logs:
         raise _CannotRebuild(f"{folder} holds no log; give the audit folder with --audit")
-    return sum(_lines_of(segment) for log in logs for segment in segments_of(log))
-
-
-def _lines_of(segment: "Segment") -> int:
-    from meterproof_sinks.segment_compression import chunks_of
-    from meterproof_sinks.segment_manifest import read_manifest
-    from meterproof_sinks.segment_reader import open_files
-
-    if segment.is_sealed:
-        return read_manifest(segment).files.events.lines
-    try:
-        events, records = open_files(segment)
-    except FileNotFoundError:
-        return 0
-    with events, records:
-        return sum(chunk.count(b"\n") for chunk in chunks_of(events))
+    return sum(map(count_events, logs))
 
 
 def _opened(settings: "ClickHouseSettings", data: Path, *, replace: bool) -> "ClickHouse":

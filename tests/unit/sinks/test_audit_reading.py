@@ -2,6 +2,8 @@
 
 import csv
 import io
+import subprocess
+import sys
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +25,7 @@ from tests.builders import NOW_MS, make_event
 from tests.log_builder import LogBuilder
 from tests.published_log import publish
 
+_MAIN = "import sys; from meterproof_sinks.commands.audit import main; sys.exit(main(sys.argv[1:]))"
 BIG = 2**63 - 1
 AMOUNT = "123456789012345678.123456789012"
 DEAR = {
@@ -201,6 +204,25 @@ def test_moments_may_be_as_coarse_as_people_write_them() -> None:
     midnight = instant_us("2026-11-21")
     assert instant_us("2026-11-21T00:00") == instant_us("2026-11-21T00:00:00Z") == midnight
     assert instant_us("2026-11-21T00:00:00.000001Z") == midnight + 1
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path) -> None:
+    log = LogBuilder()
+    for _ in range(3):
+        log.batch(600)
+    publish(tmp_path / "audit", log)
+    for what in (["grep"], ["export"], ["tail", "-n", "1800"]):
+        command = [sys.executable, "-c", _MAIN]
+        process = subprocess.Popen(
+            [*command, *what, "--data", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        told = process.stderr.read()
+        process.stderr.close()
+        assert (what, process.wait(120), told) == (what, 0, b"")
 
 
 def test_wrong_usage_ends_with_2(data: Path) -> None:
