@@ -42,8 +42,8 @@ class AuditLock:
                 return
         self.release()
         raise LockedAudit(
-            f"{folder}: another process writes here. There is one writer per log: the audit sink, or a command that "
-            "erases or gives up; stop the one to run the other"
+            f"{folder}: another process writes here, the audit sink or a command that erases or gives up; there is one "
+            "writer per log: stop it first"
         )
 
     def release(self) -> None:

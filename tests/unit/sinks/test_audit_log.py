@@ -320,6 +320,45 @@ def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_claimed(tmp_path
         assert list(records(mine)) == log.records
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from meterproof_sinks.audit_errors import AuditDiskError
+from meterproof_sinks.audit_log import AuditLog
+from tests.log_builder import LogBuilder
+log = LogBuilder()
+for _ in range(100):
+    log.batch(20)
+writer = AuditLog(Path(sys.argv[1]), log.origin, 0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    for one in log.records:
+        writer.append([one])
+        print(writer.cursor.position, flush=True)
+except AuditDiskError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def test_a_file_system_that_takes_no_more_bytes_stops_the_writer(tmp_path: Path) -> None:
+    """The kernel's own refusal in the middle of a write: what was claimed is there, and the next writer goes on."""
+    log = LogBuilder()
+    for _ in range(100):
+        log.batch(20)
+    mine = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", FULL, str(mine)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"refused: {mine}: {os.strerror(errno.EFBIG)}; the audit sink stops" in done.stderr
+    claimed = int(done.stdout.splitlines()[-1])
+    assert 0 < claimed < log.state.position
+    writer = AuditLog(mine, log.origin, 0)
+    assert writer.cursor is not None
+    assert (writer.cursor.position, writer.torn_tails) == (claimed, 0)
+    writer.append(remaining(writer, log))
+    writer.close()
+    assert list(records(mine)) == log.records
+
+
 # --- checkpoints ---
 
 
