@@ -9,14 +9,16 @@ import base64
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from meterproof_proofs.canonical_base64 import decode_base64
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
-from meterproof_proofs.cosignature import WitnessVerifier, verify_cosignatures
 from meterproof_proofs.errors import MalformedCheckpoint, MalformedNote, MalformedTlogProof, TooFewWitnesses
 from meterproof_proofs.note import MAX_NOTE_BYTES, SignedNote, Verifier
 from meterproof_proofs.tree import HASH_BYTES, MAX_TREE_SIZE, check_hashes, verify_inclusion
+
+if TYPE_CHECKING:
+    from meterproof_proofs.cosignature import WitnessVerifier
 
 MAX_PROOF_HASHES: Final = 63
 """Most hashes in a proof: the height of a tree of `MAX_TREE_SIZE`."""
@@ -112,7 +114,7 @@ class TlogProof:
         verifiers: Iterable[Verifier],
         *,
         origin: str,
-        witnesses: Collection[WitnessVerifier] = (),
+        witnesses: "Collection[WitnessVerifier]" = (),
         witnesses_required: int = 0,
     ) -> Checkpoint:
         """Return the checkpoint that covers the entry if the proof holds; raise if not.
@@ -135,8 +137,11 @@ class TlogProof:
 
         """
         checkpoint = open_checkpoint(self.checkpoint, verifiers, origin=origin)
-        cosigned = verify_cosignatures(self.checkpoint, witnesses)
-        if len(cosigned) < witnesses_required:
-            raise TooFewWitnesses(witnesses_required, tuple(one.witness for one in cosigned))
+        if witnesses or witnesses_required:
+            from meterproof_proofs.cosignature import verify_cosignatures  # noqa: PLC0415 - few need it
+
+            cosigned = verify_cosignatures(self.checkpoint, witnesses)
+            if len(cosigned) < witnesses_required:
+                raise TooFewWitnesses(witnesses_required, tuple(one.witness for one in cosigned))
         verify_inclusion(leaf=leaf, index=self.index, size=checkpoint.size, proof=self.hashes, root=checkpoint.root)
         return checkpoint

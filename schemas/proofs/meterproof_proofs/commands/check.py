@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from meterproof_proofs.commands.command_line import FALSE, TRUE, add_vkey, cannot_begin, given_verifiers
+from meterproof_proofs.commands.command_line import FALSE, TRUE, add_vkey, cannot_begin, formatter, given_verifiers
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.event_proof import ACCEPTED, EventProof, ProvedEvent
 from meterproof_proofs.key_files import NoVerifierKey, read_producer_keys
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_NAME,
+        formatter_class=formatter,
         description="Check what `meterproof prove` wrote: that an event is in the log, or was refused, as the log's "
         "signed checkpoint says. Needs no network. Exit code: 0 it holds, 1 it does not, 2 it cannot be checked.",
         epilog="Example: meterproof check call-0001.proof --vkey log.vkey --producer-key registry.json",

@@ -11,6 +11,8 @@ TRUE: Final = 0
 """Exit code: what was to be checked holds."""
 FALSE: Final = 1
 """Exit code: it does not."""
+_HELP_WIDTH: Final = 100
+
 UNUSABLE: Final = 2
 """Exit code: it cannot be checked, for wrong usage, a file that cannot be read, or want of a key."""
 
@@ -20,6 +22,11 @@ def cannot_begin(command: str, error: Exception | str) -> int:
     reason = f"{error.filename}: cannot be read: {error.strerror}" if isinstance(error, OSError) else error
     sys.stderr.write(f"{command}: {reason}\n")
     return UNUSABLE
+
+
+def formatter(prog: str) -> argparse.HelpFormatter:
+    """How help is set: of a fixed width, for to ask the terminal takes longer to load than a proof takes to check."""
+    return argparse.HelpFormatter(prog, width=_HELP_WIDTH)
 
 
 def add_vkey(parser: argparse.ArgumentParser) -> None:
