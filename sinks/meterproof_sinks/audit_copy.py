@@ -44,7 +44,7 @@ from meterproof_sinks.audit_folder import (
 from meterproof_sinks.audit_segment import Segment
 from meterproof_sinks.given_up import GIVEN_UP_FILE, read_given_up
 from meterproof_sinks.kept_checkpoints import read_kept
-from meterproof_sinks.object_store import ObjectDiffers, ObjectStore, StoreUnavailable
+from meterproof_sinks.object_store import ObjectDiffers, ObjectStore, StoreUnavailable, at_once
 from meterproof_sinks.price_book_folder import PRICES_FOLDER, kept_price_books
 from meterproof_sinks.segment_compression import SealedFile
 from meterproof_sinks.segment_manifest import SegmentManifest, read_manifests
@@ -239,8 +239,14 @@ class _Copy:
                 "copied. Run meterproof verify to see what was changed"
             )
         places: list[Tile | Bundle] = [*bundles_between(size, checkpoint.size), *tiles_between(size, checkpoint.size)]
-        for place in places:
-            self._put(f"{folder.name}/{tlog}/{place.path}", _published_bytes(published, place))
+
+        def put(place: Tile | Bundle) -> int:
+            content = _published_bytes(published, place)
+            return len(content) if self._store.put(f"{folder.name}/{tlog}/{place.path}", content) else 0
+
+        for size_put in at_once(put, places):
+            if size_put:
+                self._count(size_put)
 
     def _name(self, folder: Path, file: Path) -> str:
         return f"{folder.name}/{file.name}"

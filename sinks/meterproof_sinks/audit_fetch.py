@@ -14,7 +14,7 @@ from meterproof_sinks.audit_folder import CHECKPOINT_FILE, LOG_FILE, read_log_na
 from meterproof_sinks.audit_segment import MANIFEST_SUFFIX, Segment
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
 from meterproof_sinks.given_up import GIVEN_UP_FILE, parse_given_up
-from meterproof_sinks.object_store import ObjectDiffers, ObjectStore, StoreProblem
+from meterproof_sinks.object_store import ObjectDiffers, ObjectStore, StoreProblem, at_once
 from meterproof_sinks.price_book_folder import PRICES_FOLDER
 from meterproof_sinks.segment_manifest import NO_MANIFEST, SegmentManifest
 from meterproof_sinks.segment_sealing import erasures_of
@@ -95,9 +95,7 @@ class _Fetch:
             if note is None:
                 continue
             size = checkpoint_of(note).size
-            for path in _tree_paths(f"{name}/{tlog}", size):  # 3
-                if not (self._audit / path).is_file():
-                    self.write(path, self.content(path))
+            self._tree(list(_tree_paths(f"{name}/{tlog}", size)))  # 3
             for path in (f"{name}/{file}", f"{name}/{tlog}/{CHECKPOINT_FILE}"):  # 4
                 self._checkpoint(path, note)
             if file == CHECKPOINT_FILE:
@@ -163,6 +161,23 @@ class _Fetch:
         events = [manifest.files.events, *erasures_of(segment)]
         for file, states in ((segment.sealed_events, events), (segment.sealed_records, [manifest.files.records])):
             self._stream(f"{name}/{file.name}", [state.zst_sha256 for state in states])
+
+    def _tree(self, paths: list[str]) -> None:
+        """Bring those tiles and bundles that are not there, several at a time, and sync their folders."""
+        missing = [path for path in paths if not (self._audit / path).is_file()]
+        folders = sorted({(self._audit / path).parent for path in missing})
+        for folder in folders:
+            self._make_folder(folder)
+
+        def bring(path: str) -> int:
+            content = self.content(path)
+            self._disk.put(self._audit / path, content)
+            return len(content)
+
+        for size in at_once(bring, missing):
+            self._count(size)
+        for folder in folders:
+            self._disk.sync_folder(folder)
 
     def content(self, name: str) -> bytes:
         """An object's content.

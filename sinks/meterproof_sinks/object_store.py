@@ -6,11 +6,13 @@ never part of an address, and never told.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
@@ -31,6 +33,10 @@ _REQUEST_TIMEOUT: Final = timedelta(minutes=10)
 """A sealed segment goes up in one request, so that the store can refuse to replace an object."""
 _RETRIES_MAX: Final = 3
 _CHUNK_BYTES: Final = 1 << 22
+_AT_ONCE: Final = 16
+_PER_THREAD: Final = 16
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _NOT_FOUND: Final = (NotFoundError, FileNotFoundError)
 """The library says it in either way."""
 
@@ -212,6 +218,23 @@ class ObjectStore:
             ) from error
         except BaseError as error:
             raise StoreUnavailable(f"{place}: {_first_line(error)}") from error
+
+
+def at_once(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """What a call gives for each of many small objects, in order: several are under way, since each mostly waits.
+
+    When one fails, or whoever asks stops asking, those that are under way are finished and no others begun.
+    """
+    rest = iter(items)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        while chunk := list(islice(rest, _AT_ONCE * _PER_THREAD)):
+            under_way = [pool.submit(call, item) for item in chunk]
+            try:
+                for one in under_way:
+                    yield one.result()
+            finally:
+                for one in under_way:
+                    one.cancel()
 
 
 def _first_line(error: Exception) -> str:
