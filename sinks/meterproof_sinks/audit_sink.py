@@ -26,10 +26,8 @@ from meterproof_sinks.tlog_folder import adds_a_signature
 
 _WAITING_MAX: Final = 4_096
 """Checkpoints kept that are ahead of the disk; the smallest go first, for a larger one will do."""
-_PUBLISH_POLL_S: Final = 0.5
-"""How long the publisher waits at most before it looks whether to stop."""
-_SEAL_POLL_S: Final = 5.0
-"""How often it is looked whether a segment has ended."""
+_STOP_POLL_S: Final = 0.5
+"""How long publisher and sealer wait at most before they look whether to stop."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.audit")
 
@@ -71,6 +69,8 @@ class AuditSink:
         """By tree and size: the roots of those pairs."""
         self._due = asyncio.Event()
         """Set when there may be something to publish."""
+        self._written = asyncio.Event()
+        """Set when a segment may have ended."""
         self._locks: dict[int, asyncio.Lock] = {}
         self.refused_checkpoints = 0
         """Records of the checkpoint topic that no given key signed, or that are no checkpoints."""
@@ -110,6 +110,7 @@ class AuditSink:
                 )
             await asyncio.to_thread(log.append, records)
         self._due.set()
+        self._written.set()
 
     def offer_checkpoints(self, note: bytes, records_note: bytes | None = None) -> None:
         """Take the signed checkpoints of a log's trees from the topic: they are published once all is on disk.
@@ -164,7 +165,7 @@ class AuditSink:
         """
         while not stop.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), _PUBLISH_POLL_S)
+                await asyncio.wait_for(self._due.wait(), _STOP_POLL_S)
             self._due.clear()
             await self.publish()
         await self.publish()
@@ -176,10 +177,11 @@ class AuditSink:
             DamagedAudit, AuditDiskError: see `AuditLog.seal_next`.
         """
         while not stop.is_set():
+            self._written.clear()
             sealed = [await asyncio.to_thread(log.seal_next) for log in list(self._logs.values())]
             if not any(sealed):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), _SEAL_POLL_S)
+                    await asyncio.wait_for(self._written.wait(), _STOP_POLL_S)
 
     async def close(self) -> None:
         """Let go of all folders."""
