@@ -1,4 +1,4 @@
-"""Copy the sealed part of an audit folder into an object store, and back.
+"""Copy the sealed part of an audit folder into an object store; `audit_fetch` brings it back.
 
 ```
 <log>/log.json                                   as in the folder
@@ -114,12 +114,14 @@ class _Copy:
         self._on_copied = on_copied
 
     def prices(self) -> None:
+        """Copy the price books."""
         for version, content in kept_price_books(self._audit).items():
             name = f"{PRICES_FOLDER}/{version}.json"
             if self._store.get(name) != content:
                 self._put(name, content)
 
     def log(self, folder: Path) -> None:
+        """Copy what is sealed of a log."""
         named = read_log_name(folder)
         copied = self.copied.logs[named.origin] = CopiedLog(named.partition)
         there = self._store.names(folder.name)
