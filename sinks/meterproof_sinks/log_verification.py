@@ -33,7 +33,7 @@ from meterproof_sinks.fault_location import fault_in_header, located
 from meterproof_sinks.given_up import GIVEN_UP_FILE, beginning_of
 from meterproof_sinks.manifest_verification import ManifestVerification
 from meterproof_sinks.record_verification import RecordVerification
-from meterproof_sinks.segment_manifest import LogEnd, SegmentManifest, read_manifest, read_manifests
+from meterproof_sinks.segment_manifest import LogEnd, SegmentManifest, lines_bytes, read_manifest, read_manifests
 from meterproof_sinks.segment_reader import lines_digests, read_segment
 from meterproof_sinks.segment_verification import SegmentOutcome, SegmentTask, verify_segment
 from meterproof_sinks.tree_verification import TreeVerification
@@ -229,7 +229,7 @@ class LogVerification:
             if lines_digests(segment) != (one.events, one.records):
                 return False
             if on_progress is not None:
-                on_progress(segment.size)
+                on_progress(lines_bytes(segment))
         return True
 
     def _remember(self, segment: Segment, lines: tuple[str, str]) -> None:

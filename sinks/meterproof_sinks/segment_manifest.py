@@ -7,6 +7,7 @@ segment afterwards is stated in `<first position>.erasures.jsonl` beside it, a l
 of these lines.
 """
 
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -161,6 +162,15 @@ def read_manifest(segment: Segment) -> SegmentManifest:
     if manifest.content != content:
         raise DamagedAudit(segment.manifest, 1, segment.first, "is not spelled as it is written")
     return manifest
+
+
+def lines_bytes(segment: Segment) -> int:
+    """Bytes of a segment's lines, of both files; of a sealed one as its manifest states them, if it can be read."""
+    if segment.is_sealed:
+        with suppress(DamagedAudit, OSError):
+            files = read_manifest(segment).files
+            return files.events.bytes + files.records.bytes
+    return segment.size
 
 
 def follow_manifest(segment: Segment, before: SegmentManifest | None) -> SegmentManifest:

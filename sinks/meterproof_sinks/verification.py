@@ -18,6 +18,7 @@ from meterproof_sinks.audit_folder import VOLUME_FOLDER, is_log_folder, log_fold
 from meterproof_sinks.log_verification import verify_log
 from meterproof_sinks.price_book_folder import PRICES_FOLDER, kept_price_books
 from meterproof_sinks.remembered_checkpoints import RememberedCheckpoint
+from meterproof_sinks.segment_manifest import lines_bytes
 from meterproof_sinks.verification_inputs import OnProgress, Producers, VerificationInputs
 from meterproof_sinks.verification_memory import VerificationMemory
 from meterproof_sinks.verification_pool import VerificationPool
@@ -31,10 +32,10 @@ def audit_folder_of(folder: Path) -> Path:
 
 
 def bytes_to_check(folder: Path) -> int:
-    """Size of all that `verify_folder` will read."""
+    """Bytes of all lines that `verify_folder` will follow."""
     top = audit_folder_of(folder)
     logs = [top] if is_log_folder(top) else log_folders(top)
-    return sum(segment.size for log in logs for segment in segments_of(log))
+    return sum(lines_bytes(segment) for log in logs for segment in segments_of(log))
 
 
 def verify_folder(
@@ -101,7 +102,7 @@ def verify_logs(
         if len(logs) < jobs:
             return [verify_log(log, inputs, on_progress, pool) for log in logs]
         # The largest first: the others fit in beside it.
-        order = sorted(logs, key=lambda log: -sum(segment.size for segment in segments_of(log)))
+        order = sorted(logs, key=lambda log: -sum(map(lines_bytes, segments_of(log))))
         running = {log: pool.submit(_verify_elsewhere, log) for log in order}
         return [pool.wait_for(running[log]) for log in logs]
 

@@ -20,7 +20,7 @@ from meterproof_sinks.log_verification import LogVerification, verify_log
 from meterproof_sinks.remembered_checkpoints import RememberedCheckpoint
 from meterproof_sinks.segment_manifest import read_manifest
 from meterproof_sinks.segment_writer import SegmentLimits
-from meterproof_sinks.verification import verify_folder
+from meterproof_sinks.verification import bytes_to_check, verify_folder
 from meterproof_sinks.verification_inputs import Producers, VerificationInputs
 from meterproof_sinks.verification_memory import VerificationMemory
 from meterproof_sinks.verification_pool import VerificationPool
@@ -118,7 +118,7 @@ def test_processes_find_what_one_pass_finds(written: Path, followed_here: list[i
     assert followed_here == [0]
     assert together.holds, together.faults
     assert together.as_json() == alone.as_json()
-    assert sum(told) == sum(len(record.value) for _, record in LOG.records)
+    assert sum(told) == sum(len(record.value) for _, record in LOG.records) < bytes_to_check(written) < 1.1 * sum(told)
 
 
 def test_every_checkpoint_kept_is_compared(written: Path) -> None:
