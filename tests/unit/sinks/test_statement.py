@@ -17,6 +17,8 @@ from meterproof_schemas.event import parse_event
 from meterproof_schemas.price_book import encode_price_book
 from meterproof_schemas.quantity import plain
 from meterproof_schemas.statement import MalformedStatement, Period, Statement, StatementNotTrue
+from meterproof_sinks.disk import Disk
+from meterproof_sinks.price_book_folder import keep_price_book
 from tests.published_log import publish, vkey_of
 from tests.rated_log import BOOKS, RatedLog, costs
 
@@ -257,3 +259,16 @@ def test_what_is_no_statement_is_malformed(content: bytes) -> None:
 def test_a_period_ends_where_the_next_begins() -> None:
     assert Period.parse("2025-12").until_us == Period.parse("2026-01").from_us
     assert Period.parse("2024-02-29").until_us == Period.parse("2024-03").from_us
+
+
+def test_the_price_books_of_the_audit_folder_are_enough(data: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(data, tmp_path / "data"))
+    given = Statement.parse(make(own, "acme", "2025-12").read_bytes())
+    for version, book in BOOKS.items():
+        keep_price_book(own / "audit", encode_price_book(book), Disk())
+        (own / f"book-{version}.json").unlink()
+    out = str(own / "kept.statement")
+    assert main(["acme", "--period", "2025-12", "--data", str(own), "--out", out]) == 0
+    assert main(["check", out, "--vkey", str(own / "log.vkey")]) == 0
+    kept = Statement.parse(Path(out).read_bytes())
+    assert orjson.loads(kept.header)["money"] == orjson.loads(given.header)["money"]
