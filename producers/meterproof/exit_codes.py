@@ -3,7 +3,7 @@
 | code | meaning | started again at once |
 |---|---|---|
 | 0 | stopped as asked | - |
-| 1 | could not start: a file or topic is missing or faulty, Kafka does not answer | when that is put right |
+| 1 | could not start: a file or topic is missing or faulty, Kafka did not answer for long | when that is put right |
 | 2 | wrong usage | no |
 | 70 | unexpected error; nothing was acknowledged after it | goes on where its output ends |
 | 75 | cannot go on now: another writer appended (`fenced`), or Kafka does not answer | goes on where its output ends |

@@ -176,10 +176,10 @@ class LogStage:
         if self._room.is_full:
             self._hurry.set()
             await self._room.wait()
-            if self._held.get(partition) is not held or self._stopping:
-                return
         if offset > held.next_offset:
             await self._fill(held, partition, offset)
+        if self._held.get(partition) is not held or self._stopping:
+            return  # given up while this waited
         if offset == held.next_offset:
             _offer(held, offset, value)
         size_bytes = len(value or b"")

@@ -1,5 +1,6 @@
 """`meterproof budgets`: run the worker that adds up spend and alerts; show what has been spent."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,9 @@ import typer
 
 from meterproof.deployment import DataFolder
 from meterproof_stream.commands.leaving import add_leave
-from meterproof_stream.commands.options import AsJson, Bootstrap, Data, Instance, LeaveOnStop, Prefix, RuntimeChoice
+from meterproof_stream.commands.options import AsJson, Bootstrap, Data, Prefix
 from meterproof_stream.commands.running import run_command
+from meterproof_stream.commands.worker_options import WorkerOptions, with_worker_options
 
 WORKER = "budgets"
 """Name of the worker: of its consumer group and status file."""
@@ -27,13 +29,9 @@ def _budgets() -> None:
 
 
 @app.command(epilog="Example: meterproof budgets run --data data --budgets data/budgets.json")
-def run(  # noqa: PLR0917 - one parameter per option
-    data: Data = Path("data"),
-    bootstrap: Bootstrap = None,
-    topic_prefix: Prefix = None,
-    instance: Instance = None,
-    runtime: RuntimeChoice = None,
-    leave: LeaveOnStop = None,
+@with_worker_options
+def run(
+    options: WorkerOptions,
     budgets: BudgetsFile = None,
     interval_s: Annotated[float, typer.Option(help="Seconds between two writes of changed sums.", min=0.02)] = 0.1,
 ) -> int:
@@ -44,19 +42,14 @@ def run(  # noqa: PLR0917 - one parameter per option
     from meterproof_stream.log_stage import LogStage
     from meterproof_stream.worker_process import run_worker
 
-    parsed = parse_budgets((budgets or DataFolder(data).budgets).read_bytes())
+    parsed = parse_budgets((budgets or DataFolder(options.data).budgets).read_bytes())
     return run_worker(
         WORKER,
         Topic.LOG,
         lambda kafka, _, on_failure: LogStage(
             kafka, BudgetLanes(kafka, parsed, on_failure), flush_interval_s=interval_s, on_failure=on_failure
         ),
-        data=data,
-        bootstrap=bootstrap,
-        topic_prefix=topic_prefix,
-        instance=instance,
-        runtime=runtime,
-        leave_on_stop=leave,
+        **asdict(options),
     )
 
 

@@ -1,5 +1,6 @@
 """`meterproof checkpointer`: run the worker that signs what the logs hold."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,8 @@ import typer
 
 from meterproof.deployment import DataFolder
 from meterproof_stream.commands.leaving import add_leave
-from meterproof_stream.commands.options import Bootstrap, Data, Instance, LeaveOnStop, Prefix, RuntimeChoice
 from meterproof_stream.commands.running import run_command
+from meterproof_stream.commands.worker_options import WorkerOptions, with_worker_options
 from meterproof_stream.errors import NothingRemembers
 
 WORKER = "checkpointer"
@@ -23,13 +24,9 @@ def _checkpointer() -> None:
 
 
 @app.command(epilog="Example: meterproof checkpointer run --data data --key data/keys/log.key")
+@with_worker_options
 def run(  # noqa: PLR0917 - one parameter per option
-    data: Data = Path("data"),
-    bootstrap: Bootstrap = None,
-    topic_prefix: Prefix = None,
-    instance: Instance = None,
-    runtime: RuntimeChoice = None,
-    leave: LeaveOnStop = None,
+    options: WorkerOptions,
     key: Annotated[
         list[Path] | None,
         typer.Option(help="A log key; give two while one replaces the other. Default: the data folder's own."),
@@ -65,8 +62,9 @@ def run(  # noqa: PLR0917 - one parameter per option
     from meterproof_stream.witness_folder import WitnessFolder
     from meterproof_stream.worker_process import run_worker
 
-    keys = LogKeys.load(key or DataFolder(data).log_keys)
-    audit = audit_dir or DataFolder(data).audit
+    folder = DataFolder(options.data)
+    keys = LogKeys.load(key or folder.log_keys)
+    audit = audit_dir or folder.audit
     if audit_dir is not None and not audit.is_dir():
         message = f"{audit}: no such folder; nothing can be compared with it"
         raise typer.BadParameter(message, param_hint="--audit-dir")
@@ -82,12 +80,7 @@ def run(  # noqa: PLR0917 - one parameter per option
             flush_interval_s=interval_s,
             on_failure=on_failure,
         ),
-        data=data,
-        bootstrap=bootstrap,
-        topic_prefix=topic_prefix,
-        instance=instance,
-        runtime=runtime,
-        leave_on_stop=leave,
+        **asdict(options),
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,9 @@ import typer
 
 from meterproof.deployment import DataFolder
 from meterproof_stream.commands.leaving import add_leave
-from meterproof_stream.commands.options import LeaveOnStop, RuntimeChoice
+from meterproof_stream.commands.options import AsJson, Bootstrap, Data, Prefix
 from meterproof_stream.commands.running import run_command
+from meterproof_stream.commands.worker_options import WorkerOptions, with_worker_options
 from meterproof_stream.index_kind import IndexKind
 from meterproof_stream.operator import Decision, accept_gap, quarantine
 
@@ -22,28 +24,20 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Turn signed batches into the log."
 )
 
-Data = Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")]
-Bootstrap = Annotated[str | None, typer.Option(help="Kafka's address, host:port.")]
-Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")]
 Registry = Annotated[Path | None, typer.Option(help="Key registry; by default the data folder's own.")]
 Partition = Annotated[int, typer.Argument(help="Partition of usage.batches.", min=0)]
 Reason = Annotated[str, typer.Option(help="Why; stands in the log for ever.")]
 Who = Annotated[str, typer.Option(help="Who decided; stands in the log for ever.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command(
     epilog="Example: meterproof sequencer run --data data --instance sequencer-0   ·   exit codes: 0 stopped as asked, "
     "1 could not start, 70 unexpected error, 75 try again, 78 log_diverged, source_diverged, source_lost"
 )
-def run(  # noqa: PLR0917 - one parameter per option
-    data: Data = Path("data"),
-    bootstrap: Bootstrap = None,
-    topic_prefix: Prefix = None,
+@with_worker_options
+def run(
+    options: WorkerOptions,
     registry: Registry = None,
-    instance: Annotated[str | None, typer.Option(help="Stable unique name of this worker, like sequencer-0.")] = None,
-    runtime: RuntimeChoice = None,
-    leave: LeaveOnStop = None,
     index: Annotated[
         IndexKind | None,
         typer.Option(
@@ -52,7 +46,7 @@ def run(  # noqa: PLR0917 - one parameter per option
             show_default=False,
         ),
     ] = None,
-) -> None:
+) -> int:
     """Run the sequencer until SIGTERM; logs are JSON lines on stderr."""
     from meterproof.kafka.settings import KafkaSettings
     from meterproof_schemas.topics import Topic
@@ -71,20 +65,14 @@ def run(  # noqa: PLR0917 - one parameter per option
             refusals=RefusalWatch(after_s=settings.refused_after_s),
         )
 
-    code = run_worker(
+    return run_worker(
         WORKER,
         Topic.BATCHES,
         make_engine,
-        data=data,
-        bootstrap=bootstrap,
-        topic_prefix=topic_prefix,
-        instance=instance,
-        runtime=runtime,
         registry=registry,
         index=index,
-        leave_on_stop=leave,
+        **asdict(options),
     )
-    raise typer.Exit(code)
 
 
 @app.command(
