@@ -102,11 +102,10 @@ async def measure_tlog(say: Callable[[str], None], *, quick: bool = False) -> li
             )
         largest = int(LARGEST * share)
         say(f"proving entries of {largest:,}")
-        spent_ms = prove(folder / "largest", largest)
-        for percent in (50, 99):
-            name = f"proof of one of {largest:,} entries, p{percent}"
-            value = spent_ms[len(spent_ms) * percent // 100]
-            found.append(_figure(name, "ms", value, ("≤", _PROOF_MS_MAX)))
+        for what, spent_ms in zip(("", " of CPU"), prove(folder / "largest", largest), strict=True):
+            for percent in (50, 99):
+                name = f"proof of one of {largest:,} entries, p{percent}{what}"
+                found.append(_figure(name, "ms", spent_ms[len(spent_ms) * percent // 100], ("≤", _PROOF_MS_MAX)))
         say("checking a proof")
         found.append(
             _figure("check of one proof, from the start of its process", "ms", check(folder), ("≤", _CHECK_MS_MAX))
@@ -182,8 +181,10 @@ def write_tessera(folder: Path, batch: int, entries: int) -> Written:
     return Written(entries, said["seconds"], said["cpu_s"])
 
 
-def prove(folder: Path, entries: int) -> list[float]:
+def prove(folder: Path, entries: int) -> tuple[list[float], list[float]]:
     """Milliseconds for an inclusion proof at a random place of a log of so many entries, from the files of its tiles.
+
+    By the clock, and of the processor: where they differ, others had it. Both in ascending order.
 
     Nothing is kept from one proof to the next, and each hash is verified against the root. The files were just
     written, so they come from the system's memory.
@@ -195,17 +196,19 @@ def prove(folder: Path, entries: int) -> list[float]:
             _put(folder / tile.path, content)
     for tile, content in edge.partials():
         _put(folder / tile.path, content)
-    root, read, spent_ms = edge.root(), read_tlog(folder), []
+    root, read = edge.root(), read_tlog(folder)
+    spent_ms, cpu_ms = list[float](), list[float]()
     gc.collect()
     gc.freeze()  # what this process holds is no part of the work
     for index in random.Random(1).sample(range(entries), _PROOFS):
-        began_s = time.perf_counter()
+        began_s, began_cpu_s = time.perf_counter(), time.thread_time()
         proof = TileTree(entries, root, read).inclusion_proof(index)
         spent_ms.append((time.perf_counter() - began_s) * 1e3)
+        cpu_ms.append((time.thread_time() - began_cpu_s) * 1e3)
         leaf = sha256(b"\0" + index.to_bytes(32)).digest()
         verify_inclusion(leaf=leaf, index=index, size=entries, proof=proof, root=root)
     gc.unfreeze()
-    return sorted(spent_ms)
+    return sorted(spent_ms), sorted(cpu_ms)
 
 
 def _put(path: Path, content: bytes) -> None:
