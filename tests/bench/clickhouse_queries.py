@@ -23,6 +23,8 @@ ROWS: Final = 10_000_000
 ROWS_QUICK: Final = 20_000
 _TIMES: Final = 10
 _TIMES_QUICK: Final = 2
+_PATIENCE_MS: Final = 5_000
+"""A query that took so long altogether is not asked again."""
 _ROLLED_UP_TARGET_MS: Final = 200
 _RAW_TARGET_MS: Final = 700
 _DENSITY_TARGET_MS: Final = 10
@@ -117,39 +119,49 @@ def _timed_ms(call: Callable[[], object]) -> float:
 
 
 def _p95_ms(call: Callable[[], object], times: int) -> float:
-    return quantiles([_timed_ms(call) for _ in range(times)], n=20, method="inclusive")[18]
+    """Of so many calls, or, where they take long, of at least two."""
+    found: list[float] = []
+    while len(found) < 2 or (len(found) < times and sum(found) < _PATIENCE_MS):
+        found.append(_timed_ms(call))
+    return quantiles(found, n=20, method="inclusive")[18]
 
 
-def main(folder: str, rows: int, times: int) -> dict[str, object]:
-    """Make the rows and measure."""
+def make(clickhouse: ClickHouse, rows: int) -> float:
+    """Make the tables and the rows; how many milliseconds the roll-ups took."""
+    migrate(clickhouse)
+    for part in range(_PARTS):
+        values = {"log": _LOG, "rows": rows, "first": part * (rows // _PARTS), "count": rows // _PARTS}
+        clickhouse.command(_EVENTS, values)
+    clickhouse.command(_RECORD, {"log": _LOG, "n": rows})
+    clickhouse.command(_PROGRESS, {"log": _LOG, "n": rows})
+    return _timed_ms(Rollups(clickhouse).refresh)
+
+
+def ask(clickhouse: ClickHouse, rows: int, times: int) -> dict[str, Any]:
+    """Ask every query so often; (95th percentile in milliseconds, whether it reads roll-ups) by name, and sizes."""
+    queries = {}
+    for file in sorted(QUERIES.glob("*.sql")):
+        sql = file.read_text("utf-8")
+        p95_ms = _p95_ms(lambda sql=sql: clickhouse.raw(sql, "Null"), times)  # type: ignore[misc]
+        queries[file.stem] = (p95_ms, "FROM usage_by_" in sql)
+    density_ms = _p95_ms(lambda: clickhouse.rows(_DENSITY, {"log": _LOG}), times)
+    found = clickhouse.rows(_DENSITY, {"log": _LOG})
+    if found != [(rows, 1)]:
+        raise SystemExit(f"the density check found (positions, dense) = {found}")
+    ((size,),) = clickhouse.rows(
+        "SELECT sum(data_compressed_bytes) / sum(rows) FROM system.parts "
+        "WHERE active AND database = currentDatabase() AND table = 'usage_events'"
+    )
+    return {"queries": queries, "density_ms": density_ms, "bytes_per_row": size}
+
+
+def main(folder: str, rows: int, times: int) -> dict[str, Any]:
+    """Make the rows and ask."""
     clickhouse = ClickHouse.open_folder(Path(folder))
     try:
-        migrate(clickhouse)
-        step = rows // _PARTS
-        for part in range(_PARTS):
-            values = {"log": _LOG, "rows": rows, "first": part * step, "count": step}
-            clickhouse.command(_EVENTS, values)
-        clickhouse.command(_RECORD, {"log": _LOG, "n": step * _PARTS})
-        clickhouse.command(_PROGRESS, {"log": _LOG, "n": step * _PARTS})
-        rollups_ms = _timed_ms(Rollups(clickhouse).refresh)
-        queries = {}
-        for file in sorted(QUERIES.glob("*.sql")):
-            sql = file.read_text("utf-8")
-            queries[file.stem] = (
-                _p95_ms(lambda sql=sql: clickhouse.raw(sql, "Null"), times),  # type: ignore[misc]
-                "FROM usage_by_" in sql,
-            )
-        density_ms = _p95_ms(lambda: clickhouse.rows(_DENSITY, {"log": _LOG}), times)
-        ((positions, dense),) = clickhouse.rows(_DENSITY, {"log": _LOG})
-        if (positions, dense) != (step * _PARTS, 1):
-            raise SystemExit(f"the density check found {positions} positions, dense: {dense}")
-        ((size,),) = clickhouse.rows(
-            "SELECT sum(data_compressed_bytes) / sum(rows) FROM system.parts "
-            "WHERE active AND database = currentDatabase() AND table = 'usage_events'"
-        )
+        return {"rollups_ms": make(clickhouse, rows), **ask(clickhouse, rows, times)}
     finally:
         clickhouse.close()
-    return {"queries": queries, "density_ms": density_ms, "bytes_per_row": size, "rollups_ms": rollups_ms}
 
 
 if __name__ == "__main__":
