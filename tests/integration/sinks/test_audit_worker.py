@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from meterproof.kafka.price_books import publish_price_book
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
@@ -23,12 +24,15 @@ from meterproof_schemas.checkpoint_record import (
 )
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.event import entry_of
+from meterproof_schemas.price_book import encode_price_book
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.audit_checkpoints import follow_checkpoints
 from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.audit_folder import log_folder_name, read_records, records, segments_of
 from meterproof_sinks.audit_sink import AuditSink
+from meterproof_sinks.disk import Disk
 from meterproof_sinks.erased import erased_line
+from meterproof_sinks.price_book_folder import follow_price_books, kept_price_books
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.sink_process import run_together
 from meterproof_sinks.verification import verify_folder
@@ -36,8 +40,11 @@ from meterproof_sinks.verification_inputs import Producers
 from meterproof_sinks.worker import run_sink
 from tests.builders import DEPLOYMENT, NOW_MS
 from tests.log_builder import LogBuilder
+from tests.rated_log import BOOKS
 
 pytestmark = pytest.mark.broker
+
+SEGMENT_FILES = ("*.jsonl", "*.zst", "*.manifest.json")
 
 
 class Deployed:
@@ -94,14 +101,19 @@ async def deployed(broker: LocalBroker, topic_prefix: str) -> Deployed:
 
 
 async def run_until_covered(deployed: Deployed, folder: Path, size: int) -> AuditSink:
-    """Run a worker until the folder's checkpoint covers so many entries."""
+    """Run a worker until the folder's checkpoint covers so many entries, and all segments but the last are sealed."""
     sink = AuditSink(folder, verifiers=[deployed.signer.verifier], limits=SegmentLimits(bytes_max=8_000))
     stop = asyncio.Event()
     status = StatusFile(folder.parent / "status", "audit")
 
     async def wait() -> None:
         # The worker has no hook to wait on: whoever wants to know how far it is looks at the disk or the status file.
-        while not any(log.checkpoint and log.checkpoint.size >= size for log in sink.logs().values()):  # noqa: ASYNC110
+        def done() -> bool:
+            logs = sink.logs().values()
+            covered = any(log.checkpoint and log.checkpoint.size >= size for log in logs)
+            return covered and all(one.is_sealed for log in logs for one in segments_of(log.folder)[:-1])
+
+        while not done():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         stop.set()
 
@@ -110,7 +122,7 @@ async def run_until_covered(deployed: Deployed, folder: Path, size: int) -> Audi
         async with asyncio.timeout(60):
             carrying = run_sink(sink, deployed.settings, status=status, stop=stop)
             following = follow_checkpoints(sink, deployed.settings, stop=stop)
-            await run_together(stop, carrying, following, sink.publish_until(stop))
+            await run_together(stop, carrying, following, sink.publish_until(stop), sink.seal_until(stop))
     finally:
         waiting.cancel()
         await sink.close()
@@ -142,8 +154,9 @@ async def test_log_and_checkpoints_become_a_folder_that_verifies(deployed: Deplo
     again = tmp_path / "again"
     await run_until_covered(deployed, again, log.state.position)
     other = again / log_folder_name(log.origin)
-    files = sorted(path.name for path in other.glob("*.jsonl"))
-    assert files == sorted(path.name for path in mine.glob("*.jsonl"))
+    files = sorted(path.name for kind in SEGMENT_FILES for path in other.glob(kind))
+    assert files == sorted(path.name for kind in SEGMENT_FILES for path in mine.glob(kind))
+    assert sum(name.endswith(".manifest.json") for name in files) == report.logs[0].sealed > 0
     assert all((other / name).read_bytes() == (mine / name).read_bytes() for name in files)
 
 
@@ -170,6 +183,27 @@ async def test_every_accepted_record_can_be_made_again_byte_for_byte(deployed: D
     assert {offset: one.value for offset, one in kept.items() if not one.erased} == {
         offset: value for offset, value in accepted.items() if offset != erased.log_offset
     }
+
+
+async def test_published_price_books_are_kept_and_a_changed_one_stops_the_worker(
+    deployed: Deployed, tmp_path: Path
+) -> None:
+    settings, stop = deployed.settings, asyncio.Event()
+    for book in BOOKS.values():
+        assert await publish_price_book(settings, book)
+    following = asyncio.create_task(follow_price_books(tmp_path, settings, stop=stop, disk=Disk()))
+    async with asyncio.timeout(120):
+        while len(kept_price_books(tmp_path)) < len(BOOKS):
+            assert not following.done()
+            await asyncio.sleep(0.05)
+        assert kept_price_books(tmp_path) == {version: encode_price_book(book) for version, book in BOOKS.items()}
+        changed = encode_price_book(BOOKS[1].model_copy(update={"currency": "EUR"}))
+        async with RecordProducer(settings) as producer:
+            await (await producer.send(settings.topic(Topic.PRICE_BOOKS), 0, b"no price book", key=b"3"))
+            await (await producer.send(settings.topic(Topic.PRICE_BOOKS), 0, changed, key=b"1"))
+        with pytest.raises(StageStopped, match="version 1 of the price book"):
+            await following
+    assert kept_price_books(tmp_path)[1] == encode_price_book(BOOKS[1])
 
 
 async def test_a_signed_checkpoint_that_contradicts_the_log_stops_the_worker(
