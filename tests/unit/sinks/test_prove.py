@@ -1,5 +1,6 @@
 """`meterproof prove` and `check`: a proof holds as it was written; with any byte changed it does not."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -298,3 +299,40 @@ def test_the_proofs_know_what_producers_sign() -> None:
     assert signed_bytes(header_line) == batch.signed_bytes(header_line)
     assert canonical_signatures(read_signatures(signatures_line)) == signatures_line
     assert {len(SEED), len(PUBLIC_KEY)} == {32}
+
+
+def test_proofs_show_that_a_producers_series_has_no_gap(tmp_path: Path) -> None:
+    """One of each batch of the series: each header that the producer signed names the one before.
+
+    Of a batch whose events all count it is an event's proof, of others that of a verdict: the log proves both.
+    """
+    log = LogBuilder()
+    events = log.events(3)
+    log.clock_ms += 1_000
+    headers: list[bytes] = []
+    for lines in ([events[0]], [events[0]], [events[1], REFUSED], [events[2]]):
+        previous = hashlib.sha256(headers[-1]).hexdigest() if headers else None
+        value = make_batch(lines, log.key, sequence=len(headers), previous=previous)
+        headers.append(value.split(b"\n")[0])
+        log.source(value)
+    publish(tmp_path / "audit", log)
+
+    def header_of(*what: str) -> bytes:
+        proof = EventProof.parse(proof_of(tmp_path, *what).read_bytes())
+        proved = proof.verify([Verifier.parse(vkey_of(log))], producer_keys=[ProducerKey(PUBLIC_KEY)])
+        assert (proved.producer, proved.signed_by) == ("gateway", (log.key.key_id,))
+        assert proof.carried is not None
+        return proof.carried[0]
+
+    refused = ("--digest", entry_of(REFUSED).hex())
+    shown = [header_of("e0"), header_of(*refused), header_of("e2")]
+    assert shown == [headers[0], headers[2], headers[3]]
+
+    def follows(header: bytes, before: bytes) -> bool:
+        fields, earlier = orjson.loads(header), orjson.loads(before)
+        same = all(fields[name] == earlier[name] for name in ("producer", "instance", "partition"))
+        linked = fields["previous"] == hashlib.sha256(before).hexdigest()
+        return bool(same and linked and fields["sequence"] == earlier["sequence"] + 1)
+
+    assert follows(shown[2], shown[1])
+    assert not follows(shown[1], shown[0]), "the batch between them, which brought nothing new, was left out"
