@@ -161,23 +161,26 @@ class _Copy:
         """
         name = self._name(segment.folder, segment.manifest)
         states = [manifest.files.events, *erasures_of(segment)]
-        erasures = self._name(segment.folder, segment.erasures)
-        events = self._name(segment.folder, segment.sealed_events)
-        if len(states) > 1 and there.get(erasures, 0) != segment.erasures.stat().st_size:  # 1
-            self._erase(segment, states, erasures, events)
-        for file, state in ((segment.sealed_events, states[-1]), (segment.sealed_records, manifest.files.records)):  # 2
-            object_name = self._name(segment.folder, file)
-            if name in there and there.get(object_name) == state.zst_bytes:
-                continue
-            if file.is_file():
-                self._put(object_name, file, state.zst_sha256)
-        if name not in there:  # 3
+        events, records = (self._name(segment.folder, one) for one in (segment.sealed_events, segment.sealed_records))
+        if len(states) > 1:  # 1
+            self._erase(segment, states, events, there)
+        counts = name in there  # so its files were there, and equal; then a look at their sizes is enough
+        same = counts and events in there and (len(states) > 1 or there[events] == states[0].zst_bytes)
+        if not same and segment.sealed_events.is_file():  # 2
+            self._put(events, _events_of(segment, states))
+        stated = manifest.files.records
+        if not (counts and there.get(records) == stated.zst_bytes) and segment.sealed_records.is_file():
+            self._put(records, segment.sealed_records, stated.zst_sha256)
+        if not counts:  # 3
             self._put(name, manifest.content)
 
-    def _erase(self, segment: Segment, states: list[SealedFile], erasures: str, events: str) -> None:
+    def _erase(self, segment: Segment, states: list[SealedFile], events: str, there: dict[str, int]) -> None:
         """Carry out in the copy what was erased from a sealed segment here: first what says so, then the lines."""
+        erasures = self._name(segment.folder, segment.erasures)
         content = segment.erasures.read_bytes()
         content = content[: content.rindex(b"\n") + 1]
+        if there.get(erasures) == len(content) and there.get(events) in {None, states[-1].zst_bytes}:
+            return
         if not content.startswith(self._store.get(erasures) or b""):
             raise ObjectDiffers(f"{self._store.url}: {erasures} states other erasures than {segment.erasures}")
         found = self._store.digest(events)
@@ -190,12 +193,7 @@ class _Copy:
                     f"{self._store.url}: {events} still has what was erased from {segment.sealed_events} before that "
                     "was given up. Remove the object there"
                 )
-            erased = segment.sealed_events.read_bytes()
-            if sha256(erased).hexdigest() != states[-1].zst_sha256:
-                raise StoreUnavailable(
-                    f"{segment.sealed_events}: an erasure is under way; it is copied when it is done"
-                )
-            self._replace(events, erased)
+            self._replace(events, _events_of(segment, states))
 
     def _trees(self, folder: Path, notes: tuple[bytes, bytes]) -> int:
         """Copy both trees as their checkpoints have them; how many events the copy's checkpoint covers now.
@@ -267,6 +265,22 @@ class _Copy:
         self.copied.objects += 1
         self.copied.bytes += size
         self._on_copied(size)
+
+
+def _events_of(segment: Segment, states: list[SealedFile]) -> bytes:
+    """A sealed segment's file of events, in the newest of its states.
+
+    Raises:
+        StoreUnavailable: it is being erased from.
+        ObjectDiffers: it is in none of them.
+    """
+    content = segment.sealed_events.read_bytes()
+    digest = sha256(content).hexdigest()
+    if digest != states[-1].zst_sha256:
+        if digest in [state.zst_sha256 for state in (states[0], *erasures_of(segment))]:
+            raise StoreUnavailable(f"{segment.sealed_events}: an erasure is under way; run it again when it is done")
+        raise ObjectDiffers(f"{segment.sealed_events}: has SHA-256 {digest}, which its manifest does not state")
+    return content
 
 
 def _newest_kept(folder: Path, manifests: list[SegmentManifest]) -> tuple[bytes, bytes] | None:

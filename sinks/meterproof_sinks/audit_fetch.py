@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from meterproof_proofs.tiles import bundles_of, tiles_of
 from meterproof_sinks.audit_copy import TREES, checkpoint_of
+from meterproof_sinks.audit_errors import LockedAudit
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE, LOG_FILE, read_log_name
+from meterproof_sinks.audit_lock import writer_is_running
 from meterproof_sinks.audit_segment import MANIFEST_SUFFIX, Segment
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
 from meterproof_sinks.given_up import GIVEN_UP_FILE, parse_given_up
@@ -50,6 +52,7 @@ def fetch_audit(store: ObjectStore, audit: Path, on_fetched: OnFetched = lambda 
     Raises:
         ObjectDiffers: an object is not what the copy says that it is, or a file in the folder is another one.
         StoreProblem: the store cannot be used, or has no copy there.
+        LockedAudit: a sink writes into the folder.
         OSError: the folder cannot be written.
     """
     fetch = _Fetch(store, audit, on_fetched)
@@ -82,6 +85,8 @@ class _Fetch:
         manifests = self._whole(name, manifests, there, below)
         if not manifests:
             return False
+        if writer_is_running(self._audit / name):
+            raise LockedAudit(f"{self._audit / name}: the audit sink is at work; stop it, or fetch into another folder")
         self.write(f"{name}/{LOG_FILE}", self.content(f"{name}/{LOG_FILE}"))
         origin = read_log_name(self._audit / name).origin
         self.fetched.logs[origin], self.fetched.covered[origin] = manifests[-1].end.size, 0

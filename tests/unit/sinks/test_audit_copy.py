@@ -14,6 +14,7 @@ from meterproof_schemas.event import entry_of
 from meterproof_schemas.price_book import encode_price_book
 from meterproof_sinks.audit_copy import copy_audit
 from meterproof_sinks.audit_erasure import erase_lines
+from meterproof_sinks.audit_events import kept_events
 from meterproof_sinks.audit_fetch import fetch_audit
 from meterproof_sinks.audit_folder import log_folder_name, records
 from meterproof_sinks.audit_log import AuditLog
@@ -248,17 +249,37 @@ def test_a_folder_with_another_history_is_refused(deployment: Deployment, capfd:
     assert {path: path.read_bytes() for path in objects_of(deployment)} == before
 
 
-def test_what_is_erased_here_is_erased_there(deployment: Deployment, tmp_path: Path) -> None:
+def test_what_is_erased_here_is_erased_there_whatever_it_is_killed_at(deployment: Deployment, tmp_path: Path) -> None:
     store = ObjectStore(deployment.url)
     copy_audit(deployment.audit, store)
-    line = deployment.log.records[2][1].lines[3]
-    assert erase_lines(deployment.audit, lambda one: one == line)[deployment.log.origin]
-    copy_audit(deployment.audit, store)
-    fetch_audit(store, tmp_path / "back")
-    for folder in (Path(deployment.url), tmp_path / "back"):
-        assert deployment.verify(folder).logs[0].erased == 1
-        assert audit(["grep", "--digest", entry_of(line).hex(), "--count", "--data", str(folder)]) == 0
+    for number in (2, 3):
+        line = deployment.log.records[number][1].lines[3]
+        assert erase_lines(deployment.audit, line.__eq__)[deployment.log.origin]
+        copied = None
+        while copied is None:
+            with suppress(Killed):
+                copied = copy_audit(deployment.audit, store, dies_at(1))
+            shutil.rmtree(tmp_path / "back", ignore_errors=True)
+            fetch_audit(store, tmp_path / "back")
+            deployment.verify(tmp_path / "back")
+        for folder in (Path(deployment.url), tmp_path / "back"):
+            assert deployment.verify(folder).logs[0].erased == number - 1
+            assert audit(["grep", "--digest", entry_of(line).hex(), "--count", "--data", str(folder)]) == 0
+            assert not any(event.line == line for event in kept_events(folder))
     assert copy_audit(deployment.audit, store).objects == 0
+    newest = max(Path(deployment.url).glob("*/*.erasures.jsonl"))
+    newest.write_bytes(newest.read_bytes().replace(b'"lines":', b'"limes":') + b"x")
+    with pytest.raises(ObjectDiffers, match="other erasures"):
+        copy_audit(deployment.audit, store)
+
+
+def test_a_folder_that_a_sink_writes_is_not_fetched_into(deployment: Deployment) -> None:
+    copy_audit(deployment.audit, ObjectStore(deployment.url))
+    writer = AuditLog(deployment.mine, deployment.log.origin, 0, limits=SMALL)
+    try:
+        assert audit(["fetch", deployment.url, str(deployment.audit)]) == 1
+    finally:
+        writer.close()
 
 
 def give_up_first(deployment: Deployment, segments: int) -> None:
