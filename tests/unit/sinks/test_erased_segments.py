@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from meterproof_schemas.event import entry_of
 from meterproof_sinks.audit_erasure import erase_lines
@@ -19,6 +18,7 @@ from meterproof_sinks.segment_manifest import read_manifests
 from meterproof_sinks.segment_sealing import erasures_of
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
+from tests import zstd
 from tests.log_builder import LogBuilder, signed_pair
 from tests.unit.sinks.test_audit_faults import FaultyDisk, die, fail
 

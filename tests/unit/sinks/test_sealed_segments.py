@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from meterproof_proofs.frontier import Frontier, leaf_hashes
 from meterproof_schemas.records_tree import head_entry, head_of
@@ -23,6 +22,7 @@ from meterproof_sinks.segment_manifest import read_manifest, read_manifests
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_memory import VerificationMemory
+from tests import zstd
 from tests.log_builder import LogBuilder, make_log, signed_pair
 
 SMALL = SegmentLimits(bytes_max=1_500, age_ms=3_500)

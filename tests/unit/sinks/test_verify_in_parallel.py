@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 import pytest
-from backports import zstd
 
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from meterproof_sinks.audit_folder import segments_of
@@ -24,6 +23,7 @@ from meterproof_sinks.verification import bytes_to_check, verify_folder
 from meterproof_sinks.verification_inputs import Producers, VerificationInputs
 from meterproof_sinks.verification_memory import VerificationMemory
 from meterproof_sinks.verification_pool import VerificationPool
+from tests import zstd
 from tests.builders import make_registry
 from tests.log_builder import LogBuilder, signed_pair
 

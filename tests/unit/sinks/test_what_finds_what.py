@@ -10,10 +10,14 @@ import pytest
 from meterproof_proofs.commands.checkpoint import main as checkpoint
 from meterproof_proofs.note import Signer
 from meterproof_sinks.audit_folder import segments_of
+from meterproof_sinks.audit_retention import RetentionRequest, give_up
+from meterproof_sinks.audit_segment import Segment
 from meterproof_sinks.commands.verify import main as verify
+from meterproof_sinks.segment_manifest import read_manifest
+from tests import zstd
 from tests.builders import make_registry_file
 from tests.log_builder import LogBuilder, make_log
-from tests.published_log import publish, publish_tree, vkey_of
+from tests.published_log import publish, publish_tree, seal, vkey_of
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("verify", "verify --since", "verify --resume-file", "checkpoint compare")
@@ -83,6 +87,32 @@ def append(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
 
 
+def sealed(change: Callable[[Folder, Segment], object]) -> Callable[[Folder], None]:
+    """Seal the folder's segments, which alone is no change that anything finds; then change something of the second."""
+
+    def seal_and_change(folder: Folder) -> None:
+        seal(folder.log, LOG)
+        assert not any(folder.finds(command) for command in COMMANDS)
+        change(folder, segments_of(folder.log)[1])
+
+    return seal_and_change
+
+
+def compress_anew(_: Folder, segment: Segment) -> None:
+    segment.sealed_events.write_bytes(zstd.compress(zstd.decompress(segment.sealed_events.read_bytes()), 19))
+
+
+def take_out_sealed(_: Folder, segment: Segment) -> None:
+    segment.sealed_events.unlink()
+    segment.sealed_records.unlink()
+
+
+def give_up_old(folder: Folder, segment: Segment) -> None:
+    before_ms = read_manifest(segment).end.clock_ms + 1
+    give_up(folder.data / "audit", RetentionRequest(before_ms, "ops", "policy", 0), ())
+    assert not segment.sealed_events.exists()
+
+
 def take_out_segment(folder: Folder) -> None:
     folder.events.unlink()
     folder.heads.unlink()
@@ -130,6 +160,12 @@ CHANGES: dict[str, Callable[[Folder], object]] = {
     "an event line added": lambda folder: edit_lines(folder.events, lambda lines: [*lines, lines[0]]),
     "a bit of a record's frame, header or batch": lambda folder: flip(folder.heads),
     "a segment taken out": take_out_segment,
+    "a bit of a sealed segment": sealed(lambda _, segment: flip(segment.sealed_records)),
+    "a sealed segment's lines compressed anew": sealed(compress_anew),
+    "a sealed segment taken out, its manifest left": sealed(take_out_sealed),
+    "a bit of a manifest": sealed(lambda _, segment: flip(segment.manifest, 300)),
+    "a manifest taken out": sealed(lambda _, segment: segment.manifest.unlink()),
+    "old segments given up, and noted": sealed(give_up_old),
     "a bit of a tile": lambda folder: flip(folder.log / "tlog/tile/0/001"),
     "a bit of a tile at the right edge": lambda folder: flip(next((folder.log / "tlog/tile/1").glob("000.p/*"))),
     "a bit of an entry bundle": lambda folder: flip(folder.log / "tlog/tile/entries/001"),
