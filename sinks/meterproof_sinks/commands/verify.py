@@ -61,6 +61,9 @@ def verify(  # noqa: PLR0917 - one parameter per option
     With --resume-file, segments that were followed before and have the same SHA-256 are not followed again. Such a run
     trusts that file: keep it where nobody else writes.
 
+    Segments that were given up after their time, as the folder itself notes, are no fault: it says from where on lines
+    are kept (kept_from), and the entries of the others must lead to the signed root.
+
     Ends with 0 only if everything holds and at least one log has a signed checkpoint; 1 if not; 2 if it cannot begin.
     """
     if not folder.is_dir():
