@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 from meterproof_proofs.checkpoint_comparison import read_tlog
 from meterproof_proofs.frontier import leaf_hashes
@@ -58,6 +58,8 @@ _PROOFS: Final = 300
 _CHECKS: Final = 20
 _CHUNK: Final = 1 << 16
 _QUICK_SHARE: Final = 1 / 50
+
+_Target = tuple[Literal["≤", "≥"], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ async def measure_tlog(say: Callable[[str], None], *, quick: bool = False) -> li
                 continue
             found += _rates("Tessera", batch, theirs)
             ratio = (ours.entries / ours.cpu_s) / (theirs.entries / theirs.cpu_s)
-            target = ("≥", _RATIO_MIN) if batch in _COMPARED else None
+            target: _Target | None = ("≥", _RATIO_MIN) if batch in _COMPARED else None
             found.append(
                 _figure(f"the audit sink : Tessera per CPU second, appends of {batch:,}", "times", ratio, target)
             )
@@ -115,8 +117,8 @@ async def measure_tlog(say: Callable[[str], None], *, quick: bool = False) -> li
     return found
 
 
-def _figure(name: str, unit: str, value: float, target: tuple[str, float] | None = None) -> Figure:
-    return Figure("tlog", name, unit, target, [value])  # type: ignore[arg-type] # one of the two signs
+def _figure(name: str, unit: str, value: float, target: _Target | None = None) -> Figure:
+    return Figure("tlog", name, unit, target, [value])
 
 
 def _rates(who: str, batch: int, written: Written) -> list[Figure]:
