@@ -1,5 +1,7 @@
 """Fixtures that every test may use."""
 
+import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator
 
@@ -40,3 +42,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
 def topic_prefix() -> str:
     """A prefix for topics and groups that no other test has."""
     return f"t{uuid.uuid4().hex[:12]}."
+
+
+@pytest.fixture
+def docker() -> None:
+    """Skip, visibly, where no Docker answers."""
+    program = shutil.which("docker")
+    if program is None or subprocess.run([program, "info"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("Docker does not answer on this machine")

@@ -46,6 +46,8 @@ class DataFolder:
         self.vkeys = self.keys / "log.vkey"
         self.price_book = root / "price-book.json"
         self.budgets = root / "budgets.json"
+        self.webhooks = root / "webhooks.json"
+        """Where alerts are sent; missing where they are not."""
         self.deployment_file = root / FILE_NAME
 
     @property

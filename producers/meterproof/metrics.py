@@ -20,6 +20,8 @@ _OF_PARTITIONS: Final = (
     ("waiting_s", "partition_waiting_seconds", False, "How long records wait while none is taken."),
     ("writing_s", "partition_writing_seconds", False, "How long the write under way has lasted."),
     ("identities", "partition_identities", False, "Event identities that the deduplication remembers."),
+    ("dense", "partition_dense", False, "Whether the destination has every position once, by its own count."),
+    ("surplus_rows", "partition_surplus_rows", False, "Rows beyond the positions: repeats; below 0, rows are missing."),
     ("foreign", "partition_foreign_records", True, "Late writers' echoes on usage.log that were skipped."),
     ("records", "partition_records", True, "Log records made durable since the worker started."),
     ("rows", "partition_events", True, "Events made durable since the worker started."),

@@ -22,6 +22,7 @@ from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.audit_tree import Signed, SignedPair
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.segment_writer import SegmentLimits
+from meterproof_sinks.sink import Density
 from meterproof_sinks.tlog_folder import adds_a_signature
 
 _WAITING_MAX: Final = 4_096
@@ -182,6 +183,11 @@ class AuditSink:
             if not any(sealed):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._written.wait(), _STOP_POLL_S)
+
+    async def density(self, partition: int) -> Density | None:
+        """None: a line that is missing or repeated is found when the folder is opened, and by `meterproof verify`."""
+        del partition
+        return None
 
     async def close(self) -> None:
         """Let go of all folders."""

@@ -12,6 +12,7 @@ from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, UnfitRows
 from meterproof_sinks.reference_rows import put_price_books
+from meterproof_sinks.sink import Density
 from meterproof_sinks.usage_rows import (
     EVENT_COLUMNS,
     Books,
@@ -35,6 +36,7 @@ _PRESENT_EVENTS = "SELECT DISTINCT position FROM usage_events WHERE log = {log:S
 _PRESENT_RECORDS = (
     "SELECT DISTINCT log_offset FROM usage_records WHERE log = {log:String} AND log_offset > {offset:Int64}"
 )
+_DENSITY = "SELECT dense, toInt64(positions) - toInt64(last_position) - 1 FROM density WHERE log = {log:String}"
 _ADVANCE = """
 INSERT INTO sink_progress (log, partition, epoch, log_offset, digest, next) VALUES
 ({log:String}, {partition:UInt32}, {epoch:String}, {log_offset:UInt64}, {digest:String}, {next:UInt64})
@@ -67,6 +69,8 @@ class ClickHouseSink:
         self._read_books = read_books
         self._books: Mapping[int, PriceBook] = {}
         self._cursors: dict[int, Cursor | None] = {}
+        self._origins: dict[int, str] = {}
+        """Of the logs that are here, by partition."""
         self._noted: set[int] = set()
         """Price books that are in `price_books` for sure."""
         self._present: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
@@ -85,7 +89,8 @@ class ClickHouseSink:
                 "let each deployment and each epoch have its own database"
             )
         cursor = None
-        for _, (epoch, log_offset, digest, position) in found:
+        for origin, (epoch, log_offset, digest, position) in found:
+            self._origins[log] = origin
             cursor = Cursor(epoch, log_offset, digest, position)
         self._cursors[log] = cursor
         return cursor
@@ -108,7 +113,7 @@ class ClickHouseSink:
         """
         if not records:
             return
-        origin = genesis.origin
+        origin = self._origins[partition] = genesis.origin
         if origin not in self._present:  # 1
             self._present[origin] = await asyncio.to_thread(self._find_present, partition, origin)
         books = await self._books_for(records)  # 2
@@ -118,6 +123,19 @@ class ClickHouseSink:
             # It may have been done and only the answer lost, or a part of it.
             self._present.pop(origin, None)
             raise
+
+    async def density(self, partition: int) -> Density | None:
+        """By the view `density`: from a projection, in milliseconds; None before anything of this partition is here.
+
+        Raises:
+            ClickHouseUnavailable: the database is away.
+            ClickHouseError: it cannot be asked.
+        """
+        origin = self._origins.get(partition)
+        if origin is None:
+            return None
+        found = await asyncio.to_thread(self._clickhouse.rows, _DENSITY, {"log": origin})
+        return Density(bool(found[0][0]), int(found[0][1])) if found else None
 
     async def close(self) -> None:
         """Nothing to let go of: the database is the caller's."""

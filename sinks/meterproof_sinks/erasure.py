@@ -14,6 +14,7 @@ from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.event_owner import OwnerKind, belongs_to
+from meterproof_sinks.followed_rows import column_time
 from meterproof_sinks.rollups import Rollups
 
 LEDGER_FILE: Final = "erasures.jsonl"
@@ -89,7 +90,7 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
 
     1. note position and entry of each, so that the log stays dense without them
     2. delete the rows, and wait until the files without them are in place
-    3. the same for rows in quarantine
+    3. the same for rows in quarantine; and delete the alerts, which no log counts
     4. build the roll-ups of their days again
     5. note the request in `erasures`
 
@@ -121,6 +122,11 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     clickhouse.command(
         f"ALTER TABLE quarantine DELETE WHERE {whose} SETTINGS mutations_sync = 2", {"name": erasure.name}
     )
+    clickhouse.command(
+        "ALTER TABLE usage_alerts DELETE WHERE scope = {kind:String} AND subject = {name:String} "
+        "SETTINGS mutations_sync = 2",
+        {"kind": erasure.kind, "name": erasure.name},
+    )
     rebuilt = Rollups(clickhouse).rebuild(days) if days else None  # 4
     ((events,),) = clickhouse.rows(
         "SELECT count() FROM usage_erased FINAL WHERE request = {request:String}", {"request": erasure.request}
@@ -141,6 +147,29 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
         },
     )
     return events, 0 if rebuilt is None else len(rebuilt.built)
+
+
+def restore_erasures(clickhouse: ClickHouse, ledger: Path) -> int:
+    """Note in `erasures` what the ledger says was done, for a database that is made again; how many there are.
+
+    So alerts of an erased name do not come back with their topic either.
+
+    Raises:
+        ClickHouseError: the database refused.
+        OSError: the ledger cannot be read.
+    """
+    if not ledger.is_file():
+        return 0
+    done = [one for one in map(orjson.loads, ledger.read_bytes().splitlines()) if one["state"] == "done"]
+    rows = [
+        {name: one[name] for name in ("request", "requested_by", "reason", "kind", "salt", "name_digest")}
+        | {"requested_at": column_time(one["requested_at"]), "events": one["clickhouse"]}
+        for one in done
+    ]
+    if rows:
+        body = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+        clickhouse.insert("erasures", (), body, "JSONEachRow", len(rows))
+    return len(rows)
 
 
 _BELOW: Final = "position < mapFromArrays({logs:Array(String)}, {bounds:Array(UInt64)})[log]"

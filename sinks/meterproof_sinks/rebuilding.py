@@ -12,6 +12,7 @@ from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.batch_bounds import Batch, BatchBounds
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, ReadBooks
+from meterproof_sinks.erasure import LEDGER_FILE, restore_erasures
 from meterproof_sinks.given_up import beginning_of
 from meterproof_sinks.migrate import migrate
 from meterproof_sinks.rollups import Rollups
@@ -43,7 +44,7 @@ async def rebuild(
 ) -> Rebuilt:
     """Write what the database lacks of the logs in an audit folder; a rebuild that was cut off goes on where it ended.
 
-    1. tables
+    1. tables; and what was erased on request, by the ledger beside the audit folder
     2. per log: ask the rows how far they go; the audit folder must have that very record
     3. write what follows, in batches, as the sink does
     4. roll-ups
@@ -56,6 +57,7 @@ async def rebuild(
     """
     rebuilt = Rebuilt()
     migrate(clickhouse)  # 1
+    restore_erasures(clickhouse, audit.parent / LEDGER_FILE)
     for folder in log_folders(audit):
         await _rebuild_log(clickhouse, folder, read_books, on_progress, rebuilt)
     rebuilt.days = len(Rollups(clickhouse).refresh().built)  # 4

@@ -29,6 +29,18 @@ _NAMED_MAX: Final = 100
 _HOUR: Final = timedelta(hours=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+KINDS: Final = (
+    "log",
+    "audit",
+    "rows",
+    "rollups",
+    "identities",
+    "records",
+    "checkpoints",
+    "quarantine",
+    "erasure",
+)
+"""What can differ."""
 OnProgress = Callable[[str, int], None]
 """Called with a stage and how many more events of it were read."""
 
@@ -38,7 +50,7 @@ class Difference:
     """One thing that must not be."""
 
     kind: str
-    """`log`, `audit`, `rows`, `rollups`, `identities`, `records`, `quarantine` or `erasure`."""
+    """One of `KINDS`."""
     log: str
     """Origin of the log; empty where several are concerned."""
     hour: str
@@ -317,6 +329,9 @@ def _look_inside(clickhouse: ClickHouse, found: Reconciliation, rows: Mapping[st
             found.differ(
                 "records", f"{bound} events were carried, the records tell of {in_records.get(log, 0)}", log=log
             )
+    for log, size, stated, signed in clickhouse.rows(_ROOTS):
+        detail = f"at size {size} the log's record states the root {stated[:16]}…, a signed checkpoint {signed[:16]}…"
+        found.differ("checkpoints", detail, log=log)
     for log, repeats in clickhouse.rows(
         "SELECT log, toInt64(positions) - toInt64(last_position) - 1 AS surplus FROM density WHERE surplus > 0"
     ):
@@ -333,6 +348,13 @@ def _look_inside(clickhouse: ClickHouse, found: Reconciliation, rows: Mapping[st
 _RECORDS: Final = """
 SELECT log, sum(accepted) FROM records_final
 WHERE size <= mapFromArrays({logs:Array(String)}, {bounds:Array(UInt64)})[log] GROUP BY log
+"""
+_ROOTS: Final = """
+SELECT records_final.log, records_final.size, records_final.root, checkpoints.root
+FROM checkpoints INNER JOIN records_final
+  ON records_final.log = checkpoints.log AND records_final.log_offset = checkpoints.log_offset
+WHERE records_final.root != checkpoints.root OR records_final.size != checkpoints.size
+ORDER BY records_final.log, records_final.size, checkpoints.root
 """
 _IDENTITIES: Final = """
 SELECT source, id, count() AS times, arraySort(groupUniqArray(agent)) AS agents FROM usage

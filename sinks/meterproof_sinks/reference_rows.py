@@ -1,14 +1,14 @@
 """What queries compare usage with, as rows: price books and budgets."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from meterproof_schemas.budget import Budget
-from meterproof_schemas.price_book import PriceBook, encode_price_book
+from meterproof_schemas.price_book import PriceBook
 from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.followed_rows import price_book_row
 
 
 def put_price_books(clickhouse: ClickHouse, books: Sequence[PriceBook]) -> None:
@@ -17,19 +17,7 @@ def put_price_books(clickhouse: ClickHouse, books: Sequence[PriceBook]) -> None:
     Raises:
         ClickHouseError: the database refused, or is away.
     """
-    rows = []
-    for book in books:
-        content = encode_price_book(book)
-        rows.append(
-            {
-                "version": book.version,
-                "currency": book.currency,
-                "prices": len(book.prices),
-                "digest": hashlib.sha256(content).hexdigest(),
-                "content": content.decode(),
-            }
-        )
-    _insert(clickhouse, "price_books", rows)
+    _insert(clickhouse, "price_books", [price_book_row(book) for book in books])
 
 
 def put_budgets(clickhouse: ClickHouse, budgets: Sequence[Budget]) -> None:

@@ -21,6 +21,8 @@ REQUEST_FILE: Final = "rebuild-rollups"
 """In a ClickHouse folder, asks the process that owns it to build all roll-ups again; it removes the file when done."""
 _REST: Final = 9
 """After a refresh, that many times its duration is rested: roll-ups take a tenth of the machine at most."""
+LAST_REFRESH_S: Final = 20.0
+"""After which the last refresh of a worker that stops begins no further day."""
 _STAGING: Final = "staging_"
 _STAGING_AGE_S: Final = 3600
 """A staging table that is older was left by a crash."""
@@ -48,6 +50,8 @@ class Refreshed:
     """Days that were built and swapped in."""
     newer: list[date] = field(default_factory=list)
     """Days that somebody else had built further meanwhile; they were left as they are."""
+    left: list[date] = field(default_factory=list)
+    """Days that were not come to."""
 
 
 class Rollups:
@@ -64,8 +68,10 @@ class Rollups:
         self._seen: Bounds | None = None
         self._built: dict[date, dict[str, int]] = {}
 
-    def refresh(self) -> Refreshed:
+    def refresh(self, enough: Callable[[], bool] = lambda: False) -> Refreshed:
         """Build the days that have events which a roll-up lacks; cheap when there are none.
+
+        `enough` is asked before each day, and ends it early: what is built is whole, the rest waits for the next time.
 
         Raises:
             ClickHouseUnavailable: the database is away; what was done so far is whole.
@@ -85,8 +91,9 @@ class Rollups:
                 and any(min(last + 1, bounds.get(log, 0)) > self._to(day, log) for log, last in lasts.items())
             ],
             bounds,
+            enough=enough,
         )
-        self._seen = bounds
+        self._seen = None if refreshed.left else bounds
         return refreshed
 
     def rebuild(self, days: Collection[date] | None = None) -> Refreshed:
@@ -107,11 +114,16 @@ class Rollups:
         self._seen = None
         return refreshed
 
-    def _build(self, days: list[date], bounds: Bounds, *, force: bool = False) -> Refreshed:
+    def _build(
+        self, days: list[date], bounds: Bounds, *, force: bool = False, enough: Callable[[], bool] = lambda: False
+    ) -> Refreshed:
         if days:
             self._drop_left_behind()
         refreshed = Refreshed()
         for day in days:
+            if enough():
+                refreshed.left.append(day)
+                continue
             (refreshed.built if self._build_day(day, bounds, force=force) else refreshed.newer).append(day)
         return refreshed
 
@@ -246,6 +258,17 @@ async def keep_rollups(clickhouse: ClickHouse, stop: asyncio.Event, interval_s: 
     finally:
         if connection is not None:
             connection.close()
+
+
+def refresh_last(clickhouse: ClickHouse) -> None:
+    """Refresh once more, since nobody will for a while; a failure is told, and made good by the next start."""
+    deadline_s = time.monotonic() + LAST_REFRESH_S
+    try:
+        refreshed = Rollups(clickhouse).refresh(lambda: time.monotonic() > deadline_s)
+    except ClickHouseError as error:
+        _log.warning("rollups_not_refreshed", reason=str(error))
+    else:
+        _log.info("rollups_refreshed_last", days=len(refreshed.built), left=len(refreshed.left))
 
 
 def _refresh_once(rollups: Rollups, request: Path | None) -> None:

@@ -1,5 +1,6 @@
 """What a destination of the log must be able to do."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from meterproof_schemas.chain import Cursor
@@ -11,6 +12,16 @@ class SinkUnavailable(Exception):
 
     The worker waits and makes the same call again.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Density:
+    """How the rows that a destination has of a log compare with its positions, which have neither gap nor repeat."""
+
+    dense: bool
+    """Whether each position up to the highest is there once."""
+    surplus_rows: int
+    """Rows more than positions: repeats that no reader counts. Below 0 some are missing."""
 
 
 class Sink(Protocol):
@@ -38,6 +49,13 @@ class Sink(Protocol):
 
         Raises:
             SinkUnavailable: the destination is away; the worker repeats the call until it is back.
+        """
+
+    async def density(self, partition: int) -> Density | None:
+        """The destination's own count of a log, whose cursor was asked for; None if it has no quick way to count.
+
+        Raises:
+            SinkUnavailable: the destination is away.
         """
 
     async def close(self) -> None:

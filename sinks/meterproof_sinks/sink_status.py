@@ -12,6 +12,8 @@ from meterproof_sinks.sink_settings import SinkSettings
 
 _SLUGGISH_S: Final = 5.0
 """An event loop that did nothing for this long carries nothing."""
+_FINE: Final = ("running", "standing by")
+"""States of a worker that does what it should."""
 
 
 class StatusWriter(Protocol):
@@ -78,7 +80,7 @@ class SinkStatus:
             unhealthy.append(f"the event loop did nothing for {silence_s:.0f} s")
         elif silence_s > _SLUGGISH_S:
             waiting.append(f"the event loop did nothing for {silence_s:.0f} s")
-        if status["state"] != "running":
+        if status["state"] not in _FINE:
             waiting.append(status["state"])
         waiting += [
             f"partition {partition}: {away}"

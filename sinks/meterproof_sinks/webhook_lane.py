@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import heapq
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, NamedTuple
@@ -29,6 +29,8 @@ WAITING_MAX: Final = 1_000
 """Messages that a lane holds; with so many nothing more is read for its endpoint until one is done."""
 REST_MAX_MS: Final = 60_000
 """An endpoint that fails is left alone between attempts, whatever their messages, by the back-off up to this."""
+_ASK_AGAIN_MS: Final = 1_000
+"""After an answer that nothing may be sent now."""
 _IDLE_S: Final = 0.5
 """The longest wait: bounds how long a stop takes."""
 _LOAD_STATUSES: Final = (429, 503)
@@ -77,6 +79,7 @@ class WebhookLane:
         *,
         kafka: KafkaSettings,
         record: RecordDelivery,
+        may_send: Callable[[], Awaitable[bool]],
         now_ms: Callable[[], int],
         draw: Callable[[], float],
     ) -> None:
@@ -87,6 +90,7 @@ class WebhookLane:
             history: what it got; kept up to date from now on.
             kafka: where the alerts are.
             record: says durably what became of a message.
+            may_send: asked before each attempt: whether no other worker may be sending the same.
             now_ms: the time, ms since 1970.
             draw: random, from 0 to below 1.
 
@@ -96,6 +100,7 @@ class WebhookLane:
         self._history = history
         self._kafka = kafka
         self._record = record
+        self._may_send = may_send
         self._now_ms = now_ms
         self._draw = draw
         self._waiting: list[_Due] = []
@@ -111,9 +116,10 @@ class WebhookLane:
         1. read alerts, as many as there is room for, until the next message is due
         2. leave out what is done, waits already, or is not for this endpoint; the others wait, those that were tried
            before for as long as was recorded
-        3. send the message that has been due the longest
-        4. record what became of it, durably
-        5. only then count it as done, or let it wait again; back to 1
+        3. ask whether it may be sent; if not now, wait a moment
+        4. send the message that has been due the longest
+        5. record what became of it, durably
+        6. only then count it as done, or let it wait again; back to 1
 
         Raises:
             KafkaProblem: alerts cannot be read, or deliveries not be recorded.
@@ -122,8 +128,12 @@ class WebhookLane:
         async with WebhookSender(self.endpoint) as sender, TopicReader(self._kafka, topic) as reader:
             while not stop.is_set():
                 await self._read(reader, stop)  # 1, 2
-                if not stop.is_set() and self._wait_ms() == 0:
-                    await self._attempt(sender, heapq.heappop(self._waiting))  # 3, 4, 5
+                if stop.is_set() or self._wait_ms() != 0:
+                    continue
+                if not await self._may_send():  # 3
+                    self._rest_until_ms = self._now_ms() + _ASK_AGAIN_MS
+                elif not stop.is_set():
+                    await self._attempt(sender, heapq.heappop(self._waiting))  # 4, 5, 6
 
     async def _read(self, reader: TopicReader, stop: asyncio.Event) -> None:
         wait_ms, room = self._wait_ms(), WAITING_MAX - len(self._waiting)
@@ -168,9 +178,9 @@ class WebhookLane:
         heapq.heappush(self._waiting, _Due(at_ms, next(self._numbers), message, attempts))
 
     async def _attempt(self, sender: WebhookSender, due: _Due) -> None:
-        """Steps 3 to 5 of `run`."""
+        """Steps 4 to 6 of `run`."""
         message, attempts = due.message, due.attempts + 1
-        answer = await sender.send(message, self._now_ms() // 1000)  # 3
+        answer = await sender.send(message, self._now_ms() // 1000)  # 4
         now_ms = self._now_ms()
         outcome, next_ms = self._judge(answer, attempts, now_ms)
         await self._record(
@@ -187,8 +197,8 @@ class WebhookLane:
                 reason=answer.reason,
                 next_attempt=None if next_ms is None else format_instant_ms(next_ms),
             )
-        )  # 4
-        self._settle(message, attempts, outcome, next_ms, answer)  # 5
+        )  # 5
+        self._settle(message, attempts, outcome, next_ms, answer)  # 6
 
     def _judge(self, answer: Answer, attempts: int, now_ms: int) -> tuple[Outcome, int | None]:
         """What becomes of a message, and when it is sent again; and how long the endpoint is left alone."""

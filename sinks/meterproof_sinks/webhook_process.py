@@ -1,7 +1,9 @@
 """The webhook worker as a process."""
 
 import asyncio
+import hashlib
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -9,6 +11,7 @@ from pathlib import Path
 
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_sinks.sink_process import Work, run_worker_process
+from meterproof_sinks.sink_settings import SinkSettings
 from meterproof_sinks.sink_status import SinkStatus
 from meterproof_sinks.webhook import NAME, run_webhooks
 from meterproof_sinks.webhook_endpoints import Endpoint
@@ -36,6 +39,7 @@ def run_webhook_process(
             await run_webhooks(
                 endpoints,
                 kafka,
+                instance=_instance(data),
                 status=status,
                 stop=stop,
                 now_ms=lambda: time.time_ns() // 1_000_000,
@@ -45,3 +49,9 @@ def run_webhook_process(
         yield work
 
     return run_worker_process(opened, name=NAME, data=data, bootstrap=bootstrap, topic_prefix=topic_prefix)
+
+
+def _instance(data: Path) -> str:
+    """A name that no other worker has, the same after a restart: so its turn comes back without being waited for."""
+    place = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:16]
+    return f"{SinkSettings().instance or NAME}-{socket.gethostname()}-{place}"

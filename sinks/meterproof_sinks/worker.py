@@ -32,6 +32,8 @@ _IDLE_POLL_S: Final = 0.5
 """How long a poll waits for records while nothing is gathered: bounds how long a stop takes."""
 _LAG_INTERVAL_S: Final = 2.0
 _LOOK_INTERVAL_S: Final = 2.0
+_COUNT_INTERVAL_S: Final = 10.0
+"""How often a destination is asked for its own count."""
 _DEFAULT_BOUNDS: Final = BatchBounds()
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 15.0
@@ -71,6 +73,10 @@ class Progress:
     """How long the call to the destination that is under way has lasted; 0 while none is."""
     waiting_s: float = 0.0
     """How long records have waited while none was read."""
+    dense: bool | None = None
+    """Whether the destination has each position once, by its own quick count; None if it was not counted."""
+    surplus_rows: int | None = None
+    """Rows that it has more than positions, which no reader counts; below 0 some are missing."""
 
 
 async def run_sink(
@@ -172,6 +178,7 @@ class _Carrier:
         self._bounds = bounds
         self._clock = clock
         self._lag_asked_s: float | None = None
+        self._counted_s: float | None = None
         self._writing_since_s: float | None = None
 
     @property
@@ -214,6 +221,7 @@ class _Carrier:
                     )  # 5
                     self._advance(records, self._clock() - began_s)  # 6
                 await self._measure_lag(follower)
+                await self._count()
 
     async def _reached(
         self, call: Callable[[], Awaitable[_Answer]], stop: asyncio.Event, follower: LogFollower | None = None
@@ -273,6 +281,23 @@ class _Carrier:
             self.progress.lag = None
         else:
             self.progress.lag = max(0, end - self.progress.log_offset - 1)
+
+    async def _count(self) -> None:
+        """Let the destination count now and then, between writes. For display only, so one that is away is let be."""
+        now_s = self._clock()
+        if self._counted_s is not None and now_s - self._counted_s < _COUNT_INTERVAL_S:
+            return
+        self._writing_since_s = now_s
+        try:
+            density = await self._sink.density(self.partition)
+        except SinkUnavailable:
+            self._counted_s = now_s
+        else:
+            if density is not None:
+                self._counted_s = now_s
+                self.progress.dense, self.progress.surplus_rows = density.dense, density.surplus_rows
+        finally:
+            self._writing_since_s = None
 
 
 class _Watch:

@@ -1,12 +1,13 @@
 -- Spend by hour and customer from the roll-up, which needs no FINAL: for long periods. `up_to` of a day is in
--- `rollup_progress`; `events_behind` are in the rows and not in the roll-up yet.
+-- `rollup_progress`; `events_behind` are in the rows and not in the roll-up yet (those erased on request are in neither).
 SELECT
   start AS hour,
   customer,
   currency,
   sum(events) AS calls,
   sum(cost) AS spend,
-  (SELECT sum(events) FROM up_to) - (SELECT sum(usage_by_hour.events) FROM usage_by_hour) AS events_behind,
+  (SELECT sum(events) FROM up_to) - (SELECT count() FROM usage_erased FINAL)
+  - (SELECT sum(usage_by_hour.events) FROM usage_by_hour) AS events_behind,
   (SELECT max(append_time) FROM up_to) AS up_to
 FROM usage_by_hour
 GROUP BY hour, customer, currency

@@ -65,7 +65,10 @@ def how_far(status: Mapping[str, Any] | None) -> str:
     if status is None:
         return "no status yet"
     parts = status.get("partitions", {}).values()
-    words = [f"{sum(part.get('position', 0) for part in parts):,} events"]
+    if (endpoints := status.get("endpoints")) is not None:
+        words = [f"{name}: {_delivered(endpoint)}" for name, endpoint in endpoints.items()]
+    else:
+        words = [f"{sum(part.get('position', 0) for part in parts):,} events"]
     if status.get("state") not in {None, "running"}:
         words.insert(0, str(status["state"]))
     elif status.get("ready") is False:
@@ -81,4 +84,15 @@ def how_far(status: Mapping[str, Any] | None) -> str:
         f"{one['reason']}"
         for one in status.get("refused_producers", ())
     ]
+    return ", ".join(words)
+
+
+def _delivered(endpoint: Mapping[str, Any]) -> str:
+    """What became of a webhook's messages since its worker started."""
+    words = [f"{endpoint['delivered']:,} delivered"]
+    for key, word in (("waiting", "waiting"), ("dead", "given up")):
+        if endpoint[key]:
+            words.append(f"{endpoint[key]:,} {word}")
+    if endpoint["failing"]:
+        words.append(endpoint["failing"])
     return ", ".join(words)

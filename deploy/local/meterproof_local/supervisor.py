@@ -30,7 +30,7 @@ SINK_PATIENCE_S: Final = 95.0
 
 
 def worker_specs(folder: DataFolder, sequencers: int) -> list[WorkerSpec]:
-    """The workers of a pipeline, in the order in which data flows through them."""
+    """The workers of a pipeline, in the order in which data flows through them; webhooks where there are endpoints."""
     data = ("--data", str(folder.root))
     specs = [
         WorkerSpec(
@@ -40,13 +40,16 @@ def worker_specs(folder: DataFolder, sequencers: int) -> list[WorkerSpec]:
         )
         for number in range(sequencers)
     ]
-    return [
-        *specs,
+    specs += [
         WorkerSpec("checkpointer", ("checkpointer", "run", *data, "--instance", "checkpointer-0"), "checkpointer-0"),
         WorkerSpec("budgets", ("budgets", "run", *data, "--instance", "budgets-0"), "budgets-0"),
         WorkerSpec("clickhouse", ("sink", "clickhouse", "run", *data), "clickhouse", patience_s=SINK_PATIENCE_S),
         WorkerSpec("audit", ("sink", "audit", "run", *data), "audit", patience_s=SINK_PATIENCE_S),
     ]
+    if folder.webhooks.is_file():
+        command = ("sink", "webhook", "run", *data)
+        specs.append(WorkerSpec("webhook", command, "webhook", patience_s=SINK_PATIENCE_S, carries_logs=False))
+    return specs
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +232,7 @@ class Supervisor:
             await asyncio.sleep(_DRAIN_INTERVAL_S)
 
     async def wait_until_ready(self, *, patience_s: float = 90.0) -> None:
-        """Wait until every partition is in the hands of a worker of each kind.
+        """Wait until every partition is in the hands of a worker of each kind that holds partitions.
 
         Raises:
             NotInTime: not within `patience_s`.
@@ -238,7 +241,9 @@ class Supervisor:
 
         def ready() -> bool:
             held: dict[str, set[str]] = {}
-            for name in self.workers:
+            for name, worker in self.workers.items():
+                if not worker.spec.carries_logs:
+                    continue
                 kind = "sequencer" if name.startswith("sequencer") else name
                 held.setdefault(kind, set()).update((self.status(name) or {}).get("partitions", {}))
             return all(len(partitions) == self.partitions for partitions in held.values())
@@ -282,8 +287,8 @@ class Supervisor:
             if not log.sequenced:
                 behind = log.source_end - log.chain.next_source_offset
                 waiting.setdefault("sequencer", f"{behind} batches of partition {partition}")
-        for name in self.workers:
-            if name.startswith("sequencer"):
+        for name, worker in self.workers.items():
+            if name.startswith("sequencer") or not worker.spec.carries_logs:
                 continue
             parts = (self.status(name) or {}).get("partitions", {})
             for partition, log in enumerate(logs):

@@ -50,6 +50,8 @@ class WorkerSpec:
     """Added to its environment."""
     patience_s: float = 25.0
     """How long it may take to stop."""
+    carries_logs: bool = True
+    """Whether it holds partitions of the log, and its status says how far each is."""
 
 
 class Worker:

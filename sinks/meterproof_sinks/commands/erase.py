@@ -9,6 +9,7 @@ import orjson
 import typer
 
 from meterproof.command_line import run_app
+from meterproof_sinks.commands.options import AsJson, Audit, Data, Url
 
 app = typer.Typer(add_completion=False)
 
@@ -22,13 +23,11 @@ def erase(  # noqa: PLR0917 - one parameter per option
     reason: Annotated[str, typer.Option(help="Why; kept for ever, so name nobody in it.")],
     agent: Annotated[str | None, typer.Option(help="Erase this agent's events.")] = None,
     customer: Annotated[str | None, typer.Option(help="Erase this customer's events.")] = None,
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    audit: Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
-    ] = None,
+    data: Data = Path("data"),
+    audit: Audit = None,
+    url: Url = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Erase the lines in the audit folder and the rows in ClickHouse. It can't be undone; totals shrink by them.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from meterproof.command_line import run_app
+from meterproof_sinks.commands.options import AsJson, Data, Url
 
 app = typer.Typer(add_completion=False)
 
@@ -16,12 +17,10 @@ app = typer.Typer(add_completion=False)
     "meterproof migrate --data data --check"
 )
 def migrate(
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    url: Annotated[
-        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
-    ] = None,
+    data: Data = Path("data"),
+    url: Url = None,
     check: Annotated[bool, typer.Option("--check", help="Change nothing; end with 1 if something is missing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Apply the migrations that a ClickHouse lacks, in order; harmless when repeated.
 

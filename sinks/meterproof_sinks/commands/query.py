@@ -9,6 +9,7 @@ import orjson
 import typer
 
 from meterproof.command_line import run_app
+from meterproof_sinks.commands.options import Data, Url
 
 _WIDTH_PIPED = 200
 _NUMBERS = ("Int", "UInt", "Decimal", "Float")
@@ -29,10 +30,8 @@ class _Format(StrEnum):
 def query(
     sql: Annotated[str | None, typer.Argument(metavar="SQL", help="One query; - reads it from standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read the query from this file.", dir_okay=False)] = None,
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    url: Annotated[
-        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
-    ] = None,
+    data: Data = Path("data"),
+    url: Url = None,
     form: Annotated[
         _Format, typer.Option("--format", help="table for people, json one object per line, csv with a header.")
     ] = _Format.TABLE,

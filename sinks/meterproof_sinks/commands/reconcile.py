@@ -10,6 +10,7 @@ import orjson
 import typer
 
 from meterproof.command_line import run_app
+from meterproof_sinks.commands.options import AsJson, Audit, Bootstrap, Data, Prefix, Url
 
 if TYPE_CHECKING:
     from meterproof_sinks.reconciliation import OnProgress, Reconciliation
@@ -26,13 +27,11 @@ app = typer.Typer(add_completion=False)
     "meterproof reconcile --data data --textfile /var/lib/node_exporter/meterproof.prom"
 )
 def reconcile(  # noqa: PLR0917 - one parameter per option
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    audit: Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
-    ] = None,
-    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
-    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+    data: Data = Path("data"),
+    audit: Audit = None,
+    url: Url = None,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
     kafka: Annotated[bool, typer.Option("--kafka/--no-kafka", help="Compare with Kafka's log too.")] = True,
     repair: Annotated[
         bool, typer.Option("--repair", help="Build all roll-ups again from the rows, then compare. Rows never change.")
@@ -40,7 +39,7 @@ def reconcile(  # noqa: PLR0917 - one parameter per option
     textfile: Annotated[
         Path | None, typer.Option(help="Write the result there for Prometheus' textfile collector too.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Compare every stage by log and hour of usage, up to where all of them are; the pipeline may be running.
 
@@ -131,11 +130,13 @@ def _export(found: "Reconciliation", textfile: Path) -> None:
     """For Prometheus; the file is replaced whole."""
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
+    from meterproof_sinks.reconciliation import KINDS
+
     registry = CollectorRegistry()
     differences = Gauge(
         "meterproof_reconcile_differences", "What must not be, by kind; 0 is right", ["kind"], registry=registry
     )
-    for kind in ("log", "audit", "rows", "rollups", "identities", "records", "quarantine", "erasure"):
+    for kind in KINDS:
         differences.labels(kind).set(found.counts[kind])
     compared = Gauge("meterproof_reconcile_events", "Events that were compared, by stage", ["stage"], registry=registry)
     for stage, events in found.compared.items():

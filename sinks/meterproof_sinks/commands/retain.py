@@ -8,6 +8,7 @@ import orjson
 import typer
 
 from meterproof.command_line import run_app
+from meterproof_sinks.commands.options import AsJson, Data, Url
 
 app = typer.Typer(add_completion=False)
 
@@ -23,11 +24,9 @@ def retain(
     minute_days: Annotated[
         int | None, typer.Option(help="Keep the roll-up by minute so many days. Default: for ever.", min=1)
     ] = None,
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    url: Annotated[
-        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    data: Data = Path("data"),
+    url: Url = None,
+    as_json: AsJson = False,
 ) -> int:
     """Drop months of single events, and days of minutes, that are older; hours and days stay for ever.
 

@@ -1,6 +1,7 @@
 """`meterproof sink`: run the workers that carry the log into its destinations."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,17 +15,15 @@ from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
+from meterproof_sinks.commands.options import Bootstrap, Data, Prefix, Url
 from meterproof_sinks.commands.sink_audit import app as audit_app
-from meterproof_sinks.webhook_command import app as webhook_app
+from meterproof_sinks.commands.sink_webhook import app as webhook_app
 
 if TYPE_CHECKING:
     from meterproof.kafka.settings import KafkaSettings
-    from meterproof_sinks.clickhouse import ClickHouse
+    from meterproof_sinks.clickhouse_opening import ClickHouseOpening
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
     from meterproof_sinks.sink import Sink
-
-_FOLDER_PATIENCE_S = 15.0
-_FOLDER_RETRY_S = 0.25
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Run the workers that carry the log into its destinations."
@@ -44,15 +43,13 @@ def _clickhouse() -> None:
     "METERPROOF_CLICKHOUSE_PASSWORD=… meterproof sink clickhouse run --data data --url https://clickhouse:8443",
 )
 def run_clickhouse(  # noqa: PLR0917 - one parameter per option
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    url: Annotated[
-        str | None, typer.Option(help="A ClickHouse server, http(s)://host:port; default: the data folder's own.")
-    ] = None,
+    data: Data = Path("data"),
+    url: Url = None,
     partitions: Annotated[
         str | None, typer.Option(help="Partitions to carry, like 0,1,2; default: all of them.")
     ] = None,
-    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
-    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
     port: Annotated[
         int, typer.Option(help="Port for queries on 127.0.0.1, without --url; 0 takes a free one.", min=0, max=65535)
     ] = 0,
@@ -64,7 +61,9 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
 ) -> int:
     """Carry the log into ClickHouse until SIGTERM; logs are JSON lines on stderr.
 
+    Beside it alerts, signed checkpoints and price books go into tables of their own, and roll-ups are kept up to date.
     Tables are made, and brought up to date, in the data folder's own ClickHouse; a server's by `meterproof migrate`.
+    A server that is away is waited for, at the start too: the worker is alive and not ready.
     Without --url, other programs read the tables through this worker: `meterproof query`, or the endpoint that
     DATA/clickhouse/endpoint.json names.
 
@@ -72,24 +71,28 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
     """
     from meterproof_sinks.batch_bounds import BatchBounds
     from meterproof_sinks.clickhouse import ClickHouseError
+    from meterproof_sinks.clickhouse_opening import ClickHouseOpening
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
-    from meterproof_sinks.sink_process import run_sink_process
+    from meterproof_sinks.followed_topics import follow_topics
+    from meterproof_sinks.rollups import keep_rollups
+    from meterproof_sinks.sink_process import run_sink_process, run_together
 
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
-    opened: list[ClickHouse] = []
+    database = ClickHouseOpening(settings, data)
 
-    async def keep_rollups(_: object, stop: asyncio.Event) -> None:
-        from meterproof_sinks import rollups
-
+    async def keep_other_tables(kafka: "KafkaSettings", stop: asyncio.Event) -> None:
+        clickhouse = await database.reached(stop)
+        if clickhouse is None:
+            return
+        parts = [follow_topics(clickhouse, kafka, stop)]
         if rollup_interval_s:
-            await rollups.keep_rollups(opened[0], stop, rollup_interval_s)
-        else:
-            await stop.wait()
+            parts.append(keep_rollups(clickhouse, stop, rollup_interval_s))
+        await run_together(stop, *parts)
 
     try:
         return run_sink_process(
-            lambda kafka: _open_clickhouse(kafka, settings, data, port, opened),
-            beside=keep_rollups,
+            lambda kafka: _open_clickhouse(kafka, settings, data, port, database, rolls_up=rollup_interval_s > 0),
+            beside=keep_other_tables,
             name="clickhouse",
             data=data,
             bootstrap=bootstrap,
@@ -120,52 +123,39 @@ class _NotStarted(Exception):
 
 @asynccontextmanager
 async def _open_clickhouse(
-    kafka: "KafkaSettings", settings: "ClickHouseSettings", data: Path, port: int, opened: "list[ClickHouse]"
+    kafka: "KafkaSettings",
+    settings: "ClickHouseSettings",
+    data: Path,
+    port: int,
+    database: "ClickHouseOpening",
+    *,
+    rolls_up: bool,
 ) -> "AsyncIterator[Sink]":
-    """The sink, with the database behind it (put into `opened`), and for a folder the endpoint beside it."""
+    """The sink over the database, which may be a server that is away; a folder has the endpoint beside it.
+
+    Afterwards, when nothing is written any more, roll-ups are refreshed once more.
+    """
     from meterproof.kafka.price_books import read_price_books
-    from meterproof_schemas.budget import parse_budgets
-    from meterproof_sinks.clickhouse import ClickHouseError
-    from meterproof_sinks.clickhouse_sink import ClickHouseSink
-    from meterproof_sinks.migrate import migrate, pending
+    from meterproof_sinks.clickhouse import ClickHouseUnavailable
+    from meterproof_sinks.clickhouse_opening import OpeningSink
     from meterproof_sinks.query_front import QueryFront
-    from meterproof_sinks.reference_rows import put_budgets
+    from meterproof_sinks.rollups import refresh_last
 
     # What they say of each attempt at a server that is away, the worker says once.
     for name in ("clickhouse_connect", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    clickhouse = await _opened(settings, data)
     async with AsyncExitStack() as stack:
-        stack.callback(clickhouse.close)
-        opened.append(clickhouse)
-        if clickhouse.embedded:
-            await asyncio.to_thread(migrate, clickhouse)
+        stack.callback(database.close)
+        with contextlib.suppress(ClickHouseUnavailable):  # asked again by the worker, which says so
+            await database.reach()
+        if settings.url is None:
             await stack.enter_async_context(
                 QueryFront(DataFolder(data).clickhouse, database=settings.database, port=port)
             )
-        elif missing := await asyncio.to_thread(pending, clickhouse):
-            raise ClickHouseError(
-                f"the database lacks migration {missing[0].number:04} ({missing[0].name}); "
-                f"run `meterproof migrate --url {settings.url}` first"
-            )
-        if DataFolder(data).budgets.is_file():
-            budgets = parse_budgets(DataFolder(data).budgets.read_bytes())
-            await asyncio.to_thread(put_budgets, clickhouse, budgets)
-        yield ClickHouseSink(clickhouse, lambda: read_price_books(kafka))
-
-
-async def _opened(settings: "ClickHouseSettings", data: Path) -> "ClickHouse":
-    """The database; a folder that `meterproof query` has open is waited for, since it lets go soon."""
-    from meterproof_sinks.clickhouse import FolderInUse
-
-    deadline_s = asyncio.get_running_loop().time() + _FOLDER_PATIENCE_S
-    while True:
-        try:
-            return await asyncio.to_thread(settings.open, data)
-        except FolderInUse:
-            if asyncio.get_running_loop().time() >= deadline_s:
-                raise
-            await asyncio.sleep(_FOLDER_RETRY_S)
+        sink = OpeningSink(database, lambda: read_price_books(kafka))
+        yield sink
+        if rolls_up and not sink.away:
+            await asyncio.to_thread(refresh_last, await database.reach())
 
 
 app.add_typer(audit_app, name="audit")

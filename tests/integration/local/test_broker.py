@@ -255,13 +255,6 @@ def test_unknown_kind_of_broker_is_refused(tmp_path: Path, monkeypatch: pytest.M
         start_broker(tmp_path)
 
 
-@pytest.fixture
-def docker() -> None:
-    program = shutil.which("docker")
-    if program is None or subprocess.run([program, "info"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("Docker does not answer on this machine")
-
-
 @pytest.mark.containers
 @pytest.mark.usefixtures("docker")
 async def test_container_keeps_records_and_port(topic_prefix: str) -> None:

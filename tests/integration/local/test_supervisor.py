@@ -1,6 +1,7 @@
 """The supervisor keeps the pipeline running, loses nothing over crashes, and leaves nothing behind."""
 
 import asyncio
+import base64
 import os
 import signal
 import subprocess
@@ -20,6 +21,10 @@ from meterproof_local.setup import SetupWish, set_up
 from meterproof_local.supervisor import BROKER, Supervisor
 from meterproof_local.worker import FIRST_PAUSE_S, STABLE_AFTER_S, State, Worker, WorkerSpec
 from tests.integration.local.conftest import environment, processes_of, wait_until
+
+_ENDPOINTS = """{"version": 1, "endpoints": [
+  {"name": "pager", "url": "https://hooks.example.com/", "since": "2026-01-01T00:00:00Z", "secret_file": "pager.secret"}
+]}"""
 
 
 def is_there(pid: int) -> bool:
@@ -49,6 +54,10 @@ async def test_workers_and_broker_come_back_and_nothing_is_lost(tmp_path: Path) 
     """Every worker is killed while it has work, then the broker; every event is everywhere, once."""
     said: list[str] = []
     folder = DataFolder(tmp_path / "data")
+    folder.root.mkdir()
+    folder.webhooks.write_text(_ENDPOINTS)
+    (folder.root / "pager.secret").write_text(f"whsec_{base64.b64encode(bytes(32)).decode()}")
+    (folder.root / "pager.secret").chmod(0o600)
     async with Supervisor(folder, SetupWish(partitions=2), say=said.append) as supervisor:
         await supervisor.wait_until_ready()
         before = {name: worker.pid for name, worker in supervisor.workers.items()}
@@ -63,6 +72,9 @@ async def test_workers_and_broker_come_back_and_nothing_is_lost(tmp_path: Path) 
         supervisor.kill(BROKER)
         await supervisor.wait_until(lambda: any("Kafka is back" in text for text in said), "Kafka is back")
         assert supervisor.broker_restarts == 1
+        await supervisor.wait_until(
+            lambda: (supervisor.status("webhook") or {}).get("endpoints", {}).keys() == {"pager"}, "webhooks are sent"
+        )
         await publish(lines(500, "c"), folder, speed=0, show_progress=False)
         assert (await supervisor.wait_until_drained()).size == 1500
         sql = "SELECT count(), uniqExact(source, id) FROM usage"

@@ -12,6 +12,7 @@ import pytest
 
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.clickhouse_sink import ClickHouseSink
+from meterproof_sinks.sink import Density
 from meterproof_sinks.usage_rows import EVENT_COLUMNS, event_rows, sent_of
 from tests.integration.sinks.clickhouse_child import carry, make_log
 from tests.integration.sinks.clickhouse_folder import (
@@ -101,13 +102,17 @@ async def test_replays_of_old_ranges_by_late_writers_change_nothing_that_is_read
         assert one(clickhouse, "SELECT count() FROM records") == len(log.records)
     assert one(clickhouse, "SELECT count() FROM usage_events") == log.state.position + repeats
     assert one(clickhouse, "SELECT dense FROM density") == 0, "the density check sees what FINAL removes"
-    cursor = await new_sink(clickhouse).cursor(0)
+    sink = new_sink(clickhouse)
+    assert await sink.density(0) is None
+    cursor = await sink.cursor(0)
+    assert await sink.density(0) == Density(dense=False, surplus_rows=repeats)
     assert cursor is not None
     assert cursor.log_offset == log.records[-1][0], "a late writer moves the cursor of nobody"
     clickhouse.command("SYSTEM START MERGES usage_events")
     clickhouse.command("OPTIMIZE TABLE usage_events FINAL")
     assert_adds_up(clickhouse, log)
     assert one(clickhouse, "SELECT dense FROM density") == 1, "merging removes what was repeated"
+    assert await sink.density(0) == Density(dense=True, surplus_rows=0)
 
 
 async def test_rows_above_the_progress_row_are_not_shown_and_not_written_again(clickhouse: ClickHouse) -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,13 +232,6 @@ async def test_several_logs_at_once_over_a_bad_network(server: ClickHouseServer)
     assert server.met >= 4
     for log in logs:
         assert assert_holds_exactly(server.engine, log) == log.state.position
-
-
-@pytest.fixture
-def docker() -> None:
-    program = shutil.which("docker")
-    if program is None or subprocess.run([program, "info"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("Docker does not answer on this machine")
 
 
 @pytest.mark.containers

@@ -12,6 +12,7 @@ import pytest
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, FolderInUse
 from meterproof_sinks.migrate import Migration, MigrationChanged, all_migrations, migrate, pending
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, opened
+from tests.meterproof_command import run_meterproof
 from tests.rated_log import RatedLog
 
 pytestmark = pytest.mark.clickhouse
@@ -101,6 +102,9 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
         "budgets",
         "provider_quotas",
         "usage_retired",
+        "usage_alerts",
+        "usage_checkpoints",
+        "topic_progress",
         "migrations",
     }
     for name, definition in tables:
@@ -109,13 +113,7 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
 
 def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        main = "import sys; from meterproof_proofs.command import main; sys.exit(main())"
-        return subprocess.run(
-            [sys.executable, "-c", main, "migrate", "--data", str(tmp_path), *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
+        return run_meterproof("migrate", *arguments, data=tmp_path)
 
     names = [f"{migration.number:04}_{migration.name}" for migration in all_migrations()]
     missing = run("--check", "--json")

@@ -107,6 +107,18 @@ async def test_only_days_with_new_events_are_built(clickhouse: ClickHouse) -> No
     assert _read(clickhouse, "day", ("customer",)) == _by_hand(log, "day", ("customer",))
 
 
+async def test_what_was_not_come_to_is_built_the_next_time(clickhouse: ClickHouse) -> None:
+    log = _log(batches=20)
+    await _write(clickhouse, log)
+    rollups = Rollups(clickhouse)
+    asked = iter([False, True, True])
+    early = rollups.refresh(lambda: next(asked, True))
+    assert len(early.built) == 1
+    assert early.left
+    assert rollups.refresh().built == early.left
+    assert one(clickhouse, "SELECT sum(events) FROM usage_by_day") == log.state.position
+
+
 async def test_repeated_rows_and_unfinished_writes_do_not_count(clickhouse: ClickHouse) -> None:
     log = _log(12)
     await _write(clickhouse, log, last=6)

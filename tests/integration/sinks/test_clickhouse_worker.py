@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,14 +27,14 @@ from meterproof_local.broker import LocalBroker
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.migrate import migrate
 from tests.builders import DEPLOYMENT
-from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, opened
+from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, one, opened
 from tests.integration.sinks.clickhouse_server import PASSWORD, served
+from tests.meterproof_command import PROGRAM, run_meterproof
 from tests.rated_log import BOOKS, RatedLog, costs
 
 pytestmark = [pytest.mark.broker, pytest.mark.clickhouse]
 
 _PATIENCE_S = 240.0
-_MAIN = "import sys; from meterproof_proofs.command import main; sys.exit(main())"
 
 
 class Deployed:
@@ -81,7 +80,7 @@ class Deployed:
     @contextmanager
     def sink(self, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """`meterproof sink clickhouse run` as long as the block; killed at its end if it still runs."""
-        command = [*_meterproof("sink", "clickhouse", "run"), "--data", str(self.data), "--prefix"]
+        command = [*PROGRAM, "sink", "clickhouse", "run", "--data", str(self.data), "--prefix"]
         command += [self.settings.topic_prefix, "--bootstrap", self.settings.bootstrap, *arguments]
         self.data.mkdir(exist_ok=True)
         with (
@@ -94,9 +93,7 @@ class Deployed:
                 process.kill()
 
     def query(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*_meterproof("query"), *arguments, "--data", str(self.data)], check=False, capture_output=True, text=True
-        )
+        return run_meterproof("query", *arguments, data=self.data)
 
     def status(self) -> dict[str, Any]:
         return read_status(self.data / "status", "clickhouse") or {"partitions": {}}
@@ -107,15 +104,6 @@ class Deployed:
 
     def words(self) -> str:
         return (self.data / "stderr.log").read_text("utf-8")
-
-
-def _meterproof(*arguments: str) -> list[str]:
-    return [
-        sys.executable,
-        "-c",
-        "import sys; from meterproof_proofs.command import main; sys.exit(main())",
-        *arguments,
-    ]
 
 
 def _wait(condition: Callable[[], bool], deployed: Deployed) -> None:
@@ -138,12 +126,14 @@ async def test_a_worker_carries_the_log_and_answers_queries_about_it(deployed: D
     size = sum(log.state.position for log in deployed.logs)
     sql = "SELECT count() AS events, sum(cost) AS spend, any(currency = 'x') AS \"a, b\" FROM usage"
     rolled_up = "SELECT sum(events) AS events FROM usage_by_hour"
-    with deployed.sink("--rollup-interval-s", "0.1") as process:
+    with deployed.sink("--rollup-interval-s", "1") as process:
         _wait(deployed.is_carried, deployed)
         expected = json.dumps({"events": size}, separators=(",", ":"))
         _wait(lambda: deployed.query(rolled_up, "--format", "json").stdout.strip() == expected, deployed)
         assert (deployed.data / "clickhouse" / "endpoint.json").exists()
         answers = {form: deployed.query(sql, "--format", form) for form in ("json", "csv", "table")}
+        _wait(lambda: all(part["dense"] is True for part in deployed.status()["partitions"].values()), deployed)
+        assert {part["surplus_rows"] for part in deployed.status()["partitions"].values()} == {0}
         for log in deployed.logs:  # live: what is sent while it runs arrives
             log.grow(3)
         await deployed.send()
@@ -166,6 +156,9 @@ async def test_a_worker_carries_the_log_and_answers_queries_about_it(deployed: D
     with opened(deployed.data / "clickhouse") as clickhouse:
         for log in deployed.logs:
             assert assert_holds_exactly(clickhouse, log) == log.state.position
+        size = sum(log.state.position for log in deployed.logs)
+        for grain in ("minute", "hour", "day"):
+            assert one(clickhouse, f"SELECT sum(events) FROM usage_by_{grain}") == size, "finished when it stopped"
 
 
 @pytest.mark.slow
@@ -200,7 +193,7 @@ async def test_kills_at_any_moment_lose_and_double_nothing(deployed: Deployed) -
         assert clickhouse.rows("SELECT count(), min(dense) FROM density") == [(2, 1)]
 
 
-async def test_a_server_that_is_away_is_waited_for(deployed: Deployed, tmp_path: Path) -> None:
+async def test_a_server_that_is_away_is_waited_for_at_the_start_and_later(deployed: Deployed, tmp_path: Path) -> None:
     with served(tmp_path / "server") as server:
         server.password = PASSWORD
         os_environ = {"METERPROOF_CLICKHOUSE_PASSWORD": PASSWORD}
@@ -208,8 +201,14 @@ async def test_a_server_that_is_away_is_waited_for(deployed: Deployed, tmp_path:
         for log in deployed.logs:
             log.grow(5)
         await deployed.send()
+        server.down()
         with deployed.sink("--url", server.url, "--batch-rows", "100", environment=os_environ) as process:
+            _wait(lambda: deployed.status().get("state") == "waiting", deployed)
+            assert deployed.status()["ready"] is False
+            assert process.poll() is None, "it stays alive"
+            server.up()
             _wait(deployed.is_carried, deployed)
+            _wait(lambda: one(server.engine, "SELECT uniqExact(version) FROM price_books") == len(BOOKS), deployed)
             server.down()
             for log in deployed.logs:
                 log.grow(20)
@@ -240,7 +239,7 @@ async def test_a_running_pipeline_is_reconciled_with_its_log_and_repaired(deploy
     await deployed.send()
 
     def reconcile(*arguments: str) -> dict[str, Any]:
-        command = [*_meterproof("reconcile"), "--data", str(deployed.data), "--json", *arguments, "--bootstrap"]
+        command = [*PROGRAM, "reconcile", "--data", str(deployed.data), "--json", *arguments, "--bootstrap"]
         command += [deployed.settings.bootstrap, "--prefix", deployed.settings.topic_prefix]
         answer = subprocess.run(command, check=False, capture_output=True, text=True)
         assert answer.returncode in {0, 1}, answer.stderr

@@ -8,7 +8,12 @@ from typing import Any
 import orjson
 import pytest
 
+from meterproof.kafka.reader import Record
+from meterproof_schemas.budget import encode
+from meterproof_sinks.followed_rows import alert_row
 from meterproof_sinks.rollups import Rollups
+from tests.alerts import alert
+from tests.builders import NOW_MS
 from tests.integration.sinks.clickhouse_folder import new_sink, opened
 from tests.rated_log import RatedLog
 
@@ -32,6 +37,8 @@ async def test_every_panel_shows_what_is_there(tmp_path: Path) -> None:
     log.grow(20)
     with opened(tmp_path / "clickhouse") as clickhouse:
         await new_sink(clickhouse).write(0, log.genesis, log.records)
+        raised = Record(0, NOW_MS, append_time=True, key=b"", value=encode(alert("agent-1")))
+        clickhouse.insert("usage_alerts", (), orjson.dumps(alert_row(0, raised)) + b"\n", "JSONEachRow", 1)
         Rollups(clickhouse).refresh()
         for dashboard, panel in _panels():
             (target,) = panel["targets"]

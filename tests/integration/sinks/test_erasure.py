@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from meterproof_sinks.verification_inputs import load_producers
 from tests.builders import make_registry_file
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
 from tests.log_builder import signed_pair
+from tests.meterproof_command import run_meterproof
 from tests.rated_log import BOOKS, RatedLog, costs
 
 pytestmark = pytest.mark.clickhouse
@@ -44,13 +43,6 @@ def _deployed(data: Path) -> RatedLog:
     (data / "keys" / "log.vkey").write_text(Signer(log.origin, _SEED).verifier.vkey + "\n")
     (data / "keys" / "registry.json").write_bytes(make_registry_file(log.key))
     return log
-
-
-def _command(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
-    main = "import sys; from meterproof_proofs.command import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", main, *arguments, "--data", str(data)], check=False, capture_output=True, text=True
-    )
 
 
 def _verify(data: Path) -> dict[str, object]:
@@ -83,9 +75,9 @@ async def test_lines_and_rows_are_gone_and_every_proof_holds(tmp_path: Path) -> 
     torn.write_bytes(lines[gone[0]][:50])
 
     asked = ["--customer", "globex", "--by", "privacy@example.com", "--reason", "request 17", "--json"]
-    refused = _command("erase", *asked, data=data)
+    refused = run_meterproof("erase", *asked, data=data)
     assert refused.returncode == 1, "nobody is there to be asked, so nothing is done"
-    done = _command("erase", *asked, "--yes", data=data)
+    done = run_meterproof("erase", *asked, "--yes", data=data)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert (said["audit"], said["clickhouse"]) == ({log.origin: len(gone)}, len(gone))
@@ -132,6 +124,9 @@ async def test_lines_and_rows_are_gone_and_every_proof_holds(tmp_path: Path) -> 
     with opened(data / "clickhouse") as clickhouse:
         await rebuild(clickhouse, data / "audit", given_books(BOOKS))
         assert one(clickhouse, "SELECT count() FROM usage_erased") == len(gone)
+        assert clickhouse.rows("SELECT requested_by, reason, kind, events FROM erasures") == [
+            ("privacy@example.com", "request 17", "customer", len(gone))
+        ]
         assert (await reconcile(clickhouse, data / "audit", None)).differences == []
 
 
@@ -162,9 +157,9 @@ async def test_the_audit_sink_must_not_run(tmp_path: Path) -> None:
     data.mkdir()
     log = _deployed(data)
     writer = AuditLog(data / "audit" / log_folder_name(log.origin), log.origin, 0)
-    told = _command("erase", "--agent", "x", "--by", "me", "--reason", "why", "--yes", data=data)
+    told = run_meterproof("erase", "--agent", "x", "--by", "me", "--reason", "why", "--yes", data=data)
     writer.close()
     assert told.returncode == 1
     assert "stop it" in told.stderr
     assert "Traceback" not in told.stderr
-    assert _command("erase", "--by", "me", "--reason", "why", data=data).returncode == 2
+    assert run_meterproof("erase", "--by", "me", "--reason", "why", data=data).returncode == 2

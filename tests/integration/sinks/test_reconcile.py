@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from meterproof_sinks.reconciliation import Reconciliation, reconcile
 from meterproof_sinks.rollups import Rollups
 from meterproof_sinks.segment_writer import SegmentLimits
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, one, opened
+from tests.meterproof_command import run_meterproof
 from tests.rated_log import BOOKS, RatedLog
 
 pytestmark = pytest.mark.clickhouse
@@ -66,13 +65,6 @@ def clickhouse(data: Path) -> Iterator[ClickHouse]:
         yield database
 
 
-def _command(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
-    main = "import sys; from meterproof_proofs.command import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", main, *arguments, "--data", str(data)], check=False, capture_output=True, text=True
-    )
-
-
 def _kinds(found: Reconciliation) -> dict[str, int]:
     return dict(found.counts)
 
@@ -90,6 +82,13 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
     assert found.compared == {"audit": size, "rows": size, "minute": size, "hour": size, "day": size}
     assert found.behind == {"minute": 0, "hour": 0, "day": 0}
     assert found.skipped == ["Kafka's log: not asked for"]
+
+    clickhouse.command(
+        "INSERT INTO usage_checkpoints (log, size, root, log_offset) "
+        "SELECT log, size, repeat('0', 64), log_offset FROM usage_records ORDER BY log_offset DESC LIMIT 1"
+    )
+    assert _kinds(await reconcile(clickhouse, audit, None)) == {"checkpoints": 1}, "a signed root that is not the log's"
+    clickhouse.command("TRUNCATE TABLE usage_checkpoints")
 
     clickhouse.command("INSERT INTO usage_hours SELECT * FROM usage_hours WHERE built_to = 0 LIMIT 1")
     assert _kinds(await reconcile(clickhouse, audit, None)) == {"rollups": 1}
@@ -191,7 +190,7 @@ async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
     _audit(data, logs)
     size = sum(log.state.position for log in logs)
     books = [part for version in BOOKS for part in ("--price-book", str(data / f"book-{version}.json"))]
-    done = _command("rebuild", "--json", *books, data=data)
+    done = run_meterproof("rebuild", "--json", *books, data=data)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["events"] == {log.origin: log.state.position for log in logs}
     with opened(data / "clickhouse") as clickhouse:
@@ -203,18 +202,18 @@ async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
         assert cursor.log_offset == logs[1].records[-1][0], "the sink goes on where the folder ended"
         clickhouse.command("ALTER TABLE usage_events DELETE WHERE position < 5 SETTINGS mutations_sync = 2")
     prometheus = data / "reconcile.prom"
-    found = _command("reconcile", "--no-kafka", "--json", "--textfile", str(prometheus), data=data)
+    found = run_meterproof("reconcile", "--no-kafka", "--json", "--textfile", str(prometheus), data=data)
     assert found.returncode == 1, found.stderr
     assert set(json.loads(found.stdout)["by_kind"]) == {"audit", "rows", "rollups"}
     assert f'meterproof_reconcile_differences{{kind="rows"}} {_PARTITIONS}.0' in prometheus.read_text()
-    again = _command("rebuild", "--replace", *books, data=data)
+    again = run_meterproof("rebuild", "--replace", *books, data=data)
     assert again.returncode == 0, again.stderr
     assert "events written" in again.stdout
-    found = _command("reconcile", "--no-kafka", "--repair", "--json", data=data)
+    found = run_meterproof("reconcile", "--no-kafka", "--repair", "--json", data=data)
     assert (found.returncode, json.loads(found.stdout)["differences"]) == (0, 0)
     for wrong, said in ((["--audit", str(data / "none")], "holds no log"), ([], "price book")):
         shutil.rmtree(data / "clickhouse")
-        told = _command("rebuild", *wrong, data=data)
+        told = run_meterproof("rebuild", *wrong, data=data)
         assert (told.returncode, told.stdout) == (1, ""), wrong
         assert said in told.stderr
         assert "Traceback" not in told.stderr

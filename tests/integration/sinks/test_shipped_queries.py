@@ -1,6 +1,7 @@
 """Every shipped query answers what other code counts from the same events, to the last decimal."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import pytest
 
 from meterproof_schemas.budget import parse_budgets
 from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.erasure import erase_rows, new_erasure
 from meterproof_sinks.reference_rows import put_budgets
 from meterproof_sinks.rollups import Rollups
-from tests.builders import make_event
-from tests.integration.sinks.clickhouse_folder import new_sink, opened
+from tests.builders import NOW_MS, make_event
+from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
 from tests.rated_log import RatedLog
 
 pytestmark = pytest.mark.clickhouse
@@ -91,10 +93,8 @@ def log() -> RatedLog:
     return made
 
 
-@pytest.fixture(scope="module")
-def expected(log: RatedLog, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("trace")
-    lines = [line for _, record in log.records for line in record.lines]
+def _counted(lines: list[bytes], folder: Path) -> dict[str, Any]:
+    """What the script that shares no code with this project counts in these events."""
     (folder / "trace.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     (folder / "prices.json").write_text(json.dumps(_PRICES))
     done = subprocess.run(
@@ -104,6 +104,15 @@ def expected(log: RatedLog, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     )
     counted: dict[str, Any] = orjson.loads(done.stdout)
     return counted
+
+
+def _lines(log: RatedLog) -> list[bytes]:
+    return [line for _, record in log.records for line in record.lines]
+
+
+@pytest.fixture(scope="module")
+def expected(log: RatedLog, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return _counted(_lines(log), tmp_path_factory.mktemp("trace"))
 
 
 @pytest.fixture
@@ -126,6 +135,35 @@ def _same(found: Mapping[str, Any], counted: Mapping[str, str]) -> None:
 
 
 async def test_what_other_code_counts(clickhouse: ClickHouse, log: RatedLog, expected: dict[str, Any]) -> None:
+    _assert_counted(clickhouse, log, expected)
+    repeated = sum(row["repeated_calls"] for row in _answer(clickhouse, "wasted_spend"))
+    assert repeated > 20, "the planted loops are found"
+
+
+async def test_late_writers_and_erasure_leave_every_answer_exact(
+    clickhouse: ClickHouse, log: RatedLog, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    """Before any merge; and of those who were erased no answer tells anything."""
+    for table in ("usage_events", "usage_records"):
+        clickhouse.command(f"SYSTEM STOP MERGES {table}")
+    for first, last in ((0, 5), (2, 9), (4, len(log.records))):
+        late = new_sink(clickhouse)
+        late._present[log.origin] = (frozenset(), frozenset())  # one that never asked what is there
+        await late.write(0, log.genesis, log.records[first:last])
+    Rollups(clickhouse).rebuild()
+    assert one(clickhouse, "SELECT count() FROM usage_events") > len(_lines(log))
+    _assert_counted(clickhouse, log, expected)
+    for table in ("usage_events", "usage_records"):
+        clickhouse.command(f"SYSTEM START MERGES {table}")
+    erase_rows(
+        clickhouse,
+        new_erasure("customer", "globex", requested_by="a", reason="b", now_ms=NOW_MS, random_bytes=os.urandom),
+    )
+    kept = [line for line in _lines(log) if orjson.loads(line)["data"]["customer"] != "globex"]
+    _assert_counted(clickhouse, log, _counted(kept, tmp_path))
+
+
+def _assert_counted(clickhouse: ClickHouse, log: RatedLog, expected: dict[str, Any]) -> None:
     answers = {
         name: _answer(clickhouse, name)
         for name in (
@@ -198,7 +236,6 @@ async def test_what_other_code_counts(clickhouse: ClickHouse, log: RatedLog, exp
         assert (row["failed_calls"], row["repeated_calls"]) == (failed, repeated)
         assert Fraction(row["spend_on_failed_calls"]) == Fraction(on_failed)
         assert Fraction(row["spend_on_repeated_calls"]) == Fraction(on_repeated)
-    assert sum(row["repeated_calls"] for row in waste.values()) > 20, "the planted loops are found"
 
     hours = answers["spend_by_hour"]
     _same({f"{row['hour'].replace(' ', 'T')[:13]}/{row['customer']}": row["spend"] for row in hours}, expected["hours"])

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -27,11 +26,13 @@ from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.batch_bounds import BatchBounds
+from meterproof_sinks.sink import Density
 from meterproof_sinks.sink_settings import SinkSettings
 from meterproof_sinks.sink_status import SinkStatus
 from meterproof_sinks.worker import run_sink
 from tests.builders import DEPLOYMENT, NOW_MS
 from tests.log_builder import LogBuilder
+from tests.meterproof_command import PROGRAM
 
 pytestmark = pytest.mark.broker
 
@@ -55,6 +56,9 @@ class WaitingSink:
     async def write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]]) -> None:
         await self.let.wait()
         self.written += len(records)
+
+    async def density(self, partition: int) -> Density | None:
+        return None
 
     async def close(self) -> None:
         pass
@@ -172,8 +176,7 @@ async def test_two_workers_of_one_host_serve_probes_and_metrics_without_a_clash(
     kafka: KafkaSettings, tmp_path: Path
 ) -> None:
     """Also: a status that cannot be written is a warning, and SIGTERM ends both."""
-    command = [sys.executable, "-c", "import sys; from meterproof_proofs.command import main; sys.exit(main())"]
-    command += ["sink", "audit", "run", f"--data={tmp_path}", f"--bootstrap={kafka.bootstrap}"]
+    command = [*PROGRAM, "sink", "audit", "run", f"--data={tmp_path}", f"--bootstrap={kafka.bootstrap}"]
     command += [f"--prefix={kafka.topic_prefix}"]
 
     def start(number: int) -> subprocess.Popen[bytes]:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -40,6 +39,7 @@ from tests.integration.sinks.webhook_receiver import (
     answers,
     eventually,
 )
+from tests.meterproof_command import PROGRAM
 
 pytestmark = pytest.mark.broker
 
@@ -81,7 +81,7 @@ def endpoints_file(folder: Path, *entries: dict[str, Any]) -> Path:
 
 @asynccontextmanager
 async def running(
-    kafka: KafkaSettings, folder: Path, *entries: dict[str, Any], clock: Clock | None = None
+    kafka: KafkaSettings, folder: Path, *entries: dict[str, Any], clock: Clock | None = None, instance: str = "one"
 ) -> AsyncIterator[Callable[[], dict[str, Any]]]:
     """The worker in this process; gives a look at its endpoints' status. Stopped as it is asked to stop."""
     endpoints = load_endpoints(endpoints_file(folder, *entries), {"WEBHOOK_SECRET": SECRET})
@@ -90,6 +90,7 @@ async def running(
         run_webhooks(
             endpoints,
             kafka,
+            instance=instance,
             status=StatusFile(folder / "status", "webhook"),
             stop=stop,
             now_ms=(clock or Clock()).now_ms,
@@ -202,6 +203,11 @@ async def test_what_is_retried_and_what_is_given_up(kafka: KafkaSettings, tmp_pa
         entry = receiver.entry("one", attempts_max=6)
         async with running(kafka, tmp_path, entry):
             records = await delivered(kafka, "one", 4)
+            # What was given up is sent again when an operator says so, under the same ids, by the worker that runs.
+            receiver.answer = answers(200)
+            await forget(kafka, [one for one in records.values() if one.outcome == "dead"])
+            await eventually(lambda: len(receiver.received) == 13 + 3)
+            again = await delivered(kafka, "one", 4)
         found = {one.alert.split("|")[1]: (one.outcome, one.attempts, one.status) for one in records.values()}
         assert found == {
             "agent:agent-0": ("delivered", 5, 204),
@@ -209,15 +215,55 @@ async def test_what_is_retried_and_what_is_given_up(kafka: KafkaSettings, tmp_pa
             "agent:agent-2": ("dead", 1, 404),
             "agent:agent-3": ("dead", 6, 503),
         }
-        assert len(receiver.received) == 5 + 1 + 1 + 6
-        # What was given up is sent again when an operator says so, and under the same ids.
-        receiver.answer = answers(200)
-        await forget(kafka, [one for one in records.values() if one.outcome == "dead"])
-        async with running(kafka, tmp_path, entry):
-            again = await delivered(kafka, "one", 4)
         assert {one.outcome for one in again.values()} == {"delivered"}
         assert set(receiver.ids[13:]) == {one.id for one in records.values() if one.outcome == "dead"}
         assert len(receiver.received) == 13 + 3
+
+
+async def test_of_two_workers_one_sends_and_the_other_stands_by(kafka: KafkaSettings, tmp_path: Path) -> None:
+    def senders() -> list[str]:
+        return [one for one in "ab" if (read_status(tmp_path / one / "status", "webhook") or {})["state"] == "running"]
+
+    async with Receiver() as receiver:
+        entry = receiver.entry("one")
+        for one in "ab":
+            (tmp_path / one).mkdir()
+        async with running(kafka, tmp_path / "a", entry, instance="a"):
+            await raise_alerts(kafka, *numbered(1, 2))
+            await delivered(kafka, "one", 2)
+            async with running(kafka, tmp_path / "b", entry, instance="b"):
+                await raise_alerts(kafka, *numbered(3, 4, 5))
+                await delivered(kafka, "one", 5)
+                await eventually(lambda: len(senders()) == 1)
+            await raise_alerts(kafka, *numbered(6))  # whoever it was: one is left, and goes on
+            await delivered(kafka, "one", 6)
+        assert sorted(receiver.subjects) == [f"agent-{number}" for number in range(1, 7)]
+
+
+@pytest.mark.slow
+async def test_one_that_stood_still_sends_nothing_that_another_sent(kafka: KafkaSettings, tmp_path: Path) -> None:
+    """Stopped in the middle of its turn, it wakes up with alerts to send that its successor has sent meanwhile."""
+    sleeper = Worker(kafka, tmp_path)
+    async with Receiver() as receiver:
+        entry = receiver.entry("one")
+        endpoints_file(tmp_path, entry)
+        (tmp_path / "b").mkdir()
+        try:
+            await raise_alerts(kafka, *numbered(1))
+            await sleeper.start()
+            await delivered(kafka, "one", 1)
+            sleeper.send_signal(signal.SIGSTOP)
+            await raise_alerts(kafka, *numbered(2, 3, 4))
+            async with running(kafka, tmp_path / "b", entry, instance="b"):
+                await delivered(kafka, "one", 4)
+                sleeper.send_signal(signal.SIGCONT)
+                await eventually(lambda: b"webhook_turn_ends" in sleeper.said())
+                await raise_alerts(kafka, *numbered(5))
+                await delivered(kafka, "one", 5)
+            assert await sleeper.end(signal.SIGTERM) == 0
+        finally:
+            await sleeper.end(signal.SIGKILL)
+        assert sorted(receiver.subjects) == [f"agent-{number}" for number in range(1, 6)]
 
 
 async def test_retry_after_is_kept_for_the_whole_endpoint_also_over_a_restart(
@@ -264,11 +310,6 @@ class Worker:
     """The worker as a process of its own."""
 
     def __init__(self, kafka: KafkaSettings, folder: Path) -> None:
-        self._command = [
-            sys.executable,
-            "-c",
-            "import sys; from meterproof_proofs.command import main; sys.exit(main())",
-        ]
         self._options = [f"--data={folder}", f"--bootstrap={kafka.bootstrap}", f"--prefix={kafka.topic_prefix}"]
         self._said = folder / "said"
         self._process: asyncio.subprocess.Process | None = None
@@ -277,13 +318,16 @@ class Worker:
         environment = os.environ | {"WEBHOOK_SECRET": SECRET, "METERPROOF_HEALTH_PORT": "0"}
         with self._said.open("ab") as said:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, "sink", "webhook", "run", *self._options, env=environment, stdout=said, stderr=said
+                *PROGRAM, "sink", "webhook", "run", *self._options, env=environment, stdout=said, stderr=said
             )
 
     def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def send_signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         assert self._process.returncode is None
-        self._process.send_signal(signal.SIGKILL)
+        self._process.send_signal(number)
 
     async def end(self, number: signal.Signals) -> int:
         assert self._process is not None
@@ -295,7 +339,7 @@ class Worker:
     async def command(self, *arguments: str) -> str:
         """Run another command of `meterproof sink webhook`; what it printed."""
         process = await asyncio.create_subprocess_exec(
-            *self._command, "sink", "webhook", *arguments, *self._options, stdout=asyncio.subprocess.PIPE
+            *PROGRAM, "sink", "webhook", *arguments, *self._options, stdout=asyncio.subprocess.PIPE
         )
         printed, _ = await process.communicate()
         assert process.returncode == 0

@@ -7,6 +7,10 @@ import pytest
 from meterproof_local.status_lines import how_far
 
 PARTITIONS = {"0": {"position": 1200, "lag": 3, "foreign": 0}, "1": {"position": 34, "lag": None, "foreign": 2}}
+ENDPOINTS = {
+    "pager": {"waiting": 2, "delivered": 7, "dead": 1, "failing": "answered 500"},
+    "chat": {"waiting": 0, "delivered": 0, "dead": 0, "failing": None},
+}
 REFUSED = {
     "key_id": "ab12" * 16,
     "producer": "gateway",
@@ -21,6 +25,11 @@ REFUSED = {
     [
         (None, "no status yet"),
         ({"state": "running", "partitions": PARTITIONS}, "1,234 events, 3 records behind, 2 echoes skipped"),
+        (
+            {"state": "running", "endpoints": ENDPOINTS},
+            "pager: 7 delivered, 2 waiting, 1 given up, answered 500, chat: 0 delivered",
+        ),
+        ({"state": "standing by", "endpoints": {}}, "standing by"),
         ({"state": "taking over", "ready": False, "reasons": ["taking over"]}, "taking over, 0 events"),
         (
             {"state": "running", "ready": False, "reasons": ["Kafka does not answer"], "partitions": {}},

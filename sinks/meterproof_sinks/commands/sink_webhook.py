@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Send alerts to HTTP endpoints, signed.")
+from meterproof_sinks.commands.options import Bootstrap, Data, Prefix
 
-_Data = Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")]
-_Bootstrap = Annotated[str | None, typer.Option(help="Kafka's address, host:port.")]
-_Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")]
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Send alerts to HTTP endpoints, signed.")
 
 
 @app.callback()
@@ -23,24 +21,26 @@ def _webhook() -> None:
     "meterproof sink webhook run --data data --endpoints /etc/meterproof/webhooks.json"
 )
 def run(
-    data: _Data = Path("data"),
+    data: Data = Path("data"),
     endpoints: Annotated[
         Path | None, typer.Option(help="File that states where alerts go. Default: DATA/webhooks.json.")
     ] = None,
-    bootstrap: _Bootstrap = None,
-    topic_prefix: _Prefix = None,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
 ) -> int:
     """Send every alert to the endpoints that want it, with Standard Webhooks signatures, until SIGTERM.
 
-    Run one worker. An alert that is repeated has the same webhook-id, so that a receiver can drop it.
+    Of several workers one sends and the others stand by. An alert that is repeated after a crash has the same
+    webhook-id, so that a receiver can drop it.
 
     Exit code: 0 stopped as asked, 1 could not start, 70 unexpected error, 75 Kafka does not answer.
     """
     # Loaded when it runs, so that --help of all commands stays quick.
-    from meterproof_sinks.webhook_endpoints import load_endpoints  # noqa: PLC0415
-    from meterproof_sinks.webhook_process import run_webhook_process  # noqa: PLC0415
+    from meterproof.deployment import DataFolder
+    from meterproof_sinks.webhook_endpoints import load_endpoints
+    from meterproof_sinks.webhook_process import run_webhook_process
 
-    places = load_endpoints(endpoints or data / "webhooks.json")
+    places = load_endpoints(endpoints or DataFolder(data).webhooks)
     return run_webhook_process(places, data, bootstrap=bootstrap, topic_prefix=topic_prefix)
 
 
@@ -49,21 +49,21 @@ def run(
     "meterproof sink webhook dead --endpoint pager --send-again"
 )
 def dead(  # noqa: PLR0917 - one parameter per option
-    data: _Data = Path("data"),
+    data: Data = Path("data"),
     endpoint: Annotated[str | None, typer.Option(help="Only of this endpoint.")] = None,
-    send_again: Annotated[  # noqa: FBT002 - a flag of a command line
-        bool, typer.Option("--send-again", help="Let the worker send them again, once it has been started anew.")
+    send_again: Annotated[
+        bool, typer.Option("--send-again", help="Have them sent again, by the worker that runs or the next one.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,  # noqa: FBT002 - a flag
-    bootstrap: _Bootstrap = None,
-    topic_prefix: _Prefix = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
 ) -> int:
     """List the messages that were given up, with the reason.
 
     Exit code: 0 listed; 1 Kafka cannot be asked.
     """
-    from meterproof.deployment import DataFolder  # noqa: PLC0415
-    from meterproof_sinks.webhook_deliveries import forget, read_deliveries  # noqa: PLC0415
+    from meterproof.deployment import DataFolder
+    from meterproof_sinks.webhook_deliveries import forget, read_deliveries
 
     kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     found = [
@@ -77,5 +77,5 @@ def dead(  # noqa: PLR0917 - one parameter per option
             typer.echo(f"{one.time}  {one.endpoint}  {one.id}  {one.alert}  {tried}: {one.reason}")
     if send_again and found:
         asyncio.run(forget(kafka, found))
-        typer.echo(f"{len(found)} will be sent again; start the worker anew", err=True)
+        typer.echo(f"{len(found)} will be sent again", err=True)
     return 0
