@@ -1,6 +1,8 @@
 """What the real pipeline left behind, as outsiders check it: single events, refusals, statements, checkpoints."""
 
+import json
 import shlex
+import shutil
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,16 @@ from typing import Any
 import orjson
 import pytest
 
+from meterproof_proofs.checkpoint import open_checkpoint
+from meterproof_proofs.event_proof import keys_of_log
+from meterproof_proofs.key_files import read_verifiers
+from meterproof_proofs.tiles import bundles_of
 from meterproof_schemas.log_record import LogRecord, decode_record
+from meterproof_schemas.records_tree import records_origin
 from meterproof_sinks.audit_folder import log_folders, read_log_name, read_records
 from tests.integration.local.conftest import EVENTS, DemoRun
+from tests.interop.proof_case import bent, case_of
+from tests.interop.tools import verdict
 
 pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow]
 
@@ -46,11 +55,11 @@ def test_an_accepted_event(demo_run: DemoRun) -> None:
 
 def test_one_of_each_verdict_that_is_no_acceptance(demo_run: DemoRun) -> None:
     # The line of a duplicate was accepted before, and that is what its proof shows.
-    wanted = {verdict: entry for entry, verdict in _entries(demo_run) if verdict != "duplicate"}
+    wanted = {reason: entry for entry, reason in _entries(demo_run) if reason != "duplicate"}
     assert {"conflicting_id", "malformed_event", "bad_root", "bad_signature", "producer_fork"} <= set(wanted)
-    for verdict, entry in wanted.items():
+    for reason, entry in wanted.items():
         said = checked(demo_run, "--digest", entry)
-        assert said["verdict"] == verdict
+        assert said["verdict"] == reason
         assert said["log"].endswith("/records")
 
 
@@ -104,3 +113,40 @@ def test_the_folder_against_its_own_checkpoints(demo_run: DemoRun, tmp_path: Pat
         meterproof(
             demo_run, "verify", "data", "--vkey", "data/keys/log.vkey", "--since", str(kept), "--jobs", "2", *resume
         )
+
+
+@pytest.mark.parametrize(
+    "tool", ["verify-xmod", "verify-torchwood", "verify-fsck", "verify-sigstore", "verify-metamorphic"]
+)
+def test_programs_by_others_verify_each_log_of_the_pipeline(demo_run: DemoRun, tmp_path: Path, tool: str) -> None:
+    """Two trees of each log, accepted; then with a bit of an entry or of a proof changed, refused."""
+    trees = 0
+    for log in log_folders(demo_run.data / "audit"):
+        for name, origin_of in (("tlog", str), ("records-tlog", records_origin)):
+            origin = origin_of(read_log_name(log).origin)
+            (verifier, *_) = keys_of_log(read_verifiers(demo_run.data / "keys/log.vkey"), origin)
+            tlog = Path(shutil.copytree(log / name, tmp_path / log.name / name))
+            checkpoint = open_checkpoint((tlog / "checkpoint").read_bytes(), [verifier], origin=origin)
+            if checkpoint.size == 0:
+                continue
+            trees += 1
+            if tool in {"verify-sigstore", "verify-metamorphic"}:
+                given, case = (
+                    tlog / "case.json",
+                    case_of(tlog, verifier, [*range(0, checkpoint.size, 97), checkpoint.size - 1]),
+                )
+                last = case["proofs"][-1]
+                changed = last | {"entry": bent(last["entry"]), "leaf": bent(last["leaf"])}
+                given.write_text(json.dumps(case))
+                assert verdict(tool, given)[0] == 0
+                given.write_text(json.dumps(case | {"proofs": [*case["proofs"][:-1], changed]}))
+                assert verdict(tool, given)[0] == 1
+            else:
+                vkey = tlog / "log.vkey"
+                vkey.write_text(verifier.vkey + "\n")
+                code, said = verdict(tool, tlog, vkey)
+                assert code == 0, said
+                bundle = tlog / list(bundles_of(checkpoint.size))[-1].path
+                bundle.write_bytes(bundle.read_bytes()[:-1] + bytes([bundle.read_bytes()[-1] ^ 1]))
+                assert verdict(tool, tlog, vkey)[0] == 1
+    assert trees >= 2
