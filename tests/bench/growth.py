@@ -31,6 +31,7 @@ SLOWER_TARGET: Final = 2.0
 """The largest may cost at most this many times what the smallest costs."""
 _BATCH: Final = 100
 _EVENTS: Final = 40_000
+_EVENTS_QUICK: Final = 2_000
 _FILL: Final = 2_000
 """Identities per record of the filling."""
 _MEMORY_BYTES: Final = 220
@@ -62,15 +63,16 @@ async def measure_growth(rig: Rig, index: str, identities: int) -> Growth:
         gib = identities * _MEMORY_BYTES / 2**30
         return Growth(index, identities, None, 0, f"needs about {gib:.0f} GiB of memory")
     rig.say(f"{index}, {identities:,} identities")
-    job = orjson.dumps({"index": index, "identities": identities, "folder": str(rig.folder)}).decode()
+    events = _EVENTS_QUICK if rig.quick else _EVENTS
+    job = orjson.dumps({"index": index, "identities": identities, "events": events, "folder": str(rig.folder)}).decode()
     with rig.started([sys.executable, "-m", "tests.bench.growth", job], measured=True) as process:
         found: Mapping[str, Any] = orjson.loads((await process.end()).splitlines()[-1])
     return Growth(index, identities, found["events_per_cpu_s"], found["peak_mib"])
 
 
-def main(index: str, identities: int, folder: str) -> None:
+def main(index: str, identities: int, events: int, folder: str) -> None:
     """Fill, measure, print."""
-    steps = Steps(_BATCH, _EVENTS)
+    steps = Steps(_BATCH, events)
     with tempfile.TemporaryDirectory(dir=folder) as kept:
         state = KeptState(Path(kept) / "p0") if index == "rocksdb" else LogState()
         state.offer(0, steps.genesis)
@@ -93,8 +95,8 @@ def main(index: str, identities: int, folder: str) -> None:
         used_s = time.process_time() - began_s
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         state.close()
-    events = _BATCH * len(steps.values)
-    sys.stdout.write(orjson.dumps({"events_per_cpu_s": events / used_s, "peak_mib": peak_mib}).decode() + "\n")
+    found = {"events_per_cpu_s": _BATCH * len(steps.values) / used_s, "peak_mib": peak_mib}
+    sys.stdout.write(orjson.dumps(found).decode() + "\n")
 
 
 def _fill(state: LogState, identities: int, now_ms: int) -> None:

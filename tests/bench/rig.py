@@ -25,7 +25,7 @@ from meterproof.kafka.topics import Deployment, create_topics
 from meterproof.log_key import LogKey
 from meterproof_local.broker import LocalBroker
 from meterproof_local.child import Child
-from meterproof_local.java import BENCHMARK_OPTIONS
+from meterproof_local.java import BENCHMARK_OPTIONS, LAPTOP_OPTIONS
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
@@ -84,7 +84,8 @@ class Rig:
     def broker(self) -> LocalBroker:
         """Started when first asked for."""
         self.say("starting Kafka")
-        return self._open.enter_context(LocalBroker(self.folder / "kafka", java_options=BENCHMARK_OPTIONS))
+        options = LAPTOP_OPTIONS if self.quick else BENCHMARK_OPTIONS
+        return self._open.enter_context(LocalBroker(self.folder / "kafka", java_options=options))
 
     def new_prefix(self) -> str:
         """A prefix for topics that nothing in this run has."""
