@@ -119,7 +119,7 @@ def _timed_ms(call: Callable[[], object]) -> float:
 
 
 def _p95_ms(call: Callable[[], object], times: int) -> float:
-    """Of so many calls, or, where they take long, of at least two; a first one, which finds nothing cached, left out."""
+    """Of so many calls, or of at least two where they take long; a first one, which finds nothing cached, left out."""
     found: list[float] = []
     call()
     while len(found) < 2 or (len(found) < times and sum(found) < _PATIENCE_MS):
