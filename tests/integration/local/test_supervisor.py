@@ -23,7 +23,8 @@ from meterproof_local.worker import FIRST_PAUSE_S, STABLE_AFTER_S, State, Worker
 from tests.integration.local.conftest import environment, processes_of, wait_until
 
 _ENDPOINTS = """{"version": 1, "endpoints": [
-  {"name": "pager", "url": "https://hooks.example.com/", "since": "2026-01-01T00:00:00Z", "secret_file": "pager.secret"}
+  {"name": "pager", "url": "https://hooks.example.com/", "secret_file": "pager.secret",
+   "since": "2026-01-01T00:00:00.000Z"}
 ]}"""
 
 
@@ -66,9 +67,12 @@ async def test_workers_and_broker_come_back_and_nothing_is_lost(tmp_path: Path) 
             supervisor.kill(name)
         await publish(lines(500, "b"), folder, speed=0, show_progress=False)
         await supervisor.wait_until_drained()
+        await supervisor.wait_until(
+            lambda: all(worker.pid not in {None, before[name]} for name, worker in supervisor.workers.items()),
+            "all were started again",
+        )
         for name, worker in supervisor.workers.items():
             assert worker.restarts >= 1, name
-            assert worker.pid not in {None, before[name]}, name
         supervisor.kill(BROKER)
         await supervisor.wait_until(lambda: any("Kafka is back" in text for text in said), "Kafka is back")
         assert supervisor.broker_restarts == 1
