@@ -13,6 +13,6 @@ UNION ALL
 SELECT 'one identity under two agents', source, id
 FROM usage
 GROUP BY source, id
-HAVING uniqExact(agent) > 1
+HAVING min(agent) != max(agent)
 )
 ORDER BY difference, place, detail
