@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from meterproof.kafka.group_offsets import read_group_offsets
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import read_geneses, read_genesis
@@ -24,6 +25,8 @@ from meterproof_sinks.audit_errors import AuditError
 from meterproof_sinks.audit_folder import follow_records, log_folder_name
 from meterproof_sinks.audit_segment import TornAudit
 
+_OWN_GROUPS: Final = ("checkpointer", "budgets")
+"""Their offsets are for displays; what they have, their own output says."""
 MARGIN_MS: Final = 24 * 3_600_000
 """What is kept beyond the time for which identities are remembered."""
 
@@ -38,6 +41,8 @@ class Readers:
     """By origin, the log offset of the newest progress row."""
     budgets: bool
     """Whether budgets run: then their marker must be behind it."""
+    ignored_groups: Sequence[str] = ()
+    """Consumer groups of others that may lose what they have not read."""
 
 
 @dataclass(slots=True)
@@ -105,7 +110,7 @@ async def plan_trim(
     2. Old enough: the newest checkpoint's clock is past the beginning's by the time for which identities are
        remembered, and the margin. So the records that stay hold every identity that can still be refused as repeated.
     3. Every reader is behind: the audit folder, ClickHouse, the marker of the budgets. (The checkpointer is: it signed
-       that checkpoint.)
+       that checkpoint.) And every consumer group of somebody else that has committed an offset of this log.
     4. The checkpoint is signed by the log's key, and the log holds its record, with its size and root.
     5. The audit folder holds the whole chain up to this very record: so every byte that will be deleted.
 
@@ -172,6 +177,11 @@ async def _cursors(
     if readers.budgets:
         marker = await _marker(kafka, genesis)
         found.append(("budgets", marker, "run them, or say --no-budgets if the deployment has none"))
+    ignored = {*readers.ignored_groups, *(f"{kafka.topic_prefix}{name}" for name in _OWN_GROUPS)}
+    groups = await read_group_offsets(kafka, kafka.topic(Topic.LOG), genesis.partition, ignored=ignored)
+    for group, offset in sorted(groups.items()):
+        remedy = f"let it read on, or say --ignore-group={group} if it may lose records"
+        found.append((f"consumer group {group}", offset, remedy))
     return found
 
 

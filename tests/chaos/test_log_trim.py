@@ -8,17 +8,22 @@ from pathlib import Path
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from meterproof.deployment import DataFolder
 from meterproof.kafka.reader import PartitionReader
+from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import Deployment
 from meterproof_local.setup import SetupWish
 from meterproof_local.simulation import PRODUCERS
 from meterproof_local.supervisor import Supervisor
 from meterproof_proofs.command import main as meterproof
+from meterproof_schemas.budget import Budget, BudgetFile
+from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import record_digest
 from meterproof_schemas.topics import Topic
+from meterproof_stream.budgets import BudgetLanes
 from meterproof_stream.kept_state import KeptState
 from meterproof_stream.take_over import fold_log
 from tests.builders import make_limits
@@ -85,8 +90,18 @@ async def test_trimmed_as_far_as_everybody_is_and_not_further(
         assert await asyncio.to_thread(meterproof, _with_key(folder, tmp_path / "other.vkey")) == 1
         capsys.readouterr()
 
+        # So does a group that is not ours, until it has read on or is given up.
+        place = TopicPartition(pipeline.kafka.topic(Topic.LOG), 0)
+        await commit(pipeline.kafka, "elsewhere", place, 0)
         code, plan = await trim("--dry-run")
-        assert (code, plan["refused"]) == (0, False)
+        assert (code, plan["refused"]) == (1, True)
+        assert "consumer group elsewhere is not behind anything" in str(plan["held_back"])
+        code, ignoring = await trim("--dry-run", "--ignore-group=elsewhere")
+        assert (code, ignoring["refused"]) == (0, False)
+        await commit(pipeline.kafka, "elsewhere", place, int(str(ignoring["to"])))
+
+        code, plan = await trim("--dry-run")
+        assert (code, plan["refused"], plan["to"]) == (0, False, ignoring["to"])
         beginning = int(str(plan["to"]))
         assert first[0].offset < beginning <= first[-1].offset
         assert (await records(pipeline, Topic.LOG))[0].offset == 0
@@ -105,8 +120,49 @@ async def test_trimmed_as_far_as_everybody_is_and_not_further(
         await until(lambda: set(positions(pipeline)) == {expected}, f"positions: {positions(pipeline)}")
         verify = ["verify", str(folder.root), "--vkey", str(folder.vkeys)]
         assert await asyncio.to_thread(meterproof, verify) == 0, capsys.readouterr()
-        code, plan = await trim()
+        code, plan = await trim("--ignore-group=elsewhere")
         assert (code, plan["start"]) == (0, beginning)
+        await other_budgets(pipeline, expected, capsys)
+
+
+async def other_budgets(pipeline: Supervisor, position: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Budgets that were changed after the log was trimmed are refused, until somebody accepts what is missing."""
+    budget = Budget(name="new", scope="all", subject="*", window="month", limit="1", meters=("requests",))
+    pipeline.folder.budgets.write_bytes(BudgetFile(version=1, budgets=(budget,)).model_dump_json().encode())
+    lanes = BudgetLanes(pipeline.kafka, [budget], _never)
+    await lanes.start()
+    with pytest.raises(StageStopped, match=r"Put the budget file back .*`meterproof budgets accept-gap`"):
+        await lanes.open(0)
+    await lanes.stop()
+
+    data = f"--data={pipeline.folder.root}"
+    accept = ["budgets", "accept-gap", "--reason=new limits", "--who=Ada", "--json", data]
+    capsys.readouterr()  # what the lanes had to say
+    assert await asyncio.to_thread(meterproof, accept) == 0, capsys.readouterr()
+    gap = orjson.loads(capsys.readouterr().out)
+    assert await asyncio.to_thread(meterproof, accept) == 1
+    assert "nothing to accept" in capsys.readouterr().err
+    await pipeline.restart("budgets")
+    deadline_s = time.monotonic() + PATIENCE_S
+    shown: list[tuple[bool, int]] = []
+    while shown != [(True, position - gap["position"])]:
+        assert time.monotonic() < deadline_s, shown
+        assert await asyncio.to_thread(meterproof, ["budgets", "show", "--json", data]) == 0
+        lines = map(orjson.loads, capsys.readouterr().out.splitlines())
+        shown = [(line["partial"], line["events"]) for line in lines]
+
+
+def _never(error: BaseException) -> None:
+    raise AssertionError from error
+
+
+async def commit(kafka: KafkaSettings, group: str, place: TopicPartition, offset: int) -> None:
+    """What a consumer of somebody else's leaves behind."""
+    consumer = AIOKafkaConsumer(**kafka.client_args(), group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    consumer.assign([place])
+    await consumer.commit({place: offset})
+    await consumer.stop()
 
 
 def _with_key(folder: DataFolder, vkey: Path) -> list[str]:
@@ -129,7 +185,6 @@ def assert_equal_verdicts(found: LogState, expected: LogState) -> None:
 async def test_a_log_cut_off_by_hand_within_the_horizon_is_refused(tmp_path: Path) -> None:
     """Also where a beginning is remembered: identities that may come again would be unknown."""
     from meterproof.kafka.trimming import read_checkpoints, trim_log
-    from meterproof_schemas.errors import StageStopped
 
     async with Supervisor(DataFolder(tmp_path / "data"), SetupWish(partitions=1, producers=PRODUCERS)) as pipeline:
         await send(pipeline, "first")

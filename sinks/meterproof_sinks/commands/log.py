@@ -45,6 +45,9 @@ def trim(  # noqa: PLR0917 - one parameter per option
     url: Annotated[str | None, typer.Option(help="A ClickHouse server; default: the data folder's own.")] = None,
     clickhouse: Annotated[bool, typer.Option(help="Whether ClickHouse must have what is deleted.")] = True,
     budgets: Annotated[bool, typer.Option(help="Whether budgets must have what is deleted.")] = True,
+    ignore_group: Annotated[
+        list[str] | None, typer.Option(help="A consumer group of others that may lose records; repeatable.")
+    ] = None,
     margin_hours: Annotated[int, typer.Option(help="Kept beyond the horizon.", min=0)] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per log and line.")] = False,
@@ -54,8 +57,9 @@ def trim(  # noqa: PLR0917 - one parameter per option
     """Delete the beginning of usage.log as far as every reader is behind it and the audit folder holds every byte.
 
     Afterwards a log begins at the record of a signed checkpoint. A sequencer, a checkpointer and sinks go on as before;
-    an empty ClickHouse can no longer be filled from Kafka, only from the audit folder, and other budgets cannot be
-    counted from the beginning.
+    an empty ClickHouse can no longer be filled from Kafka, only from the audit folder, and other budgets are counted
+    from what is left, if at all (`meterproof budgets accept-gap`). Consumer groups of others hold back what they have
+    not read; a reader that commits no offset is known to nobody.
 
     Exit code: 0 trimmed, or nothing is old enough; 1 refused for some log, or Kafka is at fault; 2 usage.
     """
@@ -63,7 +67,8 @@ def trim(  # noqa: PLR0917 - one parameter per option
     from meterproof_sinks.log_trim import Readers
 
     folder = DataFolder(data)
-    readers = Readers(audit or folder.audit, _progress(data, url) if clickhouse else None, budgets)
+    progress = _progress(data, url) if clickhouse else None
+    readers = Readers(audit or folder.audit, progress, budgets, ignore_group or ())
     kafka = folder.kafka_settings(bootstrap, topic_prefix)
     plans = asyncio.run(
         _trim(
