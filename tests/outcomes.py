@@ -25,12 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count a test's call, and whatever went wrong in setting it up or clearing it away."""
-    if report.outcome == "rerun":
-        note("r")
-    elif report.failed:
+    if report.failed:
         note("f")
     elif report.skipped:
         note("s")
+    elif not report.passed:  # pytest-rerunfailures' own outcome, "rerun"
+        note("r")
     elif report.when == "call":
         note("p")
 
