@@ -15,6 +15,7 @@ from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.group_reader import GroupReader
 from meterproof.kafka.reader import Record
 from meterproof_stream.driver import Driver
+from meterproof_stream.engine import Delivered, Feeder
 from meterproof_stream.errors import TopicUnfit
 
 _POLL_S: Final = 1.0
@@ -44,6 +45,7 @@ class AsyncioDriver(Driver):
             session_timeout_s=self._settings.session_timeout_s,
             heartbeat_interval_s=self._settings.heartbeat_interval_s,
         )
+        self._feeder = Feeder(self._engine)
         self._acknowledged: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._feeding = asyncio.Lock()
@@ -98,16 +100,18 @@ class AsyncioDriver(Driver):
             self.die(error)
 
     async def _feed(self, partition: int, records: list[Record]) -> None:
-        reader, feed, acknowledge = self._reader, self._engine.feed, self._acknowledge
-        turn_by_s = time.monotonic() + _TURN_S
+        reader, acknowledge = self._reader, self._acknowledge
+        delivered: list[Delivered] = []
         for record in records:
-            if self._stopping.is_set() or partition not in reader.held:
-                return
             if not record.append_time:
                 raise TopicUnfit(self._topic)
-            offset = record.offset
-            done = functools.partial(acknowledge, partition, offset)
-            await feed(partition, offset, record.value, record.timestamp_ms, done)
+            done = functools.partial(acknowledge, partition, record.offset)
+            delivered.append(Delivered(record.offset, record.value, record.timestamp_ms, done))
+        turn_by_s = time.monotonic() + _TURN_S
+        for together in self._feeder.cut(delivered):
+            if self._stopping.is_set() or partition not in reader.held:
+                return
+            await self._feeder.feed(partition, together)
             if time.monotonic() > turn_by_s:
                 await asyncio.sleep(0)
                 turn_by_s = time.monotonic() + _TURN_S

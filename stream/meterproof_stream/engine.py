@@ -1,7 +1,22 @@
 """What a runtime can run: the sequencer, and the stages behind the log."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+
+TOGETHER_BYTES_MAX: Final = 64 * 1024
+"""Records of one partition that are fed together are no larger in sum, unless it is one alone.
+
+What is looked at twice then still stands in the processor's cache, and the event loop turns again within 10 ms or so.
+"""
+
+
+class Delivered(NamedTuple):
+    """One record as a runtime delivers it."""
+
+    offset: int
+    value: bytes | None
+    append_ms: int
+    acknowledge: Callable[[], object]
 
 
 class Engine(Protocol):
@@ -32,3 +47,42 @@ class Engine(Protocol):
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to see, ready for JSON; `partitions` by number as text."""
+
+
+@runtime_checkable
+class ManyEngine(Engine, Protocol):
+    """An engine for which records that come together are cheaper than one by one."""
+
+    async def feed_many(self, partition: int, records: Sequence[Delivered]) -> None:
+        """`feed` each of them, in order."""
+
+
+class Feeder:
+    """Gives an engine the records of a partition, together where it takes them so. Lives as long as its driver."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._feed_many = engine.feed_many if isinstance(engine, ManyEngine) else None
+
+    def cut(self, records: Sequence[Delivered]) -> Iterable[Sequence[Delivered]]:
+        """Records of one partition, cut into what is fed together; between two pieces a driver looks about."""
+        if self._feed_many is None:
+            for record in records:
+                yield (record,)
+            return
+        first = size_bytes = 0
+        for number, record in enumerate(records):
+            size_bytes += len(record.value or b"")
+            if size_bytes > TOGETHER_BYTES_MAX and number > first:
+                yield records[first:number]
+                first, size_bytes = number, len(record.value or b"")
+        if first < len(records):
+            yield records[first:]
+
+    async def feed(self, partition: int, together: Sequence[Delivered]) -> None:
+        """Feed one piece; raises what the engine does."""
+        if self._feed_many is not None:
+            await self._feed_many(partition, together)
+            return
+        for record in together:
+            await self._engine.feed(partition, *record)

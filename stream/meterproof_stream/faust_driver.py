@@ -30,7 +30,7 @@ from meterproof.kafka import tolerant
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.topics import Topic
 from meterproof_stream.driver import Driver
-from meterproof_stream.engine import Engine
+from meterproof_stream.engine import Delivered, Engine, Feeder
 from meterproof_stream.errors import FaustChanged, TopicUnfit
 from meterproof_stream.settings import WorkerSettings
 
@@ -40,6 +40,10 @@ QUEUE_HIGH: Final = 128
 """Records in the agent's queue above which no more are put in."""
 QUEUE_LOW: Final = 32
 """Records in the agent's queue below which it is filled again."""
+_TOGETHER_MAX: Final = 64
+"""Records that the agent takes out of its queue together."""
+_TOGETHER_BYTES_MAX: Final = 256 * 1024
+"""No more of them once they are larger in sum."""
 _LOG_APPEND_TIME: Final = 1
 
 
@@ -165,25 +169,42 @@ class FaustDriver(Driver):
         return app
 
     async def _take(self, stream: Any) -> None:  # noqa: ANN401 - a Faust stream
-        """The agent: hands the engine one record after the other."""
+        """The agent: hands the engine what stands in its queue, by partition, each in order."""
         self._queue = queue = stream.channel.queue
-        engine, drained, die = self._engine, self._drained, self.die
-        feed = engine.feed
+        drained, die = self._drained, self.die
+        feeder = Feeder(self._engine)
         async for event in stream.noack().events():
             try:
-                message = event.message
+                generation = self._generation
+                delivered: dict[int, list[Delivered]] = {}
+                size_bytes = self._sort(event, delivered)
+                for _ in range(_TOGETHER_MAX - 1):
+                    if queue.empty() or size_bytes > _TOGETHER_BYTES_MAX:
+                        break
+                    size_bytes += self._sort(queue.get_nowait(), delivered)
                 if queue.qsize() < QUEUE_LOW:
                     drained.set()
-                if message.generation_id != self._generation:
-                    continue  # left over from before a rebalance
-                if message.timestamp_type != _LOG_APPEND_TIME:
-                    raise TopicUnfit(self._topic)
-                # Faust hands milliseconds out as a float of seconds; rounding gives them back exactly.
-                await feed(message.partition, message.offset, message.value, round(message.timestamp * 1000), event.ack)
+                for partition, records in delivered.items():
+                    for together in feeder.cut(records):
+                        if self._generation == generation:  # no rebalance has begun meanwhile
+                            await feeder.feed(partition, together)
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 - before any clean-up of Faust's can acknowledge
                 die(error)
+
+    def _sort(self, event: Any, delivered: dict[int, list[Delivered]]) -> int:  # noqa: ANN401 - a Faust event
+        """Put a record with the others of its partition, unless it is left over from before a rebalance; its bytes."""
+        message = event.message
+        if message.generation_id != self._generation:
+            return 0
+        if message.timestamp_type != _LOG_APPEND_TIME:
+            raise TopicUnfit(self._topic)
+        value = message.value
+        # Faust hands milliseconds out as a float of seconds; rounding gives them back exactly.
+        record = Delivered(message.offset, value, round(message.timestamp * 1000), event.ack)
+        delivered.setdefault(message.partition, []).append(record)
+        return len(value or b"")
 
     async def _seek(self, consumer: Any) -> None:  # noqa: ANN401 - a Faust consumer
         """Start every partition where the engine says, and make Faust forget what it thinks of their positions."""

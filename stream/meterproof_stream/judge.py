@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import compress
 from typing import Final
 
-from meterproof_proofs.frontier import batch_root, leaf_hashes
-from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
-from meterproof_schemas.errors import InvalidBatch, InvalidEvent
-from meterproof_schemas.event import entries_of, identity_of
+from meterproof_schemas.batch import Batch, BatchHeader
+from meterproof_schemas.errors import InvalidEvent
+from meterproof_schemas.event import identity_of
 from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import KeyEntry, KeyRegistry
@@ -17,8 +17,15 @@ from meterproof_schemas.log_record import Genesis, Kind, NotAccepted
 from meterproof_schemas.partitioner import partition_of
 from meterproof_schemas.reasons import DUPLICATE, Reason
 from meterproof_schemas.rejection import Rejection, make_rejection
+from meterproof_stream.opened_record import Fault, OpenedRecord, SourceRecord, open_records
 
 _US_PER_MS: Final = 1_000
+_NONE: Final = b""
+"""Identity of a line that is no event: an index knows none."""
+_SPEAKERS_MAX: Final = 65_536
+"""Speakers remembered for one set of keys."""
+_Speaker = tuple[str, str, str]
+"""Source, agent and customer of a line."""
 
 
 @dataclass(slots=True)
@@ -58,6 +65,49 @@ class Judgement:
     rejections: list[Rejection] = field(default_factory=list)
 
 
+class _Speakers:
+    """What was found out about speakers under one set of keys of one registry, for one partition."""
+
+    def __init__(self, partition: int, partitions: int) -> None:
+        self.allowed: set[_Speaker] = set()
+        """Those that may report here."""
+        self._partition = partition
+        self._partitions = partitions
+        self._faults: dict[_Speaker, Fault] = {}
+
+    def fault_of(self, speaker: _Speaker, authorities: list[KeyEntry]) -> Fault | None:
+        """Why a line of this source, agent and customer does not belong here; a function of the arguments alone."""
+        if speaker in self.allowed:
+            return None
+        fault = self._faults.get(speaker)
+        if fault is not None:
+            return fault
+        fault = self._found(speaker, authorities)
+        if len(self.allowed) + len(self._faults) < _SPEAKERS_MAX:
+            if fault is None:
+                self.allowed.add(speaker)
+            else:
+                self._faults[speaker] = fault
+        return fault
+
+    def _found(self, speaker: _Speaker, authorities: list[KeyEntry]) -> Fault | None:
+        if partition_of(speaker[1], self._partitions) != self._partition:
+            return Reason.WRONG_PARTITION, "subject: this agent belongs to another partition"
+        fault: str | None = None
+        for entry in authorities:
+            fault = entry.speaks_for(*speaker)
+            if fault is None:
+                return None
+        return Reason.KEY_NOT_ALLOWED, f"{fault}: the key may not speak for it"
+
+
+@lru_cache(maxsize=16)
+def _speakers(registry: str, key_ids: tuple[str, ...], partition: int, partitions: int) -> _Speakers:
+    """The memory for these keys of this registry, which name it and say nothing about what is in it."""
+    del registry, key_ids
+    return _Speakers(partition, partitions)
+
+
 def judge(
     value: bytes | None,
     *,
@@ -89,32 +139,34 @@ def judge(
         meters: names that `data.usage` may have.
 
     """
+    (opened,) = open_records([SourceRecord(value, append_ms)], genesis_of(state), registry)  # 1-3, and the root of 4
+    return judge_opened(opened, partition=partition, offset=offset, state=state, registry=registry, meters=meters)
+
+
+def judge_opened(
+    opened: OpenedRecord,
+    *,
+    partition: int,
+    offset: int,
+    state: LogState,
+    registry: KeyRegistry,
+    meters: AbstractSet[str],
+) -> Judgement:
+    """`judge` for a record that was opened with the same registry and the genesis of the same log."""
+    value, append_ms, batch = opened.value, opened.append_ms, opened.batch
     place = _Place(partition, offset, append_ms, max(state.clock_ms, append_ms))
-    if not value:
-        return _refused("unreadable", value, place, Reason.UNREADABLE_RECORD, "a record without a value")
-    genesis = state.genesis
-    if genesis is None:
-        message = "a record cannot be judged before the genesis of its log"
-        raise ValueError(message)
-    # 1-2
-    try:
-        batch = decode_batch(value)
-        _check_address(batch.header, genesis)
-        # 3
-        authorities = registry.authorities(batch.header_line, batch.signatures, batch.header.producer, append_ms)
-    except InvalidBatch as error:
-        return _refused("batch", value, place, error.reason, error.detail)
-    # From here on a known key vouches for the header, so it is kept.
-    entries = entries_of(batch.lines)
-    leaves = leaf_hashes(entries)
-    fault: tuple[Reason, str] | None = None
-    if batch_root(leaves).hex() != batch.header.root:  # 4
+    if opened.fault is not None or value is None or batch is None:
+        reason, detail = opened.fault or (Reason.UNREADABLE_RECORD, "")
+        return _refused("batch" if value else "unreadable", value, place, reason, detail)
+    header = batch.header
+    fault: Fault | None = None
+    if not opened.root_holds:  # 4
         fault = Reason.BAD_ROOT, "the signed root is not the root over the lines that came"
-    elif state.series.forks(batch.header):  # 5
-        fault = Reason.PRODUCER_FORK, f"sequence {batch.header.sequence} of this instance was signed with another root"
+    elif state.series.forks(header):  # 5
+        fault = Reason.PRODUCER_FORK, f"sequence {header.sequence} of this instance was signed with another root"
     if fault is not None:
-        judgement = _refused("batch", value, place, *fault, producer=batch.header.producer)
-        judgement.carried, judgement.batch = (batch.header_line, batch.signatures_line), batch.header
+        judgement = _refused("batch", value, place, *fault, producer=header.producer)
+        judgement.carried, judgement.batch = (batch.header_line, batch.signatures_line), header
         return judgement
     judgement = Judgement(
         "batch",
@@ -122,61 +174,95 @@ def judge(
         append_ms,
         place.clock_ms,
         carried=(batch.header_line, batch.signatures_line),
-        batch=batch.header,
+        batch=header,
     )
-    _judge_lines(  # 6
-        judgement,
-        batch,
-        place,
-        entries=entries,
-        leaves=leaves,
-        genesis=genesis,
-        registry=registry.digest,
-        authorities=authorities,
-        state=state,
-        meters=meters,
+    genesis = genesis_of(state)
+    speakers = _speakers(
+        registry.digest, tuple([entry.key_id for entry in opened.authorities]), partition, genesis.partitions
     )
+    if not _takes_plain_lines(judgement, batch, opened, place, genesis, speakers.allowed, state, meters):
+        _judge_lines(judgement, batch, opened, place, genesis, speakers, state, meters)  # 6
     return judgement
 
 
-def _check_address(header: BatchHeader, genesis: Genesis) -> None:
-    """Raise `InvalidBatch` unless the batch is meant for this deployment, topic and partition."""
-    if header.audience != genesis.deployment:
-        raise InvalidBatch(Reason.WRONG_AUDIENCE, "signed for another deployment")
-    if header.topic != genesis.source_topic:
-        raise InvalidBatch(Reason.WRONG_AUDIENCE, "signed for another topic")
-    if header.partition != genesis.partition:
-        raise InvalidBatch(Reason.WRONG_PARTITION, f"signed for partition {header.partition}")
+def genesis_of(state: LogState) -> Genesis:
+    """The genesis of a log that has one."""
+    if state.genesis is None:
+        message = "a record cannot be judged before the genesis of its log"
+        raise ValueError(message)
+    return state.genesis
 
 
-def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
+def _takes_plain_lines(  # noqa: PLR0917 - as `_judge_lines`
     judgement: Judgement,
     batch: Batch,
+    opened: OpenedRecord,
     place: _Place,
-    *,
-    entries: list[bytes],
-    leaves: list[bytes],
     genesis: Genesis,
-    registry: str,
-    authorities: list[KeyEntry],
+    allowed: set[_Speaker],
+    state: LogState,
+    meters: AbstractSet[str],
+) -> bool:
+    """Step 6 where it refuses no line, as nearly always: rule by rule for all lines together.
+
+    False says nothing about any line, and leaves `judgement` as it was.
+    """
+    plain = opened.plain
+    if plain is None or not plain.meters <= meters or not allowed.issuperset(plain.speakers):
+        return False
+    times_us = plain.times_us
+    if max(times_us) > (place.append_ms + genesis.limits.future_tolerance_ms) * _US_PER_MS:
+        return False
+    if min(times_us) < (place.clock_ms - genesis.limits.horizon_ms) * _US_PER_MS:
+        return False
+    identities, entries = plain.identities, opened.entries
+    known = state.index.get_many(identities)
+    if not any(known) and len(set(identities)) == len(identities):
+        judgement.identities = identities
+        judgement.lines, judgement.entries, judgement.leaves = batch.lines, entries, opened.leaves
+        return True
+    seen: dict[bytes, bytes] = {}
+    fresh: list[bool] = []
+    duplicates: list[NotAccepted] = []
+    for identity, entry, held in zip(identities, entries, known, strict=True):
+        first = held or seen.get(identity)
+        if first is None:
+            seen[identity] = entry
+            fresh.append(True)
+        elif first == entry:
+            duplicates.append((len(fresh), DUPLICATE, entry.hex()))
+            fresh.append(False)
+        else:
+            return False
+    judgement.not_accepted = duplicates
+    judgement.identities, judgement.entries = list(seen), list(seen.values())
+    judgement.lines, judgement.leaves = list(compress(batch.lines, fresh)), list(compress(opened.leaves, fresh))
+    return True
+
+
+def _judge_lines(  # noqa: PLR0917 - what a line is judged by
+    judgement: Judgement,
+    batch: Batch,
+    opened: OpenedRecord,
+    place: _Place,
+    genesis: Genesis,
+    speakers: _Speakers,
     state: LogState,
     meters: AbstractSet[str],
 ) -> None:
     """Step 6, for each line: the event itself, its partition, the key's authority, meters, correction, time, identity.
 
-    One pass without an object per event: this loop is what an event costs.
+    One pass, every rule in its order. `_takes_plain_lines` is the same for lines of which none is refused.
     """
-    partition, partitions, corrections = genesis.partition, genesis.partitions, genesis.limits.corrections
+    partition, corrections = genesis.partition, genesis.limits.corrections
     latest_us = (place.append_ms + genesis.limits.future_tolerance_ms) * _US_PER_MS
     earliest_us = (place.clock_ms - genesis.limits.horizon_ms) * _US_PER_MS
+    entries, leaves = opened.entries, opened.leaves
     events = read_events(batch.lines)
     identities = [_NONE if isinstance(event, InvalidEvent) else identity_of(event.source, event.id) for event in events]
     known = state.index.get_many(identities)
     seen: dict[bytes, bytes] = {}
-    speakers = _speakers(registry, tuple(entry.key_id for entry in authorities), partition, partitions)
-    whole = True
     accepted: list[int] = []
-    accept = accepted.append
 
     for number, event, identity, held in zip(range(len(events)), events, identities, known, strict=True):
         first: bytes | None = None
@@ -184,13 +270,7 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
             reason, detail = event.reason, event.detail
         else:
             data = event.data
-            speaker = (event.source, event.subject, data.customer)
-            try:
-                fault = speakers[speaker]
-            except KeyError:
-                fault = _speaker_fault(authorities, speaker, partition, partitions)
-                if len(speakers) < _SPEAKERS_MAX:
-                    speakers[speaker] = fault
+            fault = speakers.fault_of((event.source, event.subject, data.customer), opened.authorities)
             if fault is not None:
                 reason, detail = fault
             elif not data.usage.keys() <= meters:
@@ -198,25 +278,21 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
                 reason, detail = Reason.UNKNOWN_METER, f"data.usage.{undeclared}: no such meter is declared"
             elif data.corrects is not None and not corrections:
                 reason, detail = Reason.CORRECTION_NOT_ALLOWED, "data.corrects: this deployment takes no corrections"
+            elif event.time_us > latest_us:
+                reason, detail = Reason.IN_FUTURE, "time: beyond the tolerance after the broker's append time"
+            elif event.time_us < earliest_us:
+                reason, detail = Reason.TOO_LATE, "time: before the ingest clock minus the horizon"
             else:
-                time_us = event.time_us
-                if time_us > latest_us:
-                    reason, detail = Reason.IN_FUTURE, "time: beyond the tolerance after the broker's append time"
-                elif time_us < earliest_us:
-                    reason, detail = Reason.TOO_LATE, "time: before the ingest clock minus the horizon"
-                else:
-                    entry = entries[number]
-                    first = held or seen.get(identity)
-                    if first is None:
-                        seen[identity] = entry
-                        accept(number)
-                        continue
-                    if first == entry:
-                        judgement.not_accepted.append((number, DUPLICATE, entry.hex()))
-                        whole = False
-                        continue
-                    reason, detail = Reason.CONFLICTING_ID, "id: accepted before with other bytes; the first stands"
-        whole = False
+                entry = entries[number]
+                first = held or seen.get(identity)
+                if first is None:
+                    seen[identity] = entry
+                    accepted.append(number)
+                    continue
+                if first == entry:
+                    judgement.not_accepted.append((number, DUPLICATE, entry.hex()))
+                    continue
+                reason, detail = Reason.CONFLICTING_ID, "id: accepted before with other bytes; the first stands"
         judgement.not_accepted.append((number, reason.value, entries[number].hex()))
         judgement.rejections.append(
             make_rejection(
@@ -232,42 +308,9 @@ def _judge_lines(  # noqa: PLR0912, PLR0915 - one pass, every rule in its order
             )
         )
     judgement.identities = list(seen)
-    if whole:
-        judgement.lines, judgement.entries, judgement.leaves = batch.lines, entries, leaves
-    else:
-        judgement.lines = [batch.lines[number] for number in accepted]
-        judgement.entries = [entries[number] for number in accepted]
-        judgement.leaves = [leaves[number] for number in accepted]
-
-
-_NONE: Final = b""
-"""Identity of a line that is no event: an index knows none."""
-_Speaker = tuple[str, str, str]
-"""Source, agent and customer of a line."""
-_Fault = tuple[Reason, str]
-_SPEAKERS_MAX: Final = 65_536
-"""Speakers remembered for one set of keys."""
-
-
-@lru_cache(maxsize=16)
-def _speakers(
-    registry: str, key_ids: tuple[str, ...], partition: int, partitions: int
-) -> dict[_Speaker, _Fault | None]:
-    """What was found out about speakers under these keys of this registry: None when they may report here."""
-    del registry, key_ids, partition, partitions  # they name the memory, and say nothing about what is in it
-    return {}
-
-
-def _speaker_fault(authorities: list[KeyEntry], speaker: _Speaker, partition: int, partitions: int) -> _Fault | None:
-    """Why a line of this source, agent and customer does not belong here; a function of the arguments alone."""
-    if partition_of(speaker[1], partitions) != partition:
-        return Reason.WRONG_PARTITION, "subject: this agent belongs to another partition"
-    fault: str | None = None
-    for entry in authorities:
-        fault = entry.speaks_for(*speaker)
-        if fault is None:
-            return None
-    return Reason.KEY_NOT_ALLOWED, f"{fault}: the key may not speak for it"
+    judgement.lines = [batch.lines[number] for number in accepted]
+    judgement.entries = [entries[number] for number in accepted]
+    judgement.leaves = [leaves[number] for number in accepted]
 
 
 def _refused(

@@ -126,7 +126,7 @@ class Lane:
             Exception: the lane's failure.
         """
         self._check_open()
-        refusals = [  # 1
+        refusals: list[asyncio.Future[Delivery]] = [  # 1
             await self._producer.send(
                 self._rejected_topic, self.partition, encode_rejection(rejection), rejection_key(rejection.header)
             )
@@ -151,6 +151,14 @@ class Lane:
             self._outbox.append(pending)
             if self._sender is None:
                 self._sender = asyncio.create_task(self._send_outbox())
+            return
+        try:
+            posted = self._producer.post_at_once(self._log_topic, self.partition, built.value)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        if posted is not None:
+            self._note_sent(pending, posted)
             return
         self._outbox.append(pending)
         await self._send_first()
@@ -186,6 +194,9 @@ class Lane:
             self._fail(error)
             raise
         self._outbox.popleft()
+        self._note_sent(pending, posted)
+
+    def _note_sent(self, pending: _Pending, posted: Posted) -> None:
         pending.posted = posted
         self._sent.append(pending)
         if posted.batch is not self._watched:

@@ -6,7 +6,7 @@ repeats or omissions. Its only state is the log.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +18,15 @@ from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import partitions_of
+from meterproof_schemas.keys import KeyRegistry
 from meterproof_schemas.log_record import Genesis, Operator, RecordHeader
 from meterproof_schemas.price_book import DEFAULT_METERS
 from meterproof_schemas.topics import Topic
+from meterproof_stream.engine import Delivered
 from meterproof_stream.errors import LaneClosed, TopicUnfit
-from meterproof_stream.judge import Judgement, judge, judge_hole
+from meterproof_stream.judge import Judgement, genesis_of, judge_hole, judge_opened
 from meterproof_stream.lane import Acknowledge, Lane
+from meterproof_stream.opened_record import OpenedRecord, SourceRecord, open_records
 from meterproof_stream.refusal_watch import RefusalWatch
 from meterproof_stream.registry_file import RegistryFile
 from meterproof_stream.room import Room
@@ -259,23 +262,38 @@ class Sequencer:
         Raises:
             StageStopped: `source_lost`, `source_diverged`, or the lane's failure.
         """
+        await self.feed_many(partition, [Delivered(offset, value, append_ms, acknowledge)])
+
+    async def feed_many(self, partition: int, records: Sequence[Delivered]) -> None:
+        """`feed` each record, in order. What does not depend on the log is found out for all of them together.
+
+        Raises:
+            StageStopped: as `feed` does.
+        """
         lane = self.lanes.get(partition)
         if lane is None:
             return
-        if self._is_to_be_checked(partition):
-            await self._check_source(lane)
-        if lane.closed:
-            return
-        due = lane.next
-        if offset < due:
-            acknowledge()
-            return
-        try:
-            if offset > due:
-                await self._fill(lane, offset)
-            await self._record(lane, offset, value, append_ms, acknowledge)
-        except LaneClosed:
-            _log.info("record_left", partition=partition, offset=offset)
+        opened: dict[int, OpenedRecord] = {}
+        registry: KeyRegistry | None = None
+        for number, record in enumerate(records):
+            if self._is_to_be_checked(partition):
+                await self._check_source(lane)
+            if lane.closed:
+                return
+            offset = record.offset
+            if offset < lane.next:
+                record.acknowledge()
+                continue
+            try:
+                if offset > lane.next:
+                    await self._fill(lane, offset)
+                await self._room.wait()
+                if registry is not self._registry.current:  # another one came into force while something was awaited
+                    registry = self._registry.current
+                    opened = _opened(records[number:], lane, registry)
+                await self._record_opened(lane, offset, opened[offset], registry, record.acknowledge)
+            except LaneClosed:
+                _log.info("record_left", partition=partition, offset=offset)
 
     async def _check_source(self, lane: Lane) -> None:
         """Compare the source with the log; a broker that is away is waited for, since nothing may count before."""
@@ -316,22 +334,24 @@ class Sequencer:
         self._compared_s[partition] = now_s
         return True
 
-    async def _record(
-        self, lane: Lane, offset: int, value: bytes | None, append_ms: int, acknowledge: Acknowledge | None
+    async def _record_opened(
+        self,
+        lane: Lane,
+        offset: int,
+        opened: OpenedRecord,
+        registry: KeyRegistry,
+        acknowledge: Acknowledge | None = None,
     ) -> None:
         """Steps 3 to 6 for the record that is due."""
-        await self._room.wait()
-        registry = self._registry.current
-        judgement = judge(
-            value,
+        judgement = judge_opened(
+            opened,
             partition=lane.partition,
             offset=offset,
-            append_ms=append_ms,
             state=lane.state,
             registry=registry,
             meters=self._meters,
         )
-        self._refusals.note(judgement, value)
+        self._refusals.note(judgement, opened.value)
         await lane.submit(
             judgement,
             source_offset=offset,
@@ -368,7 +388,11 @@ class Sequencer:
                     if not record.append_time:
                         raise TopicUnfit(self._source_topic)
                     await self._record_hole(lane, record.offset)
-                    await self._record(lane, record.offset, record.value, record.timestamp_ms, None)
+                    await self._room.wait()
+                    registry = self._registry.current
+                    source = SourceRecord(record.value, record.timestamp_ms)
+                    (opened,) = open_records([source], genesis_of(lane.state), registry)
+                    await self._record_opened(lane, record.offset, opened, registry)
         await self._record_hole(lane, offset)
 
     async def _record_hole(self, lane: Lane, until: int) -> None:
@@ -444,3 +468,10 @@ class Sequencer:
                 for partition, lane in self.lanes.items()
             },
         }
+
+
+def _opened(records: Sequence[Delivered], lane: Lane, registry: KeyRegistry) -> dict[int, OpenedRecord]:
+    """Records of a lane's partition, by offset, taken apart under a registry."""
+    sources = [SourceRecord(record.value, record.append_ms) for record in records]
+    offsets = [record.offset for record in records]
+    return dict(zip(offsets, open_records(sources, genesis_of(lane.state), registry), strict=True))

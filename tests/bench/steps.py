@@ -15,8 +15,8 @@ from typing import Any, Final, cast
 
 from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
 from meterproof_schemas.batch import decode_batch
-from meterproof_schemas.event import Event, entries_of, identity_of
-from meterproof_schemas.fast_event import read_events
+from meterproof_schemas.event import entries_of, identities_of_events
+from meterproof_schemas.fast_event import PlainEvents, read_plain_events
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import parse_registry
 from meterproof_schemas.limits import (
@@ -158,8 +158,8 @@ class Steps:
         batches = [decode_batch(value) for value in values]
         entries = [entries_of(batch.lines) for batch in batches]
         leaves = [leaf_hashes(each) for each in entries]
-        events = [cast("list[Event]", read_events(batch.lines)) for batch in batches]
-        identities = [[identity_of(event.source, event.id) for event in each] for each in events]
+        events = [cast("PlainEvents", read_plain_events(batch.lines)).events for batch in batches]
+        identities = [identities_of_events(each) for each in events]
         index = LogState().index
         return {
             "structure and header": self._time(lambda: [decode_batch(value) for value in values]),
@@ -172,11 +172,9 @@ class Steps:
             "entry digest": self._time(lambda: [entries_of(batch.lines) for batch in batches]),
             "leaf hash": self._time(lambda: [leaf_hashes(each) for each in entries]),
             "batch root": self._time(lambda: [batch_root(each) for each in leaves]),
-            "parse and validate": self._time(lambda: [read_events(batch.lines) for batch in batches]),
-            "identity": self._time(
-                lambda: [[identity_of(event.source, event.id) for event in each] for each in events]
-            ),
-            "dedupe lookup": self._time(lambda: [[index.get(one) for one in each] for each in identities]),
+            "parse and validate": self._time(lambda: [read_plain_events(batch.lines) for batch in batches]),
+            "identity": self._time(lambda: [identities_of_events(each) for each in events]),
+            "dedupe lookup": self._time(lambda: [index.get_many(each) for each in identities]),
             "digest of the source record": self._time(lambda: [record_digest(value) for value in values]),
             "log frontier and root": self._time(lambda: _grow(judgements)),
             "record header and lines": self._time(

@@ -154,6 +154,13 @@ class RecordProducer:
         posted.batch.add_done_callback(partial(_hand_on, delivery, posted))
         return delivery
 
+    def post_at_once(self, topic: str, partition: int, value: bytes) -> Posted | None:
+        """`post` where nothing has to be waited for: into a batch that is open and has room. None: use `post`."""
+        place = self._places.get((topic, partition))
+        if place is None or place.callers or self._producer is None or len(value) > _SMALL_BYTES:
+            return None
+        return _join(place, value, None)
+
     async def post(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> Posted:
         """`send` for whoever sends much: without a future for every record.
 

@@ -1,6 +1,7 @@
 """Instants of the contract: RFC 3339 in UTC on the wire, whole microseconds since 1970 inside."""
 
 import re
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Final
@@ -20,6 +21,12 @@ _SECONDS_LENGTH: Final = len("2026-01-01T00:00:00")
 _THOUSANDS: Final = {f"{number:03}": number * 1_000 for number in range(1_000)}
 _THOUSANDS_BEFORE_Z: Final = {f"{number:03}Z": number * 1_000 for number in range(1_000)}
 _ONES_BEFORE_Z: Final = {f"{number:03}Z": number for number in range(1_000)}
+_POINT_AND_THOUSANDS: Final = {f".{text}": us for text, us in _THOUSANDS.items()}
+_POINT_AND_THOUSANDS_BEFORE_Z: Final = {f".{text}": us for text, us in _THOUSANDS_BEFORE_Z.items()}
+_MICROSECONDS_LENGTH: Final = len("2026-01-01T00:00:00.000000Z")
+_seconds_us: Final[dict[str, int]] = {}
+"""Seconds that were read before: events of one batch share most of theirs."""
+_SECONDS_MAX: Final = 4096
 
 
 @lru_cache(maxsize=4096)
@@ -53,6 +60,40 @@ def parse_instant_us(text: str) -> int:
         message = f"{text[:40]!r} is not RFC 3339 in UTC with milliseconds or finer, like 2026-01-31T23:59:59.000Z"
         raise ValueError(message)
     return _second_us(text[:_SECONDS_LENGTH]) + int(fraction[:6].ljust(6, "0"))
+
+
+def parse_instants_us(texts: Sequence[str]) -> list[int]:
+    """`parse_instant_us` of each text, at a third of its price for texts that are all spelled alike.
+
+    Raises:
+        ValueError: `parse_instant_us` raises it for one of them.
+    """
+    try:
+        return _alike_us(texts)
+    except KeyError:
+        pass
+    try:
+        _remember_seconds({text[:_SECONDS_LENGTH] for text in texts})
+        return _alike_us(texts)
+    except KeyError:
+        return [parse_instant_us(text) for text in texts]
+
+
+def _alike_us(texts: Sequence[str]) -> list[int]:
+    """Instants that all have milliseconds, or all have microseconds, in seconds that are known; else `KeyError`."""
+    seconds = _seconds_us
+    if texts and len(texts[0]) == _MICROSECONDS_LENGTH:
+        thousands, ones = _POINT_AND_THOUSANDS, _ONES_BEFORE_Z
+        return [seconds[text[:19]] + thousands[text[19:23]] + ones[text[23:]] for text in texts]
+    thousands = _POINT_AND_THOUSANDS_BEFORE_Z
+    return [seconds[text[:19]] + thousands[text[19:]] for text in texts]
+
+
+def _remember_seconds(texts: Iterable[str]) -> None:
+    found = {text: _second_us(text) for text in texts}
+    if len(_seconds_us) + len(found) > _SECONDS_MAX:
+        _seconds_us.clear()
+    _seconds_us.update(found)
 
 
 def _existing(text: str) -> str:

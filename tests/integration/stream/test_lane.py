@@ -47,6 +47,9 @@ class BentProducer(RecordProducer):
 
         return asyncio.ensure_future(told())
 
+    def post_at_once(self, topic: str, partition: int, value: bytes) -> None:
+        """Never: everything is to go through `post`."""
+
     async def post(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> Posted:
         posted = await super().post(topic, partition, value, key)
         if topic.endswith(Topic.REJECTED):

@@ -6,8 +6,17 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterproof_schemas.event import Event, UsageEvent, encode_event, entry_of, identity_of, parse_event
+from meterproof_schemas.event import (
+    Event,
+    UsageEvent,
+    encode_event,
+    entry_of,
+    identities_of_events,
+    identity_of,
+    parse_event,
+)
 from meterproof_schemas.fast_event import read_event
+from tests.builders import make_event
 from tests.unit.schemas.documents import GOOD_EVENTS, valid_document, valid_line
 
 NAMES = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=20)
@@ -43,3 +52,10 @@ def test_a_border_between_source_and_id_cannot_be_moved() -> None:
 def test_an_entry_is_the_digest_of_the_line(document: dict[str, object]) -> None:
     line = json.dumps(document).encode()
     assert entry_of(line) == hashlib.sha256(line).digest()
+
+
+def test_identities_of_many_events_are_those_of_each() -> None:
+    named = [("a", "1"), ("a", "2"), ("b", "1"), ("a", "1"), ("ä", "ö")]
+    events = [parse_event(make_event(event_id, source=source)) for source, event_id in named]
+    assert identities_of_events(events) == [identity_of(*names) for names in named]
+    assert identities_of_events([]) == []

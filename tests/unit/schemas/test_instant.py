@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from meterproof_schemas.instant import Instant, format_instant_ms, format_instant_us, parse_instant_us
+from meterproof_schemas.instant import (
+    Instant,
+    format_instant_ms,
+    format_instant_us,
+    parse_instant_us,
+    parse_instants_us,
+)
 
 INSTANT: TypeAdapter[str] = TypeAdapter(Instant)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -128,3 +134,36 @@ def test_parser_and_model_agree(text: str) -> None:
 def test_instants_outside_the_calendar_are_an_error() -> None:
     with pytest.raises(OverflowError):
         format_instant_us(LAST_US + 1)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.integers(FIRST_US, LAST_US).map(format_instant_us),
+            st.integers(-(-FIRST_US // 1000), LAST_US // 1000).map(format_instant_ms),
+            st.sampled_from(
+                [
+                    "2026-01-31T12:00:00.123456789Z",
+                    "2026-01-31T12:00:00.12Z",
+                    "2026-01-31T12:00:00.1234567890Z",
+                    "2026-01-31T12:00:00,123Z",
+                    "2026-02-30T12:00:00.123Z",
+                    "2026-01-31T12:00:00.123z",
+                    "2026-01-31T12:00:00.123+00:00",
+                    "2026-01-31T12:00:00.\u0661\u0662\u0663Z",
+                    "2026-01-31T12:00:00",
+                    "",
+                ]
+            ),
+        ),
+        max_size=4,
+    )
+)
+def test_many_at_once_are_what_each_is_alone(texts: list[str]) -> None:
+    try:
+        alone = [parse_instant_us(text) for text in texts]
+    except ValueError:
+        with pytest.raises(ValueError, match=r"."):
+            parse_instants_us(texts)
+    else:
+        assert parse_instants_us(texts) == alone

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,8 @@ from meterproof_schemas.event import entry_of
 from meterproof_schemas.fold import LogState, fold
 from meterproof_schemas.limits import FUTURE_TOLERANCE_MS
 from meterproof_schemas.price_book import DEFAULT_METERS
-from meterproof_stream.judge import judge, judge_hole
+from meterproof_stream.judge import genesis_of, judge, judge_hole
+from meterproof_stream.opened_record import SourceRecord, open_records
 from meterproof_stream.record_builder import InForce, append_record
 from tests.builders import (
     NOW_MS,
@@ -43,6 +45,8 @@ class Line:
     agent: int
     quantity: int
     age_ms: int
+    plain: bool
+    """Whether it is spelled the common way, which lines are judged together for."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ lines = st.builds(
     event_id=st.integers(0, 5),
     agent=st.sampled_from([0, 0, 0, 1, 2]),
     quantity=st.sampled_from([1, 1, 1, 2]),
+    plain=st.sampled_from([True, True, True, True, True, False]),
     age_ms=st.sampled_from(
         [0, 0, 0, 0, HORIZON_MS // 2, HORIZON_MS, HORIZON_MS + 1, -FUTURE_TOLERANCE_MS, -FUTURE_TOLERANCE_MS - 1]
     ),
@@ -99,7 +104,7 @@ class Model:
         now: list[tuple[int, str, bytes]] = []
         for event in events:
             document = json.loads(event)
-            time_ms = NOW_MS + document["data"]["offset_ms"]
+            time_ms = round(datetime.fromisoformat(document["time"]).timestamp() * 1000)
             held = {
                 name: line for at, name, line in self.known if at + HORIZON_MS + FUTURE_TOLERANCE_MS >= before_ms
             } | {name: line for _, name, line in now}
@@ -126,7 +131,7 @@ def event_of(line: Line, append_ms: int) -> bytes:
         subject=AGENTS[line.agent],
         usage={"requests": line.quantity},
         time_ms=time_ms,
-        data={"offset_ms": time_ms - NOW_MS},
+        data=None if line.plain else {"of another": "version"},
     )
 
 
@@ -167,6 +172,7 @@ def test_judged_and_built_records_fold_to_what_a_simple_model_says(plan: list[St
     in_force = InForce(REGISTRY.digest, 0, "ab" * 16, 1)
     records: list[tuple[int, bytes | None]] = [(0, GENESIS)]
     sent: list[bytes] = []
+    sources: list[SourceRecord] = []
     append_ms, offset = NOW_MS, 0
     for step in plan:
         append_ms += step.pause_ms
@@ -175,6 +181,7 @@ def test_judged_and_built_records_fold_to_what_a_simple_model_says(plan: list[St
         else:
             count = 1
             value = value_of(step, append_ms, sent)
+            sources.append(SourceRecord(value, append_ms))
             judgement = judge(
                 value, partition=0, offset=offset, append_ms=append_ms, state=state, registry=REGISTRY, meters=METERS
             )
@@ -200,6 +207,9 @@ def test_judged_and_built_records_fold_to_what_a_simple_model_says(plan: list[St
             1 if judgement.reason else sum(verdict != "duplicate" for _, verdict, _ in judgement.not_accepted)
         )
 
+    genesis = genesis_of(state)
+    alone = [one for source in sources for one in open_records([source], genesis, REGISTRY)]
+    assert open_records(sources, genesis, REGISTRY) == alone
     assert model.counts == +state.counts
     assert model.clock_ms == state.clock_ms
     assert state.position == len(model.accepted)
