@@ -435,12 +435,15 @@ async def test_keys_and_meters_change_while_it_runs(broker: LocalBroker, topic_p
 
 async def test_what_is_missing_is_said_in_one_line(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> None:
     pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=1)
-    (tmp_path / "data" / "keys" / "registry.json").unlink()
+    registry = tmp_path / "data" / "keys" / "registry.json"
+    content = registry.read_bytes()
+    registry.unlink()
     with pipeline.worker() as worker:
         assert await asyncio.to_thread(worker.wait) == 1
         [line] = worker.log().splitlines()
         assert "registry.json" in line
         assert "keygen" in line
+    registry.write_bytes(content)
     with pipeline.worker(f"--prefix={topic_prefix}absent.") as worker:
         assert await asyncio.to_thread(worker.wait) == 1
         assert "does not exist" in worker.log()
