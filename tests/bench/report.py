@@ -128,7 +128,7 @@ def _result_table(results: Sequence[Result]) -> Table:
     table = Table(box=SIMPLE, title="medians of the runs; from 20 % to 97 % of the output")
     table.add_column("bench", no_wrap=True)
     table.add_column("load", no_wrap=True)
-    for heading in ("per second", "per CPU second", "µs of CPU", "of a core", "peak MiB", "grew", "runs", "spread"):
+    for heading in ("per s", "per CPU s", "µs of CPU", "of a core", "peak MiB", "grew", "runs", "spread"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         speeds = [run.events_per_cpu_s for run in result.runs]
