@@ -163,6 +163,14 @@ async def run_together(stop: asyncio.Event, *parts: Coroutine[None, None, None])
             raise outcome
 
 
+class _WorkFailed(Exception):
+    """What ends a worker after its start; what it opened is closed by it, and does not finish anything."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 async def _run(
     open_work: Callable[[], AbstractAsyncContextManager[Work]],
     status: SinkStatus,
@@ -179,8 +187,10 @@ async def _run(
         async with open_work() as work:
             try:
                 await work(status, stop)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the process ends
-                return _tell(error)
+            except Exception as error:
+                raise _WorkFailed(error) from error
+    except _WorkFailed as failed:  # told when all is closed, so that it is the last word
+        return _tell(failed.error)
     finally:
         beating.cancel()
     return CLEAN

@@ -25,6 +25,7 @@ from meterproof_local.supervisor import Supervisor
 from meterproof_local.worker import State
 from meterproof_schemas.fold import fold
 from meterproof_schemas.topics import Topic
+from meterproof_stream.sequencer import SOURCE_PAUSE_S
 from tests.chaos.load import event
 from tests.integration.stream.workers import Pipeline
 
@@ -154,6 +155,7 @@ async def test_a_source_replaced_under_a_running_sequencer_is_not_taken_for_the_
         await delete(pipeline.kafka, Topic.BATCHES)
         await pipeline.create_topics()
         await pipeline.send(0, [pipeline.batch(0, pipeline.new_events(0, 2)) for _ in range(8)])
+        await asyncio.sleep(SOURCE_PAUSE_S)  # a topic that is replaced within less is noticed some seconds later only
         worker.process.send_signal(signal.SIGCONT)
         deadline_s = time.monotonic() + LOOKED_AT_S
         while worker.process.poll() is None and time.monotonic() < deadline_s:

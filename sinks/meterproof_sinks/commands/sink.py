@@ -133,7 +133,7 @@ async def _open_clickhouse(
 ) -> "AsyncIterator[Sink]":
     """The sink over the database, which may be a server that is away; a folder has the endpoint beside it.
 
-    Afterwards, when nothing is written any more, roll-ups are refreshed once more.
+    Afterwards, when nothing is written any more, roll-ups are refreshed once more, unless an error ends the worker.
     """
     from meterproof.kafka.price_books import read_price_books
     from meterproof_sinks.clickhouse import ClickHouseUnavailable
