@@ -77,7 +77,7 @@ def from_audit(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Per agent from the JSONL lines; and per log: lines, and whether their root is the one in its checkpoint."""
     agents: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     logs = {}
-    for log in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for log in sorted(path.parent for path in folder.glob("*/checkpoint")):
         lines = [
             line
             for segment in sorted(log.glob("[0-9]*.jsonl"))
