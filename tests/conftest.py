@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let a test with real processes try a second time, and say so: on a busy machine they may outlast its patience.
 
     `./dev test` lists each such test under RERUN: it is a fault to be mended, of the test or of what it tests.
-    `--reruns=0` tries nothing again. A test of its own opinion states it with `pytest.mark.flaky`.
+    `--force-reruns=0` tries nothing again. A test of its own opinion states it with `pytest.mark.flaky`.
     """
     for item in items:
         if item.get_closest_marker("broker") and not item.get_closest_marker("flaky"):
