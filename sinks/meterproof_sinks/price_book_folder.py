@@ -10,8 +10,7 @@ from typing import Final
 
 import structlog
 
-from meterproof.kafka.errors import BrokerUnreachable
-from meterproof.kafka.reader import PartitionReader
+from meterproof.kafka.reader import Record
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.errors import InvalidRegistry, StageStopped
 from meterproof_schemas.price_book import parse_price_book
@@ -19,11 +18,11 @@ from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.audit_errors import AuditError, DamagedAudit
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
+from meterproof_sinks.small_topic import follow_small_topic
 
 PRICES_FOLDER: Final = "prices"
 """In an audit folder, beside the logs."""
 _SUFFIX: Final = ".json"
-_POLL_S: Final = 1.0
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.audit")
 
@@ -109,19 +108,13 @@ async def follow_price_books(audit: Path, settings: KafkaSettings, *, stop: asyn
         KafkaProblem: the topic is missing or was re-created.
         OSError: the disk refuses.
     """
-    topic = settings.topic(Topic.PRICE_BOOKS)
-    async with PartitionReader(settings, topic, 0) as reader:
-        start, _ = await reader.bounds()
-        await reader.seek(start)
-        while not stop.is_set():
-            try:
-                records = await reader.poll(_POLL_S)
-            except BrokerUnreachable:
-                continue  # the client keeps on trying; a broker's restart must not stop the worker
-            for record in records:
-                if record.value is None:
-                    continue
-                try:
-                    await asyncio.to_thread(keep_price_book, audit, record.value, disk)
-                except InvalidRegistry as error:
-                    _log.warning("audit_price_book_refused", reason=str(error), offset=record.offset)
+
+    async def keep(record: Record) -> None:
+        if record.value is None:
+            return
+        try:
+            await asyncio.to_thread(keep_price_book, audit, record.value, disk)
+        except InvalidRegistry as error:
+            _log.warning("audit_price_book_refused", reason=str(error), offset=record.offset)
+
+    await follow_small_topic(settings, Topic.PRICE_BOOKS, keep, stop=stop)
