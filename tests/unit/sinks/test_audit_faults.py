@@ -3,12 +3,8 @@
 The writer opens a folder, appends, publishes, begins segments and seals those that have ended.
 """
 
-import errno
-import os
 import re
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,12 +12,12 @@ import pytest
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tree import verify_consistency
-from meterproof_sinks.audit_errors import AuditDiskError, LockedAudit
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
 from tests.log_builder import LogBuilder, signed_pair
+from tests.unit.sinks.faulty_disk import FaultyDisk, fail, struck_folders
 
 LIMITS = SegmentLimits(bytes_max=150_000)
 TREES = ("tlog", "records-tlog")
@@ -42,61 +38,6 @@ LOG = long_log()
 BASE = 251
 """Records that are there, and published, before anything fails."""
 LAST = len(LOG.records)
-
-
-class FaultyDisk(Disk):
-    """Real files; before the `at`-th operation (counted from 0) something strikes, an append being half done by then.
-
-    It does not wait for the device: what the operating system has survives the process.
-    """
-
-    def __init__(self, at: int, strike: Callable[[], None]) -> None:
-        self.left = at
-        self._strike = strike
-
-    def _count(self) -> None:
-        self.left -= 1
-        if self.left == -1:
-            self._strike()
-
-    def open_append(self, path: Path) -> int:
-        self._count()
-        return super().open_append(path)
-
-    def append(self, descriptor: int, content: bytes) -> None:
-        if self.left == 0:
-            super().append(descriptor, content[: len(content) // 2])
-        self._count()
-        super().append(descriptor, content)
-
-    def sync(self, descriptor: int) -> None:
-        self._count()
-
-    def truncate(self, path: Path, size: int) -> None:
-        self._count()
-        os.truncate(path, size)
-
-    def rename(self, old: Path, new: Path) -> None:
-        self._count()
-        super().rename(old, new)
-
-    def remove(self, path: Path) -> None:
-        self._count()
-        super().remove(path)
-
-    def make_folder(self, folder: Path) -> None:
-        self._count()
-        super().make_folder(folder)
-
-
-def fail() -> None:
-    """As a device that refuses once."""
-    raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-
-def die() -> None:
-    """As SIGKILL, or the end of power to the process."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run(folder: Path, disk: Disk) -> None:
@@ -192,40 +133,13 @@ def check(folder: Path, before: dict[str, Checkpoint], whole: Path) -> None:
             )
 
 
-def test_after_an_error_of_any_operation_the_next_start_goes_on(base: Path, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill", [False, True], ids=["error", "kill"])
+def test_after_a_fault_of_any_operation_the_next_start_goes_on(
+    base: Path, whole: Path, tmp_path: Path, kill: bool
+) -> None:
     before = published(base)
     at = 0
-    while True:
-        folder = Path(shutil.copytree(base, tmp_path / "log"))
-        disk = FaultyDisk(at, fail)
-        try:
-            run(folder, disk)
-        except (AuditDiskError, LockedAudit):
-            assert disk.left < 0
-        if disk.left >= 0:
-            break
+    for folder in struck_folders(base, tmp_path / "log", run, kill=kill):
         check(folder, before, whole)
-        shutil.rmtree(folder)
-        at += 1
-    assert at > 50
-
-
-def test_after_a_kill_at_any_operation_the_next_start_goes_on(base: Path, whole: Path, tmp_path: Path) -> None:
-    before = published(base)
-    at = 0
-    while True:
-        folder = Path(shutil.copytree(base, tmp_path / "log"))
-        child = os.fork()
-        if child == 0:
-            try:
-                run(folder, FaultyDisk(at, die))
-            finally:
-                os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
-            break
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        check(folder, before, whole)
-        shutil.rmtree(folder)
         at += 1
     assert at > 50

@@ -1,9 +1,7 @@
 """Old segments can be given up: what is left goes on being verified, extended and read; a hold keeps them."""
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.statement import Period
-from meterproof_sinks.audit_errors import AuditDiskError, DamagedAudit, LockedAudit
+from meterproof_sinks.audit_errors import DamagedAudit, LockedAudit
 from meterproof_sinks.audit_folder import follow_records, log_folder_name, records, segments_of, unexpected_files
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.audit_retention import RetainedLog, RetentionRequest, give_up
@@ -19,6 +17,7 @@ from meterproof_sinks.audit_segment import Segment
 from meterproof_sinks.commands.audit import main
 from meterproof_sinks.commands.erase import main as erase
 from meterproof_sinks.commands.prove import main as prove
+from meterproof_sinks.disk import Disk
 from meterproof_sinks.event_search import events_with_id, records_of
 from meterproof_sinks.given_up import GIVEN_UP_FILE, beginning_of, read_given_up
 from meterproof_sinks.legal_holds import Hold, HoldError, LegalHolds
@@ -30,7 +29,7 @@ from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_memory import VerificationMemory
 from tests.builders import NOW_MS, make_event
 from tests.log_builder import LogBuilder, signed_pair
-from tests.unit.sinks.test_audit_faults import FaultyDisk, die, fail
+from tests.unit.sinks.faulty_disk import FaultyDisk, fail, struck_folders
 
 SMALL = SegmentLimits(bytes_max=3_000)
 EVER = NOW_MS + 10**9
@@ -273,34 +272,15 @@ def test_a_changed_manifest_of_a_given_up_segment_is_damage(audit: Path) -> None
     assert verify_folder(audit, [LOG.signer.verifier]).holds
 
 
-def attempt(audit: Path, at: int, strike: Callable[[], None]) -> bool:
-    disk = FaultyDisk(at, strike)
-    try:
-        give_up(audit, request(), (), disk=disk)
-    except (OSError, AuditDiskError):
-        assert disk.left < 0
-    return disk.left < 0
-
-
 @pytest.mark.parametrize("kill", [False, True], ids=["error", "kill"])
 def test_after_a_fault_of_any_operation_all_holds_and_it_can_be_run_again(
     base: Path, tmp_path: Path, kill: bool
 ) -> None:
-    at, struck = 0, True
-    while struck:
-        audit = Path(shutil.copytree(base, tmp_path / "audit"))
-        if kill:
-            child = os.fork()
-            if child == 0:
-                try:
-                    attempt(audit, at, die)
-                finally:
-                    os._exit(0)
-            _, status = os.waitpid(child, 0)
-            struck = os.WIFSIGNALED(status)
-            assert not struck or os.WTERMSIG(status) == signal.SIGKILL
-        else:
-            struck = attempt(audit, at, fail)
+    def act(audit: Path, disk: Disk) -> None:
+        give_up(audit, request(), (), disk=disk)
+
+    at = 0
+    for audit in struck_folders(base, tmp_path / "audit", act, kill=kill):
         assert verify_folder(audit, [LOG.signer.verifier]).holds
         AuditLog(folder_of(audit), LOG.origin, 0, limits=SMALL, disk=FaultyDisk(-1, fail)).close()
         give_up(audit, request(), (), disk=FaultyDisk(-1, fail))
@@ -308,7 +288,6 @@ def test_after_a_fault_of_any_operation_all_holds_and_it_can_be_run_again(
         assert beginning is not None
         assert segments_of(folder_of(audit))[0].first == beginning.end.size
         assert verify_folder(audit, [LOG.signer.verifier]).holds
-        shutil.rmtree(audit)
         at += 1
     assert at > 10
 

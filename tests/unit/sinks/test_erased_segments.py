@@ -1,26 +1,23 @@
 """Lines are erased from plain and sealed segments alike: manifests stay, proofs hold, and a crash costs nothing."""
 
-import errno
-import os
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from meterproof_schemas.event import entry_of
 from meterproof_sinks.audit_erasure import erase_lines
-from meterproof_sinks.audit_errors import AuditDiskError, DamagedAudit
+from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_folder import log_folder_name, records, segments_of, unexpected_files
 from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.disk import Disk
 from meterproof_sinks.segment_manifest import read_manifests
 from meterproof_sinks.segment_sealing import erasures_of
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
 from tests import zstd
 from tests.log_builder import LogBuilder, signed_pair
-from tests.unit.sinks.test_audit_faults import FaultyDisk, die, fail
+from tests.unit.sinks.faulty_disk import FaultyDisk, fail, struck_folders
 
 SMALL = SegmentLimits(bytes_max=3_000)
 GONE = {b'"id":"e%d"' % number for number in (1, 2, 7, 11, 21, 22)}
@@ -132,43 +129,19 @@ def test_what_was_erased_and_not_noted_is_damage(audit: Path) -> None:
         assert not verify_folder(audit, [LOG.signer.verifier]).holds
 
 
-def attempt(audit: Path, at: int, strike: Callable[[], None]) -> bool:
-    """Erase with a fault; whether it struck."""
-    disk = FaultyDisk(at, strike)
-    try:
-        erase_lines(audit, matches, disk)
-    except (OSError, AuditDiskError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not (isinstance(cause, OSError) and cause.errno == errno.EIO):
-            raise
-    return disk.left < 0
-
-
 @pytest.mark.parametrize("kill", [False, True], ids=["error", "kill"])
 def test_after_a_fault_of_any_operation_all_holds_and_it_can_be_run_again(
     base: Path, tmp_path: Path, kill: bool
 ) -> None:
+    def act(audit: Path, disk: Disk) -> None:
+        erase_lines(audit, matches, disk)
+
     at = 0
-    struck = True
-    while struck:
-        audit = Path(shutil.copytree(base, tmp_path / "audit"))
-        if kill:
-            child = os.fork()
-            if child == 0:
-                try:
-                    attempt(audit, at, die)
-                finally:
-                    os._exit(0)
-            _, status = os.waitpid(child, 0)
-            struck = os.WIFSIGNALED(status)
-            assert not struck or os.WTERMSIG(status) == signal.SIGKILL
-        else:
-            struck = attempt(audit, at, fail)
+    for audit in struck_folders(base, tmp_path / "audit", act, kill=kill):
         AuditLog(folder_of(audit), LOG.origin, 0, limits=SMALL, disk=FaultyDisk(-1, fail)).close()
         report = verify_folder(audit, [LOG.signer.verifier])
         assert report.holds, report.all_faults
         erase_lines(audit, matches, FaultyDisk(-1, fail))
         check_erased(audit)
-        shutil.rmtree(audit)
         at += 1
     assert at > 15
