@@ -14,12 +14,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from meterproof.status import read_status
-from meterproof_sinks.audit_folder import log_folder_name
-from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.object_store import ObjectDiffers, ObjectStore
-from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
-from tests.log_builder import LogBuilder, signed_pair
+from tests.log_builder import LogBuilder
+from tests.sealed_folder import write_sealed_folder
 
 SECRET = "never-to-be-told"
 PATIENCE_S = 120
@@ -63,13 +61,7 @@ def log() -> LogBuilder:
 def audit(tmp_path: Path, log: LogBuilder) -> Path:
     """An audit folder with sealed segments."""
     folder = tmp_path / "data" / "audit"
-    writer = AuditLog(folder / log_folder_name(log.origin), log.origin, 0, limits=SegmentLimits(bytes_max=25_000))
-    for number, record in enumerate(log.records):
-        writer.append([record])
-        writer.take_checkpoints(signed_pair(log, number))
-    while writer.seal_next():
-        pass
-    writer.close()
+    write_sealed_folder(folder, log, bytes_max=25_000)
     return folder
 
 

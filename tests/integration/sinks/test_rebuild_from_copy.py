@@ -8,18 +8,15 @@ import pytest
 from meterproof_schemas.price_book import encode_price_book
 from meterproof_sinks.audit_copy import copy_audit
 from meterproof_sinks.audit_fetch import fetch_audit
-from meterproof_sinks.audit_folder import log_folder_name
-from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.commands.rebuild import main as rebuild
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.object_store import ObjectStore
 from meterproof_sinks.price_book_folder import keep_price_book
 from meterproof_sinks.reconciliation import reconcile
-from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
 from tests.integration.sinks.clickhouse_folder import one, opened
-from tests.log_builder import signed_pair
 from tests.rated_log import BOOKS, RatedLog, costs
+from tests.sealed_folder import write_sealed_folder
 
 pytestmark = pytest.mark.clickhouse
 
@@ -28,13 +25,7 @@ def test_a_database_is_made_from_a_copy_alone(tmp_path: Path) -> None:
     log = RatedLog(seed=7)
     log.grow(15)
     audit = tmp_path / "first" / "audit"
-    writer = AuditLog(audit / log_folder_name(log.origin), log.origin, 0, limits=SegmentLimits(bytes_max=15_000))
-    for number, record in enumerate(log.records):
-        writer.append([record])
-        writer.take_checkpoints(signed_pair(log, number))
-    while writer.seal_next():
-        pass
-    writer.close()
+    write_sealed_folder(audit, log, bytes_max=15_000)
     for book in BOOKS.values():
         keep_price_book(audit, encode_price_book(book), Disk())
     store = ObjectStore(str(tmp_path / "copy"))
