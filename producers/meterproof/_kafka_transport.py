@@ -4,7 +4,7 @@ import asyncio
 
 from meterproof.kafka.producer import Delivery, RecordProducer
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import partitions_of
+from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof_schemas.topics import Topic
 
 

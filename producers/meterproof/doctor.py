@@ -10,10 +10,12 @@ from typing import Any, Final, Literal
 from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import BrokerUnreachable, KafkaProblem
+from meterproof.kafka.geneses import read_genesis
 from meterproof.kafka.price_books import read_price_books
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import check_topics, partitions_of, read_genesis
+from meterproof.kafka.topic_check import check_topics
+from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof.keys import ProducerKey
 from meterproof.log_key import LogKey
 from meterproof_schemas.errors import ContractError

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from meterproof.kafka.geneses import read_geneses, read_genesis
 from meterproof.kafka.group_offsets import read_group_offsets
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import read_geneses, read_genesis
 from meterproof.kafka.trimming import read_checkpoints
 from meterproof_proofs.checkpoint import open_checkpoint
 from meterproof_proofs.errors import ProofError

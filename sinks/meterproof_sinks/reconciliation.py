@@ -12,7 +12,7 @@ from typing import Any, Final
 from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.follower import LogFollower
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import partitions_of
+from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.quantity import plain
 from meterproof_schemas.topics import Topic

@@ -16,7 +16,7 @@ from meterproof.exit_codes import CLEAN, exit_code_of
 from meterproof.health import HealthSettings
 from meterproof.json_log import set_up_logging
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import require_fit_topics
+from meterproof.kafka.topic_check import require_fit_topics
 from meterproof.watchdog import WorkerStalled, end_at_once_on_signals
 from meterproof_schemas.errors import StageStopped
 from meterproof_sinks.batch_bounds import BatchBounds

@@ -16,8 +16,8 @@ import structlog
 from meterproof.kafka.errors import BrokerUnreachable, KafkaProblem
 from meterproof.kafka.follower import Accepted, LogFollower
 from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof.kafka.topic_ends import TopicEnds
-from meterproof.kafka.topics import partitions_of
 from meterproof.progress import Progress as Movement
 from meterproof.watchdog import WorkerStalled
 from meterproof_schemas.topics import Topic

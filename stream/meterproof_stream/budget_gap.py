@@ -7,7 +7,7 @@ from typing import Any
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import partitions_of
+from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof.kafka.trimming import read_beginnings
 from meterproof_schemas.budget import (
     Budget,

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from meterproof.kafka.geneses import read_genesis
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_reader import TopicReader
-from meterproof.kafka.topics import read_genesis
 from meterproof_schemas.budget import (
     Alert,
     Budget,

@@ -17,7 +17,7 @@ from meterproof.kafka.price_books import read_price_books
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import partitions_of
+from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof_schemas.keys import KeyRegistry
 from meterproof_schemas.log_record import Genesis, Operator, RecordHeader
 from meterproof_schemas.price_book import DEFAULT_METERS

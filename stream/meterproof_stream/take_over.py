@@ -14,9 +14,9 @@ from typing import Final
 
 import structlog
 
+from meterproof.kafka.geneses import read_geneses
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import read_geneses
 from meterproof.kafka.trimming import read_beginnings
 from meterproof_proofs.checkpoint import Checkpoint
 from meterproof_proofs.note import SignedNote

@@ -1,9 +1,9 @@
 """What a stage reads when it takes a partition over: the log's genesis, and the small topics whole."""
 
 from meterproof.kafka.errors import GenesisMissing, TopicsRefused
+from meterproof.kafka.geneses import read_genesis
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import read_genesis
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.log_record import Genesis
 from meterproof_schemas.reasons import StopReason

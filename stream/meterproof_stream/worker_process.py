@@ -12,7 +12,7 @@ from meterproof.health import HealthSettings
 from meterproof.json_log import set_up_logging
 from meterproof.kafka.empty_membership import leave_if_partitions_are_nobodys
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import require_fit_topics
+from meterproof.kafka.topic_check import require_fit_topics
 from meterproof.watchdog import end_at_once_on_signals
 from meterproof_schemas.topics import Topic
 from meterproof_stream.driver import Driver

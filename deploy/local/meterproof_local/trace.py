@@ -14,7 +14,7 @@ from meterproof.deployment import DataFolder
 from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import partitions_of
+from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof_local.clickhouse_reader import clickhouse_rows
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.errors import ProofError

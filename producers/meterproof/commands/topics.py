@@ -13,7 +13,7 @@ import typer
 from meterproof.commands.kafka_command import AsJson, Bootstrap, Prefix, run, settings_of
 
 if TYPE_CHECKING:
-    from meterproof.kafka.topics import TopicFault
+    from meterproof.kafka.topic_check import TopicFault
 
 _HOUR_MS = 3_600_000
 
@@ -63,7 +63,8 @@ def create(
 
     Exit code: 0 the deployment is complete and as the contract says, 1 refused or faults found, 2 usage.
     """
-    from meterproof.kafka.topics import Deployment, check_topics, create_topics
+    from meterproof.kafka.topic_check import check_topics
+    from meterproof.kafka.topics import Deployment, create_topics
 
     if min_insync_replicas is not None and min_insync_replicas > replication_factor:
         raise typer.BadParameter("cannot exceed --replication-factor", param_hint="--min-insync-replicas")
@@ -106,7 +107,7 @@ def check(bootstrap: Bootstrap = None, prefix: Prefix = None, as_json: AsJson = 
 
     Exit code: 0 all is as it must be, 1 faults found or Kafka does not answer, 2 usage.
     """
-    from meterproof.kafka.topics import check_topics
+    from meterproof.kafka.topic_check import check_topics
 
     faults = asyncio.run(check_topics(settings_of(bootstrap, prefix)))
     if as_json:

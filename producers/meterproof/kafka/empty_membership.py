@@ -8,7 +8,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from meterproof.kafka.connection import admin_client
 from meterproof.kafka.group_members import remove_member
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import partitions_of
+from meterproof.kafka.topic_descriptions import partitions_of
 
 _STABLE: Final = "Stable"
 

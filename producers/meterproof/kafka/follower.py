@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Final, Self
 
 from meterproof.kafka.errors import BrokerUnreachable, OffsetBeyondEnd, OffsetTrimmed, TopicMissing
+from meterproof.kafka.geneses import read_genesis
 from meterproof.kafka.reader import CHUNK_RECORDS_MAX, PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import read_genesis
 from meterproof_schemas.chain import Cursor, LogChain
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.log_record import Genesis, LogRecord, record_digest

@@ -11,7 +11,7 @@ from meterproof.kafka import tolerant
 from meterproof.kafka.connection import start_client, translated, translating
 from meterproof.kafka.reader import FETCH_BYTES_MAX, Record
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import partitions_of
+from meterproof.kafka.topic_descriptions import partitions_of
 
 tolerant.apply()
 

@@ -106,7 +106,7 @@ async def _trim(
     margin_ms: int,
     dry_run: bool,
 ) -> "list[TrimPlan]":
-    from meterproof.kafka.topics import partitions_of
+    from meterproof.kafka.topic_descriptions import partitions_of
     from meterproof.kafka.trimming import trim_log
     from meterproof_schemas.topics import Topic
     from meterproof_sinks.log_trim import plan_trim

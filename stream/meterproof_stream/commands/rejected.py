@@ -70,7 +70,7 @@ async def _read(
     kafka: KafkaSettings, partition: int | None, reason: Reason | None, limit: int
 ) -> list[RejectionHeader]:
     from meterproof.kafka.reader import PartitionReader
-    from meterproof.kafka.topics import partitions_of
+    from meterproof.kafka.topic_descriptions import partitions_of
 
     topic = kafka.topic(Topic.REJECTED)
     partitions = range(await partitions_of(kafka, topic)) if partition is None else [partition]
@@ -149,7 +149,7 @@ def replay_command(  # noqa: PLR0917 - one parameter per option
 async def _replay(
     kafka: KafkaSettings, partition: int | None, registry: Path, reasons: tuple[Reason, ...], *, dry_run: bool
 ) -> "list[Replay]":
-    from meterproof.kafka.topics import partitions_of
+    from meterproof.kafka.topic_descriptions import partitions_of
     from meterproof_stream.refused_replay import replay_refused
     from meterproof_stream.registry_file import RegistryFile
 

@@ -9,19 +9,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, Records
 from aiokafka.structs import TopicPartition
 
 from meterproof.kafka.errors import BrokerUnreachable, TopicMissing, TopicsRefused
+from meterproof.kafka.geneses import read_geneses, read_genesis
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import (
-    CreateReport,
-    Deployment,
-    TopicFault,
-    check_topics,
-    create_topics,
-    partitions_of,
-    read_geneses,
-    read_genesis,
-)
+from meterproof.kafka.topic_check import TopicFault, check_topics
+from meterproof.kafka.topic_descriptions import partitions_of
+from meterproof.kafka.topics import CreateReport, Deployment, create_topics
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.checkpoint_record import genesis_key
 from meterproof_schemas.log_record import decode_record, make_genesis

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from meterproof.kafka.geneses import read_geneses
 from meterproof.kafka.price_books import publish_price_book
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import Deployment, create_topics, read_geneses
+from meterproof.kafka.topics import Deployment, create_topics
 from meterproof.status import StatusFile, read_status
 from meterproof_local.broker import LocalBroker
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint

@@ -16,9 +16,10 @@ import pytest
 
 from meterproof.health import HealthSettings
 from meterproof.kafka.follower import LogFollower
+from meterproof.kafka.geneses import read_geneses
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import Deployment, create_topics, read_geneses
+from meterproof.kafka.topics import Deployment, create_topics
 from meterproof.status import read_status
 from meterproof.watchdog import WorkerStalled
 from meterproof_local.broker import LocalBroker

@@ -15,10 +15,11 @@ import pytest
 from meterproof.commands.keys import main as keys_main
 from meterproof.deployment import DataFolder
 from meterproof.exit_codes import NOT_STARTED, STOPPED
+from meterproof.kafka.geneses import read_geneses
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
-from meterproof.kafka.topics import Deployment, create_topics, read_geneses
+from meterproof.kafka.topics import Deployment, create_topics
 from meterproof.log_key import LogKey, LogKeys
 from meterproof_local.broker import LocalBroker
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
