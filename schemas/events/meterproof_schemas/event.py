@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from meterproof_proofs.tree_hashing import digests
 from meterproof_schemas.errors import InvalidEvent
 from meterproof_schemas.instant import TIME_PATTERN, parse_instant_us
 from meterproof_schemas.limits import LINE_BYTES_MAX, NAME_BYTES_MAX
@@ -265,8 +266,7 @@ def entry_of(line: bytes) -> bytes:
 
 def entries_of(lines: Iterable[bytes]) -> list[bytes]:
     """The entry of each line."""
-    sha256 = hashlib.sha256
-    return [sha256(line).digest() for line in lines]
+    return digests(lines)
 
 
 def identity_of(source: str, event_id: str) -> bytes:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from meterproof_proofs.errors import BadProof, OutOfRange, WrongHashSize
+from meterproof_proofs.tree_hashing import extended, joined, leaf_hashes, pair_hashes
 
 HASH_BYTES: Final = 32
 """Length of every hash in a tree, in bytes."""
@@ -24,10 +25,6 @@ EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 MAX_TREE_SIZE: Final = 2**63 - 1
 """Largest tree size accepted anywhere: what a signed 64-bit integer holds."""
 
-# A context that has already taken in the prefix: copying it and feeding the parts costs about 12 % less than building
-# the prefixed byte string (measured with CPython 3.11 and OpenSSL 3.0: 470 against 540 ns a node).
-_NODE_CONTEXT: Final = hashlib.sha256(b"\x01")
-
 
 def leaf_hash(entry: bytes) -> bytes:
     """Return the hash of one entry as a leaf: SHA-256(0x00 || entry)."""
@@ -37,23 +34,6 @@ def leaf_hash(entry: bytes) -> bytes:
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Return the hash of an inner node over its children: SHA-256(0x01 || left || right)."""
     return hashlib.sha256(b"\x01" + left + right).digest()
-
-
-def pair_hashes(nodes: Sequence[bytes]) -> list[bytes]:
-    """Return the node hash of every neighbouring pair (0 with 1, 2 with 3, ...); an unpaired last node is left out.
-
-    The inner loop of everything here. Costs about 0.5 µs a pair. Checks no lengths: callers do, once.
-    """
-    copy = _NODE_CONTEXT.copy
-    parents: list[bytes] = []
-    append = parents.append
-    node = iter(nodes)
-    for left, right in zip(node, node, strict=False):
-        context = copy()
-        context.update(left)
-        context.update(right)
-        append(context.digest())
-    return parents
 
 
 def level_above(nodes: Sequence[bytes]) -> list[bytes]:
@@ -98,10 +78,7 @@ def check_hashes(hashes: Sequence[bytes], what: str) -> None:
 
 def root_of(entries: Iterable[bytes]) -> bytes:
     """Return the root of the tree over `entries`; `EMPTY_ROOT` for none."""
-    nodes = [leaf_hash(entry) for entry in entries]
-    while len(nodes) > 1:
-        nodes = level_above(nodes)
-    return nodes[0] if nodes else EMPTY_ROOT
+    return joined(extended(0, (), leaf_hashes(entries)))
 
 
 def inclusion_proof(leaf_hashes: Sequence[bytes], index: int, size: int) -> list[bytes]:

@@ -1,0 +1,14 @@
+"""The part in C, which pyproject.toml cannot declare yet. Without a compiler, the package is installed without it."""
+
+from setuptools import Extension, setup  # type: ignore[import-untyped]  # its types are not published with it
+
+setup(
+    ext_modules=[
+        Extension(
+            "meterproof_proofs._tree_hashing",
+            sources=["meterproof_proofs/_tree_hashing.c"],
+            extra_compile_args=["-O3"],
+            optional=True,
+        )
+    ]
+)
