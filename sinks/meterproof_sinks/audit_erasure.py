@@ -1,16 +1,17 @@
-"""Erase events from an audit folder: each line gives way to its entry, so what was ever proved goes on holding."""
+"""Erase events from a log's folder: each line gives way to its entry, so what was ever proved goes on holding."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
 from meterproof_schemas.event import entry_of
-from meterproof_sinks.audit_folder import log_folders, read_log_name, segments_of, torn_files
-from meterproof_sinks.audit_lock import AuditLock
+from meterproof_sinks.audit_folder import segments_of, torn_files
 from meterproof_sinks.audit_segment import Segment
 from meterproof_sinks.disk import NEW_SUFFIX, Disk
 from meterproof_sinks.erased import erased_line
+from meterproof_sinks.legal_holds import Hold, refuse_held_line
 from meterproof_sinks.segment_compression import compress
 from meterproof_sinks.segment_reader import open_files
 from meterproof_sinks.segment_sealing import note_erasure, read_back
@@ -21,49 +22,65 @@ Matches = Callable[[bytes], bool]
 """Whether an event line (without LF) is to be erased."""
 
 
-def erase_lines(audit: Path, matches: Matches, disk: Disk | None = None) -> dict[str, list[int]]:
-    """Erase the lines that match from all logs of an audit folder; the positions erased, by log.
+def erase_from_log(
+    folder: Path,
+    matches: Matches,
+    holds: Sequence[Hold],
+    disk: Disk,
+    unsealed: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> list[int]:
+    """Erase the lines that match from a log, in whose folder nobody else seals meanwhile; the positions erased.
 
-    Per log, whose writer must not run: it is locked out meanwhile.
-
-    1. each events file with a line that matches is written anew beside itself and synced; of a sealed segment it is
-       noted beside the manifest what the file will be (`segment_manifest`); then it is renamed over itself: a crash
-       leaves the old file or the new one, and running it again finishes
-    2. torn tails that were set aside are no part of the log, and may hold anything: they are removed
+    1. where there are holds, look through everything, so that nothing is erased if one covers a line that matches
+    2. each sealed events file with a line that matches is written anew beside itself and synced; it is noted beside the
+       manifest what the file will be (`segment_manifest`); then it is renamed over itself: a crash leaves the old file
+       or the new one, and running it again finishes
+    3. the same with what is not sealed, within `unsealed`: then nothing is appended
+    4. torn tails that were set aside are no part of the log, and may hold anything: they are removed
 
     The records file keeps its frames: they state the digests of the records as they were on the topic.
 
     Raises:
-        LockedAudit: the audit sink runs.
-        DamagedAudit: a folder does not say which log it is.
+        HoldError: a hold covers a line that matches.
         OSError: a file cannot be read or written; nothing is half erased.
     """
-    disk = disk or Disk()
-    erased: dict[str, list[int]] = {}
-    for folder in log_folders(audit):
-        positions: list[int] = []
-        lock = AuditLock(folder, disk)
-        try:
-            for segment in segments_of(folder):
-                positions += _erase_from(segment, matches, disk)
-            for torn in torn_files(folder):
-                disk.remove(torn)
-            disk.sync_folder(folder)
-        finally:
-            lock.release()
-        erased[read_log_name(folder).origin] = positions
-    return erased
+    for segment in segments_of(folder) if holds else ():  # 1
+        _matching(segment, matches, holds)
+    positions: list[int] = []
+    for segment in segments_of(folder):  # 2
+        if segment.is_sealed:
+            positions += _erase_from(segment, matches, holds, disk)
+    with unsealed():  # 3
+        for segment in segments_of(folder):
+            if not segment.is_sealed:
+                positions += _erase_from(segment, matches, holds, disk)
+    torn = torn_files(folder)
+    for file in torn:  # 4
+        disk.remove(file)
+    if torn:
+        disk.sync_folder(folder)
+    return positions
 
 
-def _erase_from(segment: Segment, matches: Matches, disk: Disk) -> list[int]:
-    """Step 1 for one segment; the positions erased."""
+def _matching(segment: Segment, matches: Matches, holds: Sequence[Hold]) -> list[int]:
+    """The numbers of a segment's lines that match, from 0."""
     try:
         events, records = open_files(segment)
     except FileNotFoundError:
         return []  # a segment that was only begun, or damage: verifying tells
     records.close()
+    numbers = []
     with events:
-        numbers = [number for number, line in enumerate(events) if line[-1:] == b"\n" and matches(line[:-1])]
+        for number, line in enumerate(events):
+            if line[-1:] == b"\n" and matches(line[:-1]):
+                refuse_held_line(line[:-1], holds)
+                numbers.append(number)
+    return numbers
+
+
+def _erase_from(segment: Segment, matches: Matches, holds: Sequence[Hold], disk: Disk) -> list[int]:
+    """Steps 2 and 3 for one segment; the positions erased."""
+    numbers = _matching(segment, matches, holds)
     if not numbers:
         return []
     file = segment.events_file

@@ -14,6 +14,8 @@
                      records-checkpoint                     latest signed checkpoint of the second tree, as above
                      records-tlog/                          the second tree as tiles: a leaf per record (`records_tree`)
                      given-up.jsonl                         which segments were given up: see `given_up`
+                     requests/<id>.json                     what a command asks the writer to do: see `audit_upkeep`
+                     requests.jsonl                         what became of each such request
                      lock                                   held by the one writer while it runs
                      <file>.<n>.torn                        a torn tail that a writer found on start and set aside
 ```
@@ -53,9 +55,12 @@ CHECKPOINT_FILE: Final = "checkpoint"
 TLOG_FOLDER: Final = "tlog"
 RECORDS_CHECKPOINT_FILE: Final = "records-checkpoint"
 RECORDS_TLOG_FOLDER: Final = "records-tlog"
+REQUESTS_FOLDER: Final = "requests"
+REQUESTS_FILE: Final = "requests.jsonl"
 VOLUME_FOLDER: Final = "lost+found"
 """What the root of an ext4 volume holds, unreadable for all but root: none of our business."""
-_OWN_FILES: Final = {LOCK_FILE, GIVEN_UP_FILE, LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE}
+_OWN_FOLDERS: Final = {TLOG_FOLDER, RECORDS_TLOG_FOLDER, REQUESTS_FOLDER}
+_OWN_FILES: Final = {LOCK_FILE, GIVEN_UP_FILE, REQUESTS_FILE, LOG_FILE, CHECKPOINT_FILE, RECORDS_CHECKPOINT_FILE}
 _NAME_BYTES_MAX: Final = 255
 _SEGMENT_NAME: Final = re.compile(r"([0-9]{20})(\.records)?\.jsonl(\.zst)?")
 _BESIDE_NAME: Final = re.compile(r"[0-9]{20}\.(manifest\.json|erasures\.jsonl|(records-)?checkpoint)")
@@ -138,7 +143,7 @@ def unexpected_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if (path.is_dir() and path.name not in {TLOG_FOLDER, RECORDS_TLOG_FOLDER})
+        if (path.is_dir() and path.name not in _OWN_FOLDERS)
         or (path.is_file() and not _is_own(path.name.removesuffix(NEW_SUFFIX)))
     )
 

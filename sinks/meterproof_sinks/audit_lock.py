@@ -17,7 +17,7 @@ _PAUSE_S: Final = 0.05
 class AuditLock:
     """Holds a log's folder for one writer, from when it is made to `release`; the folder is made if it is missing."""
 
-    def __init__(self, folder: Path, disk: Disk) -> None:
+    def __init__(self, folder: Path, disk: Disk, *, attempts: int = _ATTEMPTS) -> None:
         """Take the lock.
 
         Raises:
@@ -33,7 +33,7 @@ class AuditLock:
         except OSError as error:
             raise AuditDiskError(f"{folder}: cannot be opened for writing: {error}") from error
         # A verifier that looks whether a writer is at work holds the lock for an instant, hence more than one attempt.
-        for _ in range(_ATTEMPTS):
+        for _ in range(attempts):
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -43,7 +43,7 @@ class AuditLock:
         self.release()
         raise LockedAudit(
             f"{folder}: another process writes here, the audit sink or a command that erases or gives up; there is one "
-            "writer per log: stop it first"
+            "writer per log: stop it, or wait until it is done"
         )
 
     def release(self) -> None:

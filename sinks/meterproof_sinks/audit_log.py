@@ -1,22 +1,22 @@
 """The one writer of one log's audit folder: durable before it says so. The layout is in `audit_folder`."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from meterproof_proofs.checkpoint import Checkpoint
-from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import Frontier, leaf_hashes
-from meterproof_proofs.note import SignedNote
 from meterproof_schemas.chain import Cursor, LogChain
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.log_record import LogRecord, decode_record
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.records_tree import head_entry, head_of, records_origin
+from meterproof_sinks.audit_erasure import Matches, erase_from_log
 from meterproof_sinks.audit_errors import AuditDiskError, DamagedAudit
 from meterproof_sinks.audit_folder import (
     CHECKPOINT_FILE,
@@ -33,18 +33,20 @@ from meterproof_sinks.audit_folder import (
     unfinished_files,
 )
 from meterproof_sinks.audit_lock import AuditLock
-from meterproof_sinks.audit_retention import remove_given_up
+from meterproof_sinks.audit_retention import RetainedLog, RetentionRequest, give_up, remove_given_up
 from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit
-from meterproof_sinks.audit_tree import AuditTree, Signed, SignedPair
+from meterproof_sinks.audit_tree import AuditTree, Signed, SignedPair, read_signed
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.given_up import beginning_of
 from meterproof_sinks.kept_checkpoints import keep_checkpoints
+from meterproof_sinks.legal_holds import Hold
 from meterproof_sinks.segment_index import SegmentIndex
 from meterproof_sinks.segment_manifest import LogEnd, SegmentManifest, frontier_of, read_manifests
 from meterproof_sinks.segment_reader import read_segment
 from meterproof_sinks.segment_sealing import check_sealed, heal, seal
 from meterproof_sinks.segment_writer import SegmentLimits, SegmentWriter
 from meterproof_sinks.tlog_folder import TlogFolder
+from meterproof_sinks.torn_tail import set_aside
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.audit")
 
@@ -90,14 +92,14 @@ class AuditLog:
         self.torn_tails = 0
         """Torn tails set aside by this writer."""
         self.torn_bytes = 0
-        self._disk = Disk() if disk is None else disk
-        self._segments = SegmentWriter(folder, limits or SegmentLimits(), self._disk)
+        self.disk = Disk() if disk is None else disk
+        self._segments = SegmentWriter(folder, limits or SegmentLimits(), self.disk)
         self._chain = LogChain()
-        self._events = AuditTree(origin, folder / CHECKPOINT_FILE, TlogFolder(folder / TLOG_FOLDER, self._disk))
+        self._events = AuditTree(origin, folder / CHECKPOINT_FILE, TlogFolder(folder / TLOG_FOLDER, self.disk))
         self._records = AuditTree(
             records_origin(origin),
             folder / RECORDS_CHECKPOINT_FILE,
-            TlogFolder(folder / RECORDS_TLOG_FOLDER, self._disk),
+            TlogFolder(folder / RECORDS_TLOG_FOLDER, self.disk),
         )
         self._records_frontier = Frontier()
         self._frontier = ""
@@ -111,7 +113,7 @@ class AuditLog:
         """Held for a whole publication; taken before the one above where both are."""
         self._sealing = threading.Lock()
         """Held while a segment is being sealed; taken before the others."""
-        self._lock = AuditLock(folder, self._disk)  # 1
+        self._lock = AuditLock(folder, self.disk)  # 1
         try:
             self._name_log(LogName(version=1, origin=origin, partition=partition))  # 2
             self._follow_manifests()  # 3
@@ -119,7 +121,10 @@ class AuditLog:
             self._check_checkpoint(self._events)  # 5
             self._check_checkpoint(self._records)
             if torn is not None:
-                self._set_aside(torn)  # 6
+                moved = set_aside(torn, self.disk)  # 6
+                self.torn_tails += 1
+                self.torn_bytes += moved
+                _log.warning("audit_torn_tail_set_aside", place=str(torn), bytes=moved, position=self._chain.position)
             self._reopen(whole)  # 7
             for tree in (self._events, self._records):  # 8
                 if tree.signed is not None:
@@ -166,10 +171,7 @@ class AuditLog:
             AuditDiskError: nothing of this call may be relied on, though records before the fault may be on disk.
         """
         with self._one_at_a_time:
-            if self._writing:
-                raise AuditDiskError(
-                    f"{self.folder}: closed, or an earlier write failed; start the sink again to go on"
-                )
+            self._must_go_on()
             self._check_next(records)  # 1
             self._writing = True
             rest = list(records)
@@ -203,8 +205,9 @@ class AuditLog:
             wanted = [(tree, signed) for tree, signed in offered if tree.wants(signed)]
             try:
                 for tree, signed in wanted:  # 2
-                    self._must_go_on()
-                    self._disk.replace(tree.file, signed.note)
+                    with self._one_at_a_time:
+                        self._must_go_on()
+                    self.disk.replace(tree.file, signed.note)
                 for tree, signed in wanted:  # 3
                     self._publish(tree, signed)
             except OSError as error:
@@ -229,12 +232,49 @@ class AuditLog:
                 if self._writing or ended is None or genesis is None:
                     return False
             try:
-                manifest = seal(ended, genesis, self._index.newest_manifest, self._disk)
+                manifest = seal(ended, genesis, self._index.newest_manifest, self.disk)
             except OSError as error:
                 self._stop_writing()
                 raise AuditDiskError(f"{error.filename or self.folder}: {error.strerror or error}") from error
             self._index.note_sealed(manifest)
             return True
+
+    def erase(self, matches: Matches, holds: Sequence[Hold] = ()) -> list[int]:
+        """Erase lines (`erase_from_log`); appends and publications go on while sealed segments are written anew.
+
+        Raises:
+            HoldError, OSError: see there; this writer goes on.
+            AuditDiskError: closed, or the open segment cannot be gone on with: this writer writes no more.
+        """
+        with self._sealing:
+            return erase_from_log(self.folder, matches, holds, self.disk, self._nothing_appended)
+
+    def give_up(self, request: RetentionRequest, holds: Sequence[Hold] = ()) -> RetainedLog:
+        """Give up old segments (`audit_retention.give_up`); appends go on meanwhile, publications wait.
+
+        Raises:
+            DamagedAudit, OSError: see there; this writer goes on.
+        """
+        with self._sealing, self._publishing:
+            retained = give_up(self.folder, request, holds, disk=self.disk)
+            with self._one_at_a_time:
+                self._keep_from(beginning_of(self.folder))
+            return retained
+
+    @contextmanager
+    def _nothing_appended(self) -> Iterator[None]:
+        """Nothing is appended within; afterwards the open segment's files are opened anew: they may be other ones."""
+        with self._one_at_a_time:
+            self._must_go_on()
+            try:
+                yield
+            finally:
+                self._writing = True
+                try:
+                    self._segments.open_again()
+                except OSError as error:
+                    raise AuditDiskError(f"{self.folder}: {error.strerror or error}; start the sink again") from error
+                self._writing = False
 
     def compare_checkpoints(self, pair: SignedPair) -> None:
         """Return if signed checkpoints whose every entry is on disk agree with the disk.
@@ -261,13 +301,13 @@ class AuditLog:
     # --- opening ---
     def _name_log(self, name: LogName) -> None:
         for unfinished in unfinished_files(self.folder):
-            self._disk.remove(unfinished)
+            self.disk.remove(unfinished)
         try:
             found = read_log_name(self.folder)
         except FileNotFoundError:
             if segments_of(self.folder):
                 raise DamagedAudit(self.folder / LOG_FILE, None, None, "is missing, but segments are there") from None
-            self._disk.replace(self.folder / LOG_FILE, encode_log_name(name))
+            self.disk.replace(self.folder / LOG_FILE, encode_log_name(name))
             return
         if found != name:
             raise DamagedAudit(
@@ -277,10 +317,9 @@ class AuditLog:
     def _follow_manifests(self) -> None:
         """Bring the chain, the trees and the index behind the sealed segments."""
         manifests = read_manifests(self.folder)
-        remove_given_up(self.folder, self._disk)
+        remove_given_up(self.folder, self.disk)
         beginning = beginning_of(self.folder)
-        if beginning is not None:
-            self._events.kept_from, self._records.kept_from = beginning.end.size, beginning.end.records
+        self._keep_from(beginning)
         for manifest in manifests:
             segment = Segment(self.folder, manifest.first)
             if manifest.origin != self.origin or manifest.genesis.origin != self.origin:
@@ -289,9 +328,14 @@ class AuditLog:
                 check_sealed(segment, manifest)
             self._index.add_sealed(manifest)
         for segment in segments_of(self.folder):
-            heal(segment, self._disk)
+            heal(segment, self.disk)
         if manifests:
             self._go_on_behind(manifests[-1], manifests[-2].end if len(manifests) > 1 else None)
+
+    def _keep_from(self, beginning: SegmentManifest | None) -> None:
+        """Note where the log is kept from."""
+        if beginning is not None:
+            self._events.kept_from, self._records.kept_from = beginning.end.size, beginning.end.records
 
     def _go_on_behind(self, newest: SegmentManifest, before: LogEnd | None) -> None:
         """Read the newest sealed segment: what its manifest says of the log is vouched for by no later one yet."""
@@ -326,13 +370,10 @@ class AuditLog:
     def _check_checkpoint(self, tree: AuditTree) -> None:
         """Compare a tree's signed checkpoint, if there is one, with the records."""
         file = tree.file
-        try:
-            note = file.read_bytes()
-            checkpoint = Checkpoint.parse(SignedNote.parse(note).text)
-        except FileNotFoundError:
+        signed = read_signed(file)
+        if signed is None:
             return
-        except ProofError as error:
-            raise DamagedAudit(file, None, None, str(error)) from error
+        checkpoint = signed.checkpoint
         if checkpoint.origin != tree.origin:
             raise DamagedAudit(file, 1, None, f"is a checkpoint of {checkpoint.origin}")
         if checkpoint.size > tree.size:
@@ -345,26 +386,7 @@ class AuditLog:
             )
         if self._root_at(tree, checkpoint.size) != checkpoint.root:
             raise DamagedAudit(file, 3, None, f"its root is not the root of the {checkpoint.size} entries on disk")
-        tree.signed = Signed(checkpoint, note)
-
-    def _set_aside(self, torn: TornAudit) -> None:
-        """Move the bytes behind the last whole record to side files: copied and synced before they are cut off."""
-        moved = 0
-        for path, whole in ((torn.segment.events, torn.events_bytes), (torn.segment.records, torn.records_bytes)):
-            with path.open("rb") as file:
-                file.seek(whole)
-                tail = file.read()
-            if not tail:
-                continue
-            number = 1
-            while (aside := path.with_name(f"{path.name}.{number}.torn")).exists():
-                number += 1
-            self._disk.replace(aside, tail)
-            self._disk.truncate(path, whole)
-            moved += len(tail)
-        self.torn_tails += 1
-        self.torn_bytes += moved
-        _log.warning("audit_torn_tail_set_aside", place=str(torn), bytes=moved, position=self._chain.position)
+        tree.signed = signed
 
     def _reopen(self, whole: StoredRecord | None) -> None:
         segments = segments_of(self.folder)
@@ -404,7 +426,7 @@ class AuditLog:
         written = self._segments.write(records)
         if self._segments.segment is not None and self._segments.segment != self._index.newest:
             if self._index.newest is not None:
-                keep_checkpoints(self._index.newest, self._events.signed, self._records.signed, self._disk)
+                keep_checkpoints(self._index.newest, self._events.signed, self._records.signed, self.disk)
             self._index.begin(self._segments.segment, records[0][0], self._end)
         for log_offset, record in records[:written]:
             self._chain.advance(log_offset, record.header, record.digest)
@@ -473,11 +495,8 @@ class AuditLog:
             tree.recent = tree.recent[max(0, len(tree.recent) - (tree.size - signed.checkpoint.size)) :]
 
     def _must_go_on(self) -> None:
-        with self._one_at_a_time:
-            if self._writing:
-                raise AuditDiskError(
-                    f"{self.folder}: closed, or an earlier write failed; start the sink again to go on"
-                )
+        if self._writing:
+            raise AuditDiskError(f"{self.folder}: closed, or an earlier write failed; start the sink again to go on")
 
     def _stop_writing(self) -> None:
         with self._one_at_a_time:

@@ -12,6 +12,7 @@ from meterproof_sinks.audit_checkpoints import follow_checkpoints
 from meterproof_sinks.audit_sink import AuditSink
 from meterproof_sinks.batch_bounds import BatchBounds
 from meterproof_sinks.disk import Disk
+from meterproof_sinks.legal_holds import HOLDS_FILE
 from meterproof_sinks.price_book_folder import follow_price_books
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.sink import Sink
@@ -64,6 +65,7 @@ def run_audit_process(
             follow_price_books(audit, kafka, stop=stop, disk=Disk()),
             sink.publish_until(stop),
             sink.seal_until(stop),
+            sink.carry_out_until(stop, data / HOLDS_FILE),
         )
 
     return run_sink_process(

@@ -1,23 +1,13 @@
-"""Give up the oldest sealed segments of an audit folder after their time, unless a hold forbids it."""
+"""Give up the oldest sealed segments of a log after their time, unless a hold forbids it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meterproof_proofs.checkpoint import Checkpoint
-from meterproof_proofs.errors import ProofError
-from meterproof_proofs.note import SignedNote
 from meterproof_schemas.instant import format_instant_ms
-from meterproof_sinks.audit_errors import DamagedAudit
-from meterproof_sinks.audit_folder import (
-    CHECKPOINT_FILE,
-    RECORDS_TLOG_FOLDER,
-    TLOG_FOLDER,
-    log_folders,
-    read_log_name,
-)
-from meterproof_sinks.audit_lock import AuditLock
+from meterproof_sinks.audit_folder import CHECKPOINT_FILE, RECORDS_TLOG_FOLDER, TLOG_FOLDER
 from meterproof_sinks.audit_segment import Segment
+from meterproof_sinks.audit_tree import read_signed
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.given_up import GivenUp, beginning_of, note_given_up
 from meterproof_sinks.legal_holds import Hold
@@ -53,16 +43,14 @@ class RetentionRequest:
 
 
 def give_up(
-    audit: Path,
+    folder: Path,
     request: RetentionRequest,
     holds: Sequence[Hold],
     *,
     dry_run: bool = False,
     disk: Disk | None = None,
-) -> dict[str, RetainedLog]:
-    """Give up what is old enough of every log of an audit folder; what was given up, by log.
-
-    Per log, whose writer must not run: it is locked out meanwhile.
+) -> RetainedLog:
+    """Give up what is old enough of a log, in whose folder nobody else seals or publishes meanwhile.
 
     1. Oldest first, choose sealed segments that are old enough, up to the first one that must be kept: the newest
        sealed one, one that a published checkpoint of either tree does not cover, or one with a line under a hold.
@@ -70,54 +58,18 @@ def give_up(
     3. Remove the files. A crash leaves some; the next start of the writer, or the next run of this, removes them.
 
     Args:
-        audit: the audit folder.
+        folder: the log's.
         request: what to give up.
         holds: those in force.
-        dry_run: only say what would be given up.
+        dry_run: only say what would be given up; then others may write meanwhile.
         disk: the file operations.
 
     Raises:
-        LockedAudit: the audit sink runs.
         DamagedAudit: a manifest, or a segment that is looked through because of a hold, is not as it was written.
         OSError: a file cannot be read or removed.
 
     """
     disk = disk or Disk()
-    done: dict[str, RetainedLog] = {}
-    for folder in log_folders(audit):
-        lock = AuditLock(folder, disk)
-        try:
-            done[read_log_name(folder).origin] = _give_up(folder, request, holds, dry_run=dry_run, disk=disk)
-        finally:
-            lock.release()
-    return done
-
-
-def remove_given_up(folder: Path, disk: Disk) -> None:
-    """Remove what is still there of segments that were given up.
-
-    Raises:
-        DamagedAudit: it is not said clearly what was given up.
-        OSError: the disk refuses.
-    """
-    beginning = beginning_of(folder)
-    if beginning is None:
-        return
-    removed = False
-    for manifest in read_manifests(folder):
-        if manifest.end.size <= beginning.end.size:
-            segment = Segment(folder, manifest.first)
-            for file in (segment.sealed_events, segment.sealed_records):
-                if file.is_file():
-                    disk.remove(file)
-                    removed = True
-    if removed:
-        disk.sync_folder(folder)
-
-
-def _give_up(
-    folder: Path, request: RetentionRequest, holds: Sequence[Hold], *, dry_run: bool, disk: Disk
-) -> RetainedLog:
     beginning = beginning_of(folder)
     if not dry_run:
         remove_given_up(folder, disk)
@@ -153,6 +105,28 @@ def _give_up(
     return retained
 
 
+def remove_given_up(folder: Path, disk: Disk) -> None:
+    """Remove what is still there of segments that were given up.
+
+    Raises:
+        DamagedAudit: it is not said clearly what was given up.
+        OSError: the disk refuses.
+    """
+    beginning = beginning_of(folder)
+    if beginning is None:
+        return
+    removed = False
+    for manifest in read_manifests(folder):
+        if manifest.end.size <= beginning.end.size:
+            segment = Segment(folder, manifest.first)
+            for file in (segment.sealed_events, segment.sealed_records):
+                if file.is_file():
+                    disk.remove(file)
+                    removed = True
+    if removed:
+        disk.sync_folder(folder)
+
+
 def _kept_because(
     segment: Segment,
     manifest: SegmentManifest,
@@ -180,13 +154,6 @@ def _kept_because(
 
 def _covered(folder: Path) -> tuple[int, int]:
     """Events and records that the published checkpoints cover."""
-    sizes = []
-    for tlog in (TLOG_FOLDER, RECORDS_TLOG_FOLDER):
-        file = folder / tlog / CHECKPOINT_FILE
-        try:
-            sizes.append(Checkpoint.parse(SignedNote.parse(file.read_bytes()).text).size)
-        except FileNotFoundError:
-            sizes.append(0)
-        except ProofError as error:
-            raise DamagedAudit(file, None, None, str(error)) from error
-    return sizes[0], sizes[1]
+    signed = [read_signed(folder / tlog / CHECKPOINT_FILE) for tlog in (TLOG_FOLDER, RECORDS_TLOG_FOLDER)]
+    events, records = (0 if one is None else one.checkpoint.size for one in signed)
+    return events, records

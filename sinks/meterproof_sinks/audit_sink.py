@@ -20,6 +20,7 @@ from meterproof_sinks.audit_errors import AuditError, DamagedAudit
 from meterproof_sinks.audit_folder import LOG_FILE, log_folder_name, log_folders, read_log_name
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.audit_tree import Signed, SignedPair
+from meterproof_sinks.audit_upkeep import carry_out
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.sink import Density
@@ -183,6 +184,20 @@ class AuditSink:
             if not any(sealed):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._written.wait(), _STOP_POLL_S)
+
+    async def carry_out_until(self, stop: asyncio.Event, holds_file: Path) -> None:
+        """Do what commands ask of the folders (`audit_upkeep`), until `stop` is set.
+
+        Raises:
+            OSError: a request cannot be read, or its outcome not be noted.
+        """
+        while not stop.is_set():
+            for log in list(self._logs.values()):
+                for outcome in await asyncio.to_thread(carry_out, log, holds_file):
+                    tell = _log.info if outcome.failure is None else _log.error
+                    tell("audit_request_carried_out", log=log.origin, **outcome.model_dump(exclude_none=True))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _STOP_POLL_S)
 
     async def density(self, partition: int) -> Density | None:
         """None: a line that is missing or repeated is found when the folder is opened, and by `meterproof verify`."""

@@ -9,8 +9,10 @@ from typing import Final
 
 from meterproof_proofs.checkpoint import Checkpoint
 from meterproof_proofs.errors import ProofError
+from meterproof_proofs.note import SignedNote
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tree import EMPTY_ROOT, node_hash
+from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.tlog_folder import TlogFolder, adds_a_signature
 
 _BOUNDARIES_MAX: Final = 16_384
@@ -25,6 +27,22 @@ class Signed:
 
     checkpoint: Checkpoint
     note: bytes
+
+
+def read_signed(file: Path) -> Signed | None:
+    """The checkpoint in a file of an audit folder; None if there is no such file. Its signature is not verified.
+
+    Raises:
+        DamagedAudit: it is no checkpoint.
+        OSError: it cannot be read.
+    """
+    try:
+        note = file.read_bytes()
+        return Signed(Checkpoint.parse(SignedNote.parse(note).text), note)
+    except FileNotFoundError:
+        return None
+    except ProofError as error:
+        raise DamagedAudit(file, None, None, str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

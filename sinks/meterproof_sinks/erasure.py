@@ -10,15 +10,18 @@ from typing import Final
 import orjson
 
 from meterproof_schemas.instant import format_instant_ms
-from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.disk import Disk
-from meterproof_sinks.event_owner import OwnerKind, belongs_to
+from meterproof_sinks.event_owner import Owner, OwnerKind
 from meterproof_sinks.followed_rows import column_time
 from meterproof_sinks.rollups import Rollups
 
 LEDGER_FILE: Final = "erasures.jsonl"
 """Beside the audit folder: one line per erasure, only ever appended to."""
+
+
+EraseLines = Callable[[], dict[str, int]]
+"""Erases from the audit folder; how many lines, by log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,7 @@ class Erasure:
 
     request: str
     """Random id."""
-    kind: OwnerKind
-    name: str
+    owner: Owner
     requested_by: str
     reason: str
     requested_ms: int
@@ -38,11 +40,7 @@ class Erasure:
     @property
     def name_digest(self) -> str:
         """SHA-256 of salt and name, in hexadecimal: shows whether a given name was meant."""
-        return hashlib.sha256(self.salt + self.name.encode()).hexdigest()
-
-    def matches(self, line: bytes) -> bool:
-        """Whether an event line is of whom the request names. An erased line is of nobody."""
-        return belongs_to(line, self.kind, self.name)
+        return hashlib.sha256(self.salt + self.owner.name.encode()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -58,7 +56,11 @@ class Erased:
 
 
 def erase(
-    erasure: Erasure, clickhouse: ClickHouse | None, audit: Path | None, ledger: Path, disk: Disk | None = None
+    erasure: Erasure,
+    clickhouse: ClickHouse | None,
+    erase_lines: EraseLines | None,
+    ledger: Path,
+    disk: Disk | None = None,
 ) -> Erased:
     """Erase, in this order; repeating it after a crash finishes what is left.
 
@@ -70,15 +72,15 @@ def erase(
     Kafka is not touched: its copy goes with its retention.
 
     Raises:
-        LockedAudit: the audit sink runs.
+        UpkeepFailed: the audit folder's writer did not do it; run it again.
         ClickHouseError: ClickHouse refused; run it again.
         OSError: a file cannot be read or written.
     """
     disk = disk or Disk()
     erased = Erased()
     _note(ledger, erasure, None, disk)  # 1
-    if audit is not None:  # 2
-        erased.audit = {log: len(positions) for log, positions in erase_lines(audit, erasure.matches, disk).items()}
+    if erase_lines is not None:  # 2
+        erased.audit = erase_lines()
     if clickhouse is not None:  # 3
         erased.clickhouse, erased.days = erase_rows(clickhouse, erasure)
     _note(ledger, erasure, erased, disk)  # 4
@@ -97,8 +99,8 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     Raises:
         ClickHouseError: refused; run it again.
     """
-    name = {"name": erasure.name, "request": erasure.request}
-    whose = f"{erasure.kind} = {{name:String}}"
+    name = {"name": erasure.owner.name, "request": erasure.request}
+    whose = f"{erasure.owner.kind} = {{name:String}}"
     of_days = f"SELECT DISTINCT toDate(event_time) FROM usage WHERE {whose}"  # noqa: S608 - ours
     days = [day for (day,) in clickhouse.rows(of_days, name)]
     bounds = dict(clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log"))
@@ -110,9 +112,9 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     )
     clickhouse.command(  # 2
         f"ALTER TABLE usage_events DELETE WHERE {whose} AND {_BELOW} SETTINGS mutations_sync = 2",
-        {"name": erasure.name, **below},
+        {"name": erasure.owner.name, **below},
     )
-    fields = "'subject'" if erasure.kind == "agent" else "'data', 'customer'"
+    fields = "'subject'" if erasure.owner.kind == "agent" else "'data', 'customer'"
     whose = f"kind = 'event' AND JSONExtractString(row, {fields}) = {{name:String}}"
     clickhouse.command(  # 3
         f"""INSERT INTO usage_erased (log, position, entry, request)
@@ -120,12 +122,12 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
         name,
     )
     clickhouse.command(
-        f"ALTER TABLE quarantine DELETE WHERE {whose} SETTINGS mutations_sync = 2", {"name": erasure.name}
+        f"ALTER TABLE quarantine DELETE WHERE {whose} SETTINGS mutations_sync = 2", {"name": erasure.owner.name}
     )
     clickhouse.command(
         "ALTER TABLE usage_alerts DELETE WHERE scope = {kind:String} AND subject = {name:String} "
         "SETTINGS mutations_sync = 2",
-        {"kind": erasure.kind, "name": erasure.name},
+        {"kind": erasure.owner.kind, "name": erasure.owner.name},
     )
     rebuilt = Rollups(clickhouse).rebuild(days) if days else None  # 4
     ((events,),) = clickhouse.rows(
@@ -140,7 +142,7 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
             "ms": erasure.requested_ms,
             "by": erasure.requested_by,
             "reason": erasure.reason,
-            "kind": erasure.kind,
+            "kind": erasure.owner.kind,
             "salt": erasure.salt.hex(),
             "digest": erasure.name_digest,
             "events": events,
@@ -181,7 +183,7 @@ def _note(ledger: Path, erasure: Erasure, erased: Erased | None, disk: Disk) -> 
         "requested_at": format_instant_ms(erasure.requested_ms),
         "requested_by": erasure.requested_by,
         "reason": erasure.reason,
-        "kind": erasure.kind,
+        "kind": erasure.owner.kind,
         "salt": erasure.salt.hex(),
         "name_digest": erasure.name_digest,
         "state": "asked" if erased is None else "done",
@@ -202,4 +204,4 @@ def new_erasure(
 ) -> Erasure:
     """A request with an id and a salt of its own."""
     request, salt = random_bytes(8).hex(), random_bytes(16)
-    return Erasure(request, kind, name, requested_by, reason, now_ms, salt)
+    return Erasure(request, Owner(kind, name), requested_by, reason, now_ms, salt)

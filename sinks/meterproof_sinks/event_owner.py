@@ -1,5 +1,6 @@
 """Whose an event is, read from its line as it is kept."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import orjson
@@ -8,6 +9,18 @@ from meterproof_schemas.fast_event import read_event
 from meterproof_sinks.erased import erased_entry
 
 OwnerKind = Literal["agent", "customer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """An agent or a customer."""
+
+    kind: OwnerKind
+    name: str
+
+    def owns(self, line: bytes) -> bool:
+        """Whether an event line (without LF) is of this one. An erased line is of nobody."""
+        return belongs_to(line, self.kind, self.name)
 
 
 def belongs_to(line: bytes, kind: OwnerKind, name: str) -> bool:

@@ -4,6 +4,7 @@
 its line `set` to the line `lifted` of the same id. It is of one customer, or of everything.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -61,6 +62,21 @@ class Hold:
     def covers(self, line: bytes) -> bool:
         """Whether an event line (without LF) must be kept."""
         return self.customer is None or belongs_to(line, "customer", self.customer)
+
+    def refusal(self) -> HoldError:
+        """What to raise instead of erasing what it covers."""
+        return HoldError(f"nothing was erased, {self} forbids it; `meterproof audit hold remove {self.hold}` lifts it")
+
+
+def refuse_held_line(line: bytes, holds: Sequence[Hold]) -> None:
+    """Return if no hold covers an event line.
+
+    Raises:
+        HoldError: one does.
+    """
+    for hold in holds:
+        if hold.covers(line):
+            raise hold.refusal()
 
 
 class LegalHolds:

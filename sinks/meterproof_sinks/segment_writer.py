@@ -72,6 +72,16 @@ class SegmentWriter:
         opened.events_bytes, opened.records_bytes = events_bytes, records_bytes
         opened.first_clock_ms = first_clock_ms
 
+    def open_again(self) -> None:
+        """Open the files by their names again: the events file may be another one now, with as many lines.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        if (opened := self._open) is not None:
+            sizes = opened.segment.events.stat().st_size, opened.records_bytes
+            self.reopen(opened.segment, *sizes, opened.first_clock_ms)
+
     def write(self, records: Sequence[tuple[int, LogRecord]]) -> int:
         """Write the next records, up to a segment's end, and sync; how many there were, at least one.
 

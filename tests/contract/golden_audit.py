@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from meterproof_proofs.note import Signer
-from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.segment_writer import SegmentLimits
+from tests.audit_upkeep import erase_lines
 from tests.builders import make_registry_file
 from tests.log_builder import LogBuilder, signed_pair
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import orjson
 import typer
 
-from meterproof_sinks.commands.options import AsJson, Audit, Data
+from meterproof_sinks.commands.asking import told_waiting
+from meterproof_sinks.commands.options import AsJson, Audit, Data, Wait
 
 app = typer.Typer()
 hold_app = typer.Typer(no_args_is_help=True, help="Legal holds: what neither retention nor erasure may remove.")
@@ -29,6 +30,7 @@ def retain(  # noqa: PLR0917 - one parameter per option
     reason: _Reason,
     data: Data = Path("data"),
     audit: Audit = None,
+    wait_s: Wait = 600.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
@@ -36,13 +38,16 @@ def retain(  # noqa: PLR0917 - one parameter per option
     """Give up the oldest sealed segments: the lines go for ever, their manifests and all tiles stay.
 
     The folder goes on being verified: the entries of what went are in the published tiles, and lead to the signed root.
-    Stop the audit sink first; it goes on where it was. Segments under a legal hold, and all behind them, are kept;
-    so are the newest sealed one, and what no signed checkpoint covers. Who, when and why stands in given-up.jsonl.
+    An audit sink that runs is asked to do it, and waited for. Segments under a legal hold, and all behind them, are
+    kept; so are the newest sealed one, and what no signed checkpoint covers. given-up.jsonl keeps who, when and why.
 
-    Exit code: 0 all that is old enough is gone (or nothing is), 1 something had to be kept, or it could not be done;
-    2 wrong usage.
+    Exit code: 0 all that is old enough is gone (or nothing is), 1 something had to be kept, or it could not be done, or
+    not in time (it stays asked); 2 wrong usage.
     """
-    from meterproof_sinks.audit_retention import RetentionRequest, give_up
+    from meterproof_sinks.audit_folder import log_folders, read_log_name
+    from meterproof_sinks.audit_request import UpkeepRequest
+    from meterproof_sinks.audit_retention import RetainedLog, RetentionRequest, give_up
+    from meterproof_sinks.audit_upkeep import ask
     from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
 
     folder = audit or data / "audit"
@@ -52,9 +57,16 @@ def retain(  # noqa: PLR0917 - one parameter per option
     if not (yes or dry_run):
         typer.confirm(f"Give up for ever what came into {folder} before {before}?", abort=True, err=True)
     now_ms = time.time_ns() // 1_000_000
-    holds = LegalHolds(data / HOLDS_FILE).in_force
-    request = RetentionRequest(before_ms, by, reason, now_ms)
-    done = give_up(folder, request, holds, dry_run=dry_run)
+    holds_file = data / HOLDS_FILE
+    holds = LegalHolds(holds_file).in_force
+    wanted = RetentionRequest(before_ms, by, reason, now_ms)
+    if dry_run:
+        done = {read_log_name(log).origin: give_up(log, wanted, holds, dry_run=True) for log in log_folders(folder)}
+    else:
+        request = UpkeepRequest(request=os.urandom(8).hex(), holds=tuple(holds), retain=wanted)
+        with told_waiting() as waiting:
+            outcomes = ask(folder, request, holds_file, patience_s=wait_s, on_wait=waiting)
+        done = {log: outcome.retained or RetainedLog(0) for log, outcome in outcomes.items()}
     if as_json:
         logs = {
             log: {

@@ -9,7 +9,8 @@ import orjson
 import typer
 
 from meterproof.command_line import run_app
-from meterproof_sinks.commands.options import AsJson, Audit, Data, Url
+from meterproof_sinks.commands.asking import told_waiting
+from meterproof_sinks.commands.options import AsJson, Audit, Data, Url, Wait
 
 app = typer.Typer(add_completion=False)
 
@@ -26,20 +27,24 @@ def erase(  # noqa: PLR0917 - one parameter per option
     data: Data = Path("data"),
     audit: Audit = None,
     url: Url = None,
+    wait_s: Wait = 600.0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Erase the lines in the audit folder and the rows in ClickHouse. It can't be undone; totals shrink by them.
 
-    In place of each line stays its digest, so `meterproof verify` and every proof ever given go on holding. Stop the
-    sinks first. Kafka's copy goes with its retention. Who asked, when, why and how many stands in DATA/erasures.jsonl
-    and in ClickHouse's `erasures`, with a salted digest of the name instead of the name.
+    In place of each line stays its digest, so `meterproof verify` and every proof ever given go on holding. An audit
+    sink that runs is asked to do it, and waited for; the data folder's own ClickHouse sink must be stopped, one that
+    writes to a server need not. Kafka's copy goes with its retention. Who asked, when, why and how many stands in
+    DATA/erasures.jsonl and in ClickHouse's `erasures`, with a salted digest of the name instead of the name.
 
     What a legal hold covers (`meterproof audit hold`) is not erased.
 
-    Exit code: 0 done, 1 a hold forbids it, or it could not be done (run it again); 2 wrong usage.
+    Exit code: 0 done, 1 a hold forbids it, or it could not be done, or not in time (run it again); 2 wrong usage.
     """
     from meterproof.deployment import DataFolder
+    from meterproof_sinks.audit_request import UpkeepRequest
+    from meterproof_sinks.audit_upkeep import ask
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
     from meterproof_sinks.erasure import LEDGER_FILE, new_erasure
     from meterproof_sinks.erasure import erase as run
@@ -64,6 +69,16 @@ def erase(  # noqa: PLR0917 - one parameter per option
     )
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
     folder = audit or data / "audit"
+    holds_file = data / HOLDS_FILE
+
+    def erase_lines() -> dict[str, int]:
+        request = UpkeepRequest(
+            request=erasure.request, holds=tuple(LegalHolds(holds_file).in_force), erase=erasure.owner
+        )
+        with told_waiting() as waiting:
+            outcomes = ask(folder, request, holds_file, patience_s=wait_s, on_wait=waiting)
+        return {log: outcome.erased or 0 for log, outcome in outcomes.items()}
+
     clickhouse = None
     if settings.url is not None or DataFolder(data).clickhouse.is_dir():
         clickhouse = settings.open(data)
@@ -73,8 +88,8 @@ def erase(  # noqa: PLR0917 - one parameter per option
         elif not folder.is_dir():
             raise _NothingThere(f"{data} holds neither a ClickHouse nor an audit folder; name one with --data")
         there = folder if folder.is_dir() else None
-        refuse_held(erasure, LegalHolds(data / HOLDS_FILE).in_force, clickhouse, there)
-        erased = run(erasure, clickhouse, there, data / LEDGER_FILE)
+        refuse_held(erasure, LegalHolds(holds_file).in_force, clickhouse, there)
+        erased = run(erasure, clickhouse, None if there is None else erase_lines, data / LEDGER_FILE)
     finally:
         if clickhouse is not None:
             clickhouse.close()

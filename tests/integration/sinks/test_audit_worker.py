@@ -28,7 +28,6 @@ from meterproof_schemas.event import entry_of
 from meterproof_schemas.price_book import encode_price_book
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.audit_checkpoints import follow_checkpoints
-from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.audit_folder import log_folder_name, read_records, records, segments_of
 from meterproof_sinks.audit_sink import AuditSink
 from meterproof_sinks.disk import Disk
@@ -39,6 +38,7 @@ from meterproof_sinks.sink_process import run_together
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_inputs import Producers
 from meterproof_sinks.worker import run_sink
+from tests.audit_upkeep import erase_lines
 from tests.builders import DEPLOYMENT, NOW_MS
 from tests.log_builder import LogBuilder
 from tests.rated_log import BOOKS

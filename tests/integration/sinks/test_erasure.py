@@ -152,14 +152,7 @@ async def test_a_changed_line_is_no_erased_line(tmp_path: Path) -> None:
     assert log.records
 
 
-async def test_the_audit_sink_must_not_run(tmp_path: Path) -> None:
+async def test_wrong_usage_is_told_as_such(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    log = _deployed(data)
-    writer = AuditLog(data / "audit" / log_folder_name(log.origin), log.origin, 0)
-    told = run_meterproof("erase", "--agent", "x", "--by", "me", "--reason", "why", "--yes", data=data)
-    writer.close()
-    assert told.returncode == 1
-    assert "stop it" in told.stderr
-    assert "Traceback" not in told.stderr
     assert run_meterproof("erase", "--by", "me", "--reason", "why", data=data).returncode == 2

@@ -7,12 +7,13 @@ import pytest
 
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.audit_log import AuditLog
-from meterproof_sinks.audit_retention import RetentionRequest, give_up
+from meterproof_sinks.audit_retention import RetentionRequest
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.rebuilding import NotTheSame, given_books, rebuild
 from meterproof_sinks.reconciliation import Reconciliation, reconcile
 from meterproof_sinks.segment_manifest import read_manifests
 from meterproof_sinks.segment_writer import SegmentLimits
+from tests.audit_upkeep import give_up_all
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, one, opened
 from tests.log_builder import signed_pair
 from tests.rated_log import BOOKS, RatedLog
@@ -44,7 +45,7 @@ async def test_rows_are_made_again_from_sealed_segments_and_not_from_given_up_on
         assert_holds_exactly(clickhouse, log)
         assert (await compared(clickhouse, audit)).compared["audit"] == log.state.position
 
-        give_up(audit, RetentionRequest(manifests[0].end.clock_ms + 1, "ops", "policy", 0), ())
+        give_up_all(audit, RetentionRequest(manifests[0].end.clock_ms + 1, "ops", "policy", 0), ())
         found = await compared(clickhouse, audit)
         assert "audit" not in found.compared
         assert any(f"below {manifests[0].end.size} were given up" in told for told in found.skipped)

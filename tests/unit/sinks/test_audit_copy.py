@@ -13,12 +13,11 @@ import pytest
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.price_book import encode_price_book
 from meterproof_sinks.audit_copy import copy_audit
-from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.audit_events import kept_events
 from meterproof_sinks.audit_fetch import fetch_audit
 from meterproof_sinks.audit_folder import log_folder_name, records
 from meterproof_sinks.audit_log import AuditLog
-from meterproof_sinks.audit_retention import RetentionRequest, give_up
+from meterproof_sinks.audit_retention import RetentionRequest
 from meterproof_sinks.audit_ship import ship
 from meterproof_sinks.commands.audit import main as audit
 from meterproof_sinks.disk import Disk
@@ -28,6 +27,7 @@ from meterproof_sinks.segment_manifest import read_manifests
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_report import FolderReport
+from tests.audit_upkeep import erase_lines, give_up_all
 from tests.log_builder import LogBuilder, signed_pair
 from tests.rated_log import BOOKS
 
@@ -285,7 +285,7 @@ def test_a_folder_that_a_sink_writes_is_not_fetched_into(deployment: Deployment)
 def give_up_first(deployment: Deployment, segments: int) -> None:
     before_ms = read_manifests(deployment.mine)[segments - 1].end.clock_ms + 1
     request = RetentionRequest(before_ms, "ops@example.com", "policy", before_ms)
-    assert give_up(deployment.audit, request, ())[deployment.log.origin].segments == segments
+    assert give_up_all(deployment.audit, request, ())[deployment.log.origin].segments == segments
 
 
 def test_what_is_given_up_here_stays_there(deployment: Deployment, tmp_path: Path) -> None:

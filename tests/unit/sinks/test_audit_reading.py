@@ -13,7 +13,6 @@ import pytest
 from pyarrow import parquet
 
 from meterproof_schemas.event import entry_of
-from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.audit_events import LogTail, kept_events
 from meterproof_sinks.audit_folder import segments_of
 from meterproof_sinks.audit_log import AuditLog
@@ -21,6 +20,7 @@ from meterproof_sinks.audit_segment import split_record
 from meterproof_sinks.commands.audit import main as audit
 from meterproof_sinks.event_filter import BadFilter, EventFilter, Field, instant_us
 from meterproof_sinks.segment_writer import SegmentLimits
+from tests.audit_upkeep import erase_lines
 from tests.builders import NOW_MS, make_event
 from tests.log_builder import LogBuilder
 from tests.published_log import publish

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.segment_writer import SegmentLimits
+from tests.audit_upkeep import erase_lines
 from tests.log_builder import LogBuilder
 
 README = Path(__file__).parents[3] / "sinks" / "README.md"

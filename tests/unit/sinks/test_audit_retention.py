@@ -9,7 +9,7 @@ import pytest
 
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.statement import Period
-from meterproof_sinks.audit_errors import DamagedAudit, LockedAudit
+from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_folder import follow_records, log_folder_name, records, segments_of, unexpected_files
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.audit_retention import RetainedLog, RetentionRequest, give_up
@@ -27,6 +27,7 @@ from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.statement_maker import make_statement
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_memory import VerificationMemory
+from tests.audit_upkeep import give_up_all
 from tests.builders import NOW_MS, make_event
 from tests.log_builder import LogBuilder, signed_pair
 from tests.unit.sinks.faulty_disk import FaultyDisk, fail, struck_folders
@@ -77,7 +78,9 @@ def request(before_ms: int = EVER) -> RetentionRequest:
 
 
 def retained(audit: Path, *holds: Hold, before_ms: int = EVER, dry_run: bool = False) -> RetainedLog:
-    return give_up(audit, request(before_ms), holds, dry_run=dry_run)[LOG.origin]
+    if dry_run:
+        return give_up(folder_of(audit), request(before_ms), holds, dry_run=True)
+    return give_up_all(audit, request(before_ms), holds)[LOG.origin]
 
 
 def hold(customer: str | None) -> Hold:
@@ -277,13 +280,13 @@ def test_after_a_fault_of_any_operation_all_holds_and_it_can_be_run_again(
     base: Path, tmp_path: Path, kill: bool
 ) -> None:
     def act(audit: Path, disk: Disk) -> None:
-        give_up(audit, request(), (), disk=disk)
+        give_up_all(audit, request(), (), disk=disk)
 
     at = 0
     for audit in struck_folders(base, tmp_path / "audit", act, kill=kill):
         assert verify_folder(audit, [LOG.signer.verifier]).holds
         AuditLog(folder_of(audit), LOG.origin, 0, limits=SMALL, disk=FaultyDisk(-1, fail)).close()
-        give_up(audit, request(), (), disk=FaultyDisk(-1, fail))
+        give_up_all(audit, request(), (), disk=FaultyDisk(-1, fail))
         beginning = beginning_of(folder_of(audit))
         assert beginning is not None
         assert segments_of(folder_of(audit))[0].first == beginning.end.size
@@ -367,10 +370,3 @@ def test_the_commands_tell_the_truth(audit: Path, capsys: pytest.CaptureFixture[
     assert run(capsys, main, "retain", "--before", "2000-01-01", "--yes", *who)[0] == 0
     assert run(capsys, main, "retain", "--before", "soon", "--yes", *who)[0] == 2
     assert verify_folder(audit, [LOG.signer.verifier]).holds
-
-
-def test_the_audit_sink_must_not_run(audit: Path) -> None:
-    writer = AuditLog(folder_of(audit), LOG.origin, 0, limits=SMALL)
-    with pytest.raises(LockedAudit):
-        retained(audit)
-    writer.close()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from meterproof_schemas.event import entry_of
-from meterproof_sinks.audit_erasure import erase_lines
 from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_folder import log_folder_name, records, segments_of, unexpected_files
 from meterproof_sinks.audit_log import AuditLog
@@ -16,6 +15,7 @@ from meterproof_sinks.segment_sealing import erasures_of
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
 from tests import zstd
+from tests.audit_upkeep import erase_lines
 from tests.log_builder import LogBuilder, signed_pair
 from tests.unit.sinks.faulty_disk import FaultyDisk, fail, struck_folders
 

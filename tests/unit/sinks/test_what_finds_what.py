@@ -10,11 +10,12 @@ import pytest
 from meterproof_proofs.commands.checkpoint import main as checkpoint
 from meterproof_proofs.note import Signer
 from meterproof_sinks.audit_folder import segments_of
-from meterproof_sinks.audit_retention import RetentionRequest, give_up
+from meterproof_sinks.audit_retention import RetentionRequest
 from meterproof_sinks.audit_segment import Segment
 from meterproof_sinks.commands.verify import main as verify
 from meterproof_sinks.segment_manifest import read_manifest
 from tests import zstd
+from tests.audit_upkeep import give_up_all
 from tests.builders import make_registry_file
 from tests.log_builder import LogBuilder, make_log
 from tests.published_log import publish, publish_tree, seal, vkey_of
@@ -109,7 +110,7 @@ def take_out_sealed(_: Folder, segment: Segment) -> None:
 
 def give_up_old(folder: Folder, segment: Segment) -> None:
     before_ms = read_manifest(segment).end.clock_ms + 1
-    give_up(folder.data / "audit", RetentionRequest(before_ms, "ops", "policy", 0), ())
+    give_up_all(folder.data / "audit", RetentionRequest(before_ms, "ops", "policy", 0), ())
     assert not segment.sealed_events.exists()
 
 

@@ -1,0 +1,25 @@
+"""Waiting, before a person, for the audit sink to carry out what it was asked."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def told_waiting() -> Iterator[Callable[[str, float], None]]:
+    """What to call while a log's writer is waited for: told on stderr, once per log, or as a line that moves."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    told: set[str] = set()
+    with console.status("looking") as status:
+
+        def waiting(origin: str, waited_s: float) -> None:
+            text = f"{origin}: its writer was asked, and does it between two writes"
+            if console.is_terminal:
+                status.update(f"{text} ({waited_s:.0f} s)")
+            elif origin not in told:
+                sys.stderr.write(f"{text}; waiting\n")
+            told.add(origin)
+
+        yield waiting
