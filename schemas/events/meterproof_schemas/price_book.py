@@ -20,7 +20,7 @@ from meterproof_schemas.errors import InvalidRegistry
 from meterproof_schemas.event import MeterName, Name
 from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.keys import matches
-from meterproof_schemas.quantity import DECIMAL_PATTERN, DECIMAL_PLACES, EXACT
+from meterproof_schemas.quantity import DECIMAL_PATTERN, DECIMAL_PLACES, EXACT, SCALE, scaled
 from meterproof_schemas.strict_json import NotStrictJson, parse_object
 
 _CLOSED: Final = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -63,16 +63,20 @@ class UnitPrice(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A unit price made ready for arithmetic."""
+    """A unit price made ready for arithmetic in whole numbers."""
 
     from_us: int
     until_us: int
-    unit_price: Decimal
-    granularity: Decimal
-    whole: bool
-    """Whether each whole quantity is a whole number of steps, so that there is nothing to round."""
+    unit_price: int
+    """In 10^-21 (`UNIT_PRICE_PLACES`)."""
+    granularity: int
+    """In 10^-12."""
+    whole_price: int
+    """Price of one unit in 10^-33, where each whole quantity is a whole number of steps; 0 where it must be rounded."""
 
 
+UNIT_PRICE_PLACES: Final = DECIMAL_PLACES + 9
+"""Digits after the point that an amount has, and those that dividing it by what it buys adds."""
 _ALWAYS_US: Final = 2**63
 _MATCHES_MAX: Final = 10_000
 """Combinations of provider, model and operation that a book remembers: above it, it looks them up again."""
@@ -103,23 +107,16 @@ class PriceBook(BaseModel):
         key = (provider, model, operation)
         rates = self._rates.get(key)
         if rates is None:
-            granularity = {meter.name: Decimal(meter.granularity) for meter in self.meters}
             rates = {
-                meter: tuple(
-                    Rate(
-                        -_ALWAYS_US if price.effective_from is None else parse_instant_us(price.effective_from),
-                        _ALWAYS_US if price.effective_until is None else parse_instant_us(price.effective_until),
-                        price.unit_price,
-                        granularity[meter],
-                        not EXACT.remainder(Decimal(1), granularity[meter]),
-                    )
+                meter.name: tuple(
+                    _rate(price, meter)
                     for price in self.prices
-                    if price.meter == meter
+                    if price.meter == meter.name
                     and matches((price.provider,), provider)
                     and matches((price.model,), model)
                     and matches((price.operation,), operation)
                 )
-                for meter in granularity
+                for meter in self.meters
             }
             if len(self._rates) < _MATCHES_MAX:
                 self._rates[key] = rates
@@ -128,6 +125,18 @@ class PriceBook(BaseModel):
     def meter_names(self) -> frozenset[str]:
         """The meters that an event may use."""
         return frozenset(meter.name for meter in self.meters)
+
+
+def _rate(price: UnitPrice, meter: Meter) -> Rate:
+    unit_price = int(price.unit_price.scaleb(UNIT_PRICE_PLACES, EXACT))
+    granularity = scaled(meter.granularity)
+    return Rate(
+        -_ALWAYS_US if price.effective_from is None else parse_instant_us(price.effective_from),
+        _ALWAYS_US if price.effective_until is None else parse_instant_us(price.effective_until),
+        unit_price,
+        granularity,
+        0 if SCALE % granularity else unit_price * SCALE,
+    )
 
 
 def parse_price_book(content: bytes) -> PriceBook:

@@ -10,6 +10,9 @@ DECIMAL_PATTERN: Final = r"^-?[0-9]{1,18}(\.[0-9]{1,12})?$"
 DECIMAL_PLACES: Final = 12
 """Digits after the point that a quantity and an amount can have."""
 
+SCALE: Final = 10**DECIMAL_PLACES
+"""How many of the last places make one."""
+
 Quantity = (
     Annotated[int, Field(strict=True, ge=-INTEGER_MAX, le=INTEGER_MAX)]
     | Annotated[str, StringConstraints(strict=True, pattern=DECIMAL_PATTERN)]
@@ -26,6 +29,14 @@ ROUNDED: Final = Context(prec=120)
 def decimal_of(quantity: int | str) -> Decimal:
     """The exact value of a validated quantity."""
     return Decimal(quantity)
+
+
+def scaled(value: int | str) -> int:
+    """The exact value of a validated quantity or amount as a whole number of 10^-12: what one of its last places is."""
+    if type(value) is int:
+        return value * SCALE
+    whole, _, places = value.partition(".")  # type: ignore[union-attr]  # the other type is a string
+    return int(whole + places.ljust(DECIMAL_PLACES, "0"))
 
 
 def plain(value: Decimal) -> str:

@@ -1,14 +1,26 @@
-"""`price(event, book)`: the one function that turns usage into money, used by budgets, sinks and verifiers alike."""
+"""`price(event, book)`: the one function that turns usage into money, used by budgets, sinks and verifiers alike.
 
+`rate_lines` is the same function over the accepted lines of a log record, which it reads no further than it must.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
+from decimal import Decimal
 from typing import Final
 
-from meterproof_schemas.event import Event
-from meterproof_schemas.price_book import PriceBook
-from meterproof_schemas.quantity import DECIMAL_PLACES, EXACT, ROUNDED, decimal_of
+import msgspec
+from msgspec import Struct
 
-_PLACES: Final = Decimal(1).scaleb(-DECIMAL_PLACES)
+from meterproof_schemas.errors import InvalidEvent
+from meterproof_schemas.event import Event
+from meterproof_schemas.fast_event import read_events
+from meterproof_schemas.instant import parse_instants_us
+from meterproof_schemas.price_book import UNIT_PRICE_PLACES, PriceBook, Rate
+from meterproof_schemas.quantity import DECIMAL_PLACES, EXACT, scaled
+
+_LAST_PLACE: Final = 10**UNIT_PRICE_PLACES
+"""What a quantity in 10^-12 times a unit price in 10^-21 has below 10^-12."""
+_HALF: Final = _LAST_PLACE // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +37,97 @@ def price(event: Event, book: PriceBook) -> Price:
     """Price one event by one book, exactly. Effective dates are judged by event time."""
     data = event.data
     rates = book.rates(data.provider or "", data.model or "", data.operation or "")
-    time_us = event.time_us
-    amount = Decimal(0)
-    unpriced = []
-    for meter, quantity in data.usage.items():
+    cost, unpriced = _cost_of(data.usage, event.time_us, rates)
+    return Price(Decimal(cost).scaleb(-DECIMAL_PLACES, EXACT), book.currency, unpriced)
+
+
+RatedLine = tuple[int, int, tuple[str, ...]]
+"""Event time in microseconds since 1970; cost in 10^-12, 0 without a price book; the meters without a price."""
+
+
+def rate_lines(lines: Sequence[bytes], book: PriceBook | None) -> list[RatedLine]:
+    """Price lines that a log has accepted: as `price` does the events of these lines.
+
+    The sequencer has held each line against all rules, so only the fields that count are read.
+
+    Raises:
+        InvalidEvent: one of them is no event.
+    """
+    try:
+        events: Sequence[_Rated | Event] = _decoder.decode_lines(b"\n".join(lines))
+        times_us = parse_instants_us([event.time for event in events])
+    except ValueError:
+        events, times_us = _by_the_rule(lines)
+    if len(events) != len(lines):  # a line feed within a line
+        events, times_us = _by_the_rule(lines)
+    if book is None:
+        return [(time_us, 0, tuple(event.data.usage)) for event, time_us in zip(events, times_us, strict=True)]
+    known: dict[tuple[str | None, str | None, str | None], Mapping[str, tuple[Rate, ...]]] = {}
+    rated = []
+    for event, time_us in zip(events, times_us, strict=True):
+        data = event.data
+        named = (data.provider, data.model, data.operation)
+        rates = known.get(named)
+        if rates is None:
+            rates = known[named] = book.rates(data.provider or "", data.model or "", data.operation or "")
+        cost, unpriced = _cost_of(data.usage, time_us, rates)
+        rated.append((time_us, cost, unpriced))
+    return rated
+
+
+def _cost_of(
+    usage: Mapping[str, int | str], time_us: int, rates: Mapping[str, tuple[Rate, ...]]
+) -> tuple[int, tuple[str, ...]]:
+    """The sum in 10^-12, and the meters without a price."""
+    total = 0  # in 10^-33, so exact
+    unpriced: tuple[str, ...] = ()
+    for meter, quantity in usage.items():
         for rate in rates.get(meter, ()):
             if rate.from_us <= time_us < rate.until_us:
-                billed = decimal_of(quantity)
-                if not (rate.whole and type(quantity) is int) and EXACT.remainder(billed, rate.granularity):
-                    steps = ROUNDED.divide(billed, rate.granularity).to_integral_value(ROUND_UP)
-                    billed = EXACT.multiply(steps, rate.granularity)
-                amount = EXACT.add(amount, EXACT.multiply(billed, rate.unit_price))
+                if rate.whole_price and type(quantity) is int:
+                    total += quantity * rate.whole_price
+                else:
+                    total += _billed(quantity, rate.granularity) * rate.unit_price
                 break
         else:
-            unpriced.append(meter)
-    return Price(amount.quantize(_PLACES, ROUND_HALF_EVEN, ROUNDED), book.currency, tuple(unpriced))
+            unpriced += (meter,)
+    cost, rest = divmod(total, _LAST_PLACE)
+    # The rest is never negative: half to even goes up, or stays.
+    if rest > _HALF or (rest == _HALF and cost & 1):
+        cost += 1
+    return cost, unpriced
+
+
+def _billed(quantity: int | str, granularity: int) -> int:
+    """A quantity in 10^-12, in whole steps away from zero."""
+    billed = scaled(quantity)
+    rest = billed % granularity
+    if not rest:
+        return billed
+    return billed - rest if billed < 0 else billed - rest + granularity
+
+
+class _RatedData(Struct, frozen=True, gc=False):
+    usage: dict[str, int | str]
+    provider: str | None = None
+    model: str | None = None
+    operation: str | None = None
+
+
+class _Rated(Struct, frozen=True, gc=False):
+    """What of an event its price depends on."""
+
+    time: str
+    data: _RatedData
+
+
+_decoder: Final = msgspec.json.Decoder(_Rated)
+
+
+def _by_the_rule(lines: Sequence[bytes]) -> tuple[list[Event], list[int]]:
+    events = []
+    for event in read_events(lines):
+        if isinstance(event, InvalidEvent):
+            raise event
+        events.append(event)
+    return events, [event.time_us for event in events]
