@@ -7,13 +7,11 @@ from typing import Any, Final
 
 import orjson
 
-from meterproof_schemas.errors import InvalidEvent
-from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
-from meterproof_schemas.quantity import DECIMAL_PLACES
-from meterproof_schemas.rating import price
+from meterproof_schemas.quantity import SCALE
+from meterproof_schemas.rating import rate_lines
 from meterproof_schemas.reasons import DUPLICATE
 from meterproof_sinks.erased import erased_entry
 
@@ -32,11 +30,11 @@ EVENT_COLUMNS: Final = (
     "unpriced",
     "line",
 )
-"""Columns of `usage_in`, in the order of the rows."""
+"""Columns of `usage_lines`, in the order of the rows."""
 _SEPARATOR: Final = "\x1f"
 """Joins names in one column; no name can contain it."""
-_COST_MAX: Final = 10 ** (38 - DECIMAL_PLACES)
-"""Money that `Decimal(38, 12)` cannot hold."""
+_COST_MAX: Final = 10**38
+"""Money that `Decimal(38, 12)` cannot hold, in 10^-12."""
 
 Books = Callable[[int], PriceBook | None]
 """The price book of a version; None for version 0, which is none."""
@@ -83,7 +81,7 @@ def sent_of(record: LogRecord) -> Sent:
 def event_rows(
     origin: str, records: Sequence[LogRecord], sent: Sequence[Sent], books: Books, present: frozenset[int]
 ) -> tuple[list[bytes], list[UnfitRow]]:
-    """The accepted events of these records as TSVRaw rows of `usage_in`, and those that cost more than a column holds.
+    """The accepted events of these records as TSVRaw rows of `EVENT_COLUMNS`, and those that cost more than one holds.
 
     Events that were erased (in an audit folder; never on the topic) have no row here.
     TSVRaw knows no escapes: a field ends at a tab, a row at LF. Neither can stand in a line or a name of the contract.
@@ -109,28 +107,31 @@ def event_rows(
             f"\t{header.append_ms}\t{header.price_book}\t{currency}\t{batch.producer}\t{batch.instance}"
             f"\t{batch.sequence}\t{_SEPARATOR.join(batch.key_ids)}\t"
         )
-        wanted = [
-            (position, line)
-            for position, line in enumerate(record.lines, header.first)
-            if position not in present and erased_entry(line) is None
-        ]
-        for (position, line), event in zip(wanted, read_events([line for _, line in wanted]), strict=True):
-            if isinstance(event, InvalidEvent):
-                raise event
-            if book is None:
-                cost, unpriced = "0", _SEPARATOR.join(event.data.usage)
-            else:
-                rated = price(event, book)
-                if abs(rated.amount) >= _COST_MAX:
-                    error = (
-                        f"it costs {rated.amount} by price book {book.version}, more than Decimal(38, 12) can hold; "
-                        "publish a corrected price book, and rebuild this database from the audit folder"
-                    )
-                    unfit.append(UnfitRow(position, line, error))
-                    continue
-                cost, unpriced = format(rated.amount, "f"), _SEPARATOR.join(rated.unpriced)
-            rows.append(f"{origin}\t{position}{shared}{event.time_us}\t{cost}\t{unpriced}\t".encode() + line)
+        wanted = list(enumerate(record.lines, header.first))
+        if present or b'{"erased"' in record.value:  # rarely
+            wanted = [
+                (position, line) for position, line in wanted if position not in present and erased_entry(line) is None
+            ]
+        rated = rate_lines([line for _, line in wanted], book)
+        for (position, line), (time_us, cost, unpriced) in zip(wanted, rated, strict=True):
+            if not -_COST_MAX < cost < _COST_MAX:
+                error = (
+                    f"it costs {_amount(cost)} by price book {header.price_book}, more than Decimal(38, 12) can hold; "
+                    "publish a corrected price book, and rebuild this database from the audit folder"
+                )
+                unfit.append(UnfitRow(position, line, error))
+                continue
+            names = _SEPARATOR.join(unpriced) if unpriced else ""
+            rows.append(f"{origin}\t{position}{shared}{time_us}\t{_amount(cost)}\t{names}\t".encode() + line)
     return rows, unfit
+
+
+def _amount(cost: int) -> str:
+    """So many 10^-12, with the point and all places."""
+    if cost < 0:
+        return f"-{_amount(-cost)}"
+    whole, places = divmod(cost, SCALE)
+    return f"{whole}.{places:012d}"
 
 
 def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
@@ -144,12 +145,12 @@ def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
 
 
 def position_of(row: bytes) -> int:
-    """The position of a row of `usage_in`."""
+    """The position of a row of `usage_lines`."""
     return int(row.split(b"\t", 2)[1])
 
 
 def line_of(row: bytes) -> bytes:
-    """The event line of a row of `usage_in`."""
+    """The event line of a row of `usage_lines`."""
     return row.split(b"\t", len(EVENT_COLUMNS) - 1)[-1]
 
 
