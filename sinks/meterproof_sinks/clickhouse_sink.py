@@ -32,7 +32,7 @@ _PROGRESS = """
 SELECT log, argMax(tuple(epoch, log_offset, digest, next), log_offset) FROM sink_progress
 WHERE partition = {partition:UInt32} GROUP BY log
 """
-_PRESENT_EVENTS = "SELECT DISTINCT position FROM usage_events WHERE log = {log:String} AND position >= {next:UInt64}"
+_PRESENT_EVENTS = "SELECT DISTINCT position FROM usage_rows WHERE log = {log:String} AND position >= {next:UInt64}"
 _PRESENT_RECORDS = (
     "SELECT DISTINCT log_offset FROM usage_records WHERE log = {log:String} AND log_offset > {offset:Int64}"
 )
@@ -150,7 +150,7 @@ class ClickHouseSink:
         positions, offsets = self._present[origin]
         sent = [sent_of(record) for _, record in records]
         rows, unfit_events = event_rows(origin, [record for _, record in records], sent, books, positions)
-        for row, error in self._insert("usage_in", EVENT_COLUMNS, rows, "TSVRaw"):  # 3
+        for row, error in self._insert("usage_lines", EVENT_COLUMNS, rows, "TSVRaw"):  # 3
             unfit_events.append(UnfitRow(position_of(row), line_of(row), error))
         if gone := erased_rows(origin, [record for _, record in records]):
             self._clickhouse.insert("usage_erased", (), b"\n".join([*gone, b""]), "JSONEachRow", len(gone))

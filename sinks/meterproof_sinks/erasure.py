@@ -111,7 +111,7 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
         {**name, **below},
     )
     clickhouse.command(  # 2
-        f"ALTER TABLE usage_events DELETE WHERE {whose} AND {_BELOW} SETTINGS mutations_sync = 2",
+        f"ALTER TABLE usage_rows DELETE WHERE {whose} AND {_BELOW} SETTINGS mutations_sync = 2",
         {"name": erasure.owner.name, **below},
     )
     fields = "'subject'" if erasure.owner.kind == "agent" else "'data', 'customer'"

@@ -10,7 +10,9 @@ from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _STATEMENT_END: Final = re.compile(r";[ \t]*$", re.MULTILINE)
-_COMMENT: Final = re.compile(r"^--.*$", re.MULTILINE)
+_COMMENT: Final = re.compile(r"^--(?! for each: ).*$", re.MULTILINE)
+_EACH: Final = re.compile(r"-- for each: (.+)\n")
+"""Before a statement: it is run once for each row of this query, with its one column as the parameter `value`."""
 _ENGINE: Final = re.compile(r"\bENGINE = (\w*MergeTree)\b")
 _LEDGER: Final = """
 CREATE TABLE IF NOT EXISTS migrations (
@@ -92,13 +94,22 @@ def migrate(
                 "the database, or a new database: the sink fills it from the log"
             )
         for statement in migration.statements(replicated=replicated):  # 2
-            clickhouse.command(statement)
+            _run(clickhouse, statement)
         clickhouse.command(  # 3
             "INSERT INTO migrations (number, name, digest) VALUES ({number:UInt32}, {name:String}, {digest:String})",
             {"number": migration.number, "name": migration.name, "digest": migration.digest},
         )
         done.append(migration)
     return done
+
+
+def _run(clickhouse: ClickHouse, statement: str) -> None:
+    each = _EACH.match(statement)
+    if each is None:
+        clickhouse.command(statement)
+        return
+    for (value,) in clickhouse.rows(each[1]):
+        clickhouse.command(statement[each.end() :], {"value": value})
 
 
 def pending(clickhouse: ClickHouse) -> list[Migration]:

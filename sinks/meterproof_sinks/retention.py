@@ -50,7 +50,7 @@ def retire(clickhouse: ClickHouse, today: date, *, raw_days: int | None, minute_
         before = today - timedelta(days=raw_days)
         for (month,) in clickhouse.rows(
             "SELECT DISTINCT toUInt32(partition) FROM system.parts WHERE active AND database = currentDatabase() "
-            "AND table = 'usage_events' AND toUInt32(partition) < {month:UInt32} ORDER BY 1",
+            "AND table = 'usage_rows' AND toUInt32(partition) < {month:UInt32} ORDER BY 1",
             {"month": before.year * 100 + before.month},
         ):
             retired.events += _retire_month(clickhouse, month)
@@ -74,7 +74,7 @@ def _retire_month(clickhouse: ClickHouse, month: int) -> int:
         )
     clickhouse.command(_NOTE, given)  # 2
     ((events,),) = clickhouse.rows("SELECT sum(events) FROM usage_retired FINAL WHERE month = {month:UInt32}", given)
-    clickhouse.command(f"ALTER TABLE usage_events DROP PARTITION {month}")  # 3
+    clickhouse.command(f"ALTER TABLE usage_rows DROP PARTITION {month}")  # 3
     return int(events)
 
 

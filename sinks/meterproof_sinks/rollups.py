@@ -197,7 +197,7 @@ GROUP BY ALL"""  # noqa: S608 - nothing of it comes from outside
         found: defaultdict[date, dict[str, int]] = defaultdict(dict)
         for log, day, last in self._clickhouse.rows(
             "SELECT log, toDate(hour) AS day, max(last) FROM ("
-            "SELECT log, toStartOfHour(event_time) AS hour, max(position) AS last FROM usage_events GROUP BY log, hour"
+            "SELECT log, toStartOfHour(event_time) AS hour, max(position) AS last FROM usage_rows GROUP BY log, hour"
             ") GROUP BY log, day"
         ):
             found[day][log] = last

@@ -1,4 +1,4 @@
-"""Codecs and orders that `usage_events` could have, side by side: bytes of a row, of each column, and query times.
+"""Codecs and orders that `usage_rows` could have, side by side: bytes of a row, of each column, and query times.
 
 `python -m tests.bench.clickhouse_layout [ROWS]` fills the table of the migrations with a million events over 30 days,
 copies it into each alternative, merges both the same way, asks all of them the same questions, and prints two tables in
@@ -86,7 +86,7 @@ def _filled(clickhouse: ClickHouse, rows: int) -> str:
     count = -(-rows // _PARTS)
     for first in range(0, rows, count):
         clickhouse.command(_EVENTS, {"log": _LOG, "rows": rows, "first": first, "count": min(count, rows - first)})
-    ((sql,),) = clickhouse.rows("SHOW CREATE TABLE usage_events")
+    ((sql,),) = clickhouse.rows("SHOW CREATE TABLE usage_rows")
     return str(sql).replace("\\n", "\n").replace("\\'", "'")
 
 
@@ -101,7 +101,7 @@ def _copy(clickhouse: ClickHouse, sql: str, table: str, layout: Layout) -> None:
         raise ValueError(f"{layout.name} changes nothing")
     head, body = _codec("LZ4")(changed).split("(", 1)
     clickhouse.command(re.sub(r"\S+\s*$", f"{table} ", head) + "(" + body)
-    clickhouse.command(f"INSERT INTO {table} SELECT * FROM usage_events")
+    clickhouse.command(f"INSERT INTO {table} SELECT * FROM usage_rows")
     clickhouse.command(f"OPTIMIZE TABLE {table} FINAL")
 
 

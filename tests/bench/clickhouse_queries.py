@@ -33,7 +33,7 @@ _DENSITY: Final = "SELECT positions, dense FROM density WHERE log = {log:String}
 _PARTS = 10
 _LOG = "localhost/bench/" + "0f" * 16 + "/p0"
 _EVENTS = """
-INSERT INTO usage_events (
+INSERT INTO usage_rows (
   log, position, entry, event_time, append_time, id, source, agent, customer, operation, surface, status, provider,
   model,
   latency_us, session, run_id, parent_id, traceparent, usage, cost, currency, price_book, tags, salt, producer,
@@ -151,7 +151,7 @@ def ask(clickhouse: ClickHouse, rows: int, times: int) -> dict[str, Any]:
         raise SystemExit(f"the density check found (positions, dense) = {found}")
     ((size,),) = clickhouse.rows(
         "SELECT sum(data_compressed_bytes) / sum(rows) FROM system.parts "
-        "WHERE active AND database = currentDatabase() AND table = 'usage_events'"
+        "WHERE active AND database = currentDatabase() AND table = 'usage_rows'"
     )
     return {"queries": queries, "density_ms": density_ms, "bytes_per_row": size}
 

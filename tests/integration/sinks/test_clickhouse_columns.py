@@ -104,6 +104,8 @@ async def test_every_optional_field_round_trips(clickhouse: ClickHouse) -> None:
         "parent_id": data["parent"],
         "traceparent": data["traceparent"],
         "usage": row["usage"],
+        "tokens": "17.000000000001",
+        "units": "1000000000000000018",
         "cost": row["cost"],
         "currency": "USD",
         "price_book": 1,
@@ -148,8 +150,8 @@ async def test_what_an_event_does_not_say_is_not_made_up(clickhouse: ClickHouse)
         row = _row(clickhouse, event_id)
         said = {name: value for name, value in row.items() if value not in ("", None, {}, [], "0", 0)}
         assert set(said) - {"position"} == {
-            "log", "entry", "event_time", "append_time", "id", "source", "agent", "customer", "usage", "unpriced",
-            "producer", "instance", "key_ids",
+            "log", "entry", "event_time", "append_time", "id", "source", "agent", "customer", "usage", "units",
+            "unpriced", "producer", "instance", "key_ids",
         }  # fmt: skip
         assert row["unpriced"] == ["requests"], "without a price book nothing is priced, and that is shown"
 
@@ -202,8 +204,8 @@ async def test_a_line_that_the_engine_cannot_take_apart_is_refused_loudly(clickh
     row = "log\t0\t0\t0\t\tp\ti\t0\tk\t0\t0\t\t"
     for line in ('{"id":', "{}", '{"id":"a","data":{"usage":{}}}', '{"id":"a","data":{"usage":{"m":"1e400"}}}'):
         with pytest.raises(ClickHouseError):
-            clickhouse.insert("usage_in", EVENT_COLUMNS, f"{row}{line}\n".encode(), "TSVRaw", 1)
-    assert one(clickhouse, "SELECT count() FROM usage_events") == 0
+            clickhouse.insert("usage_lines", EVENT_COLUMNS, f"{row}{line}\n".encode(), "TSVRaw", 1)
+    assert one(clickhouse, "SELECT count() FROM usage_rows") == 0
 
 
 async def test_a_price_book_that_is_not_there_is_looked_for_once_and_then_named(clickhouse: ClickHouse) -> None:
@@ -222,7 +224,7 @@ async def test_a_price_book_that_is_not_there_is_looked_for_once_and_then_named(
     with pytest.raises(UnknownPriceBook, match=r"price book 2.*published are none"):
         await sink.write(0, log.genesis, log.records)
     assert read == 1
-    assert one(clickhouse, "SELECT count() FROM usage_events") == 0
+    assert one(clickhouse, "SELECT count() FROM usage_rows") == 0
     assert await sink.cursor(0) is None
     published[2] = PriceBook(
         version=2, currency="USD", meters=DEFAULT_METERS, prices=(UnitPrice(meter="requests", amount="7"),)

@@ -88,7 +88,7 @@ async def test_replays_of_old_ranges_by_late_writers_change_nothing_that_is_read
     await carry(clickhouse, log, cut=3)
     repeats = 0
     # Nothing is tidied up in between: reads must be right before any merge.
-    clickhouse.command("SYSTEM STOP MERGES usage_events")
+    clickhouse.command("SYSTEM STOP MERGES usage_rows")
     clickhouse.command("SYSTEM STOP MERGES usage_records")
     for _ in range(6):
         first = draw.randrange(1, len(log.records) - 10)
@@ -100,7 +100,7 @@ async def test_replays_of_old_ranges_by_late_writers_change_nothing_that_is_read
         repeats += sum(record.header.accepted for _, record in replayed)
         assert_adds_up(clickhouse, log)
         assert one(clickhouse, "SELECT count() FROM records") == len(log.records)
-    assert one(clickhouse, "SELECT count() FROM usage_events") == log.state.position + repeats
+    assert one(clickhouse, "SELECT count() FROM usage_rows") == log.state.position + repeats
     assert one(clickhouse, "SELECT dense FROM density") == 0, "the density check sees what FINAL removes"
     sink = new_sink(clickhouse)
     assert await sink.density(0) is None
@@ -108,8 +108,8 @@ async def test_replays_of_old_ranges_by_late_writers_change_nothing_that_is_read
     assert await sink.density(0) == Density(dense=False, surplus_rows=repeats)
     assert cursor is not None
     assert cursor.log_offset == log.records[-1][0], "a late writer moves the cursor of nobody"
-    clickhouse.command("SYSTEM START MERGES usage_events")
-    clickhouse.command("OPTIMIZE TABLE usage_events FINAL")
+    clickhouse.command("SYSTEM START MERGES usage_rows")
+    clickhouse.command("OPTIMIZE TABLE usage_rows FINAL")
     assert_adds_up(clickhouse, log)
     assert one(clickhouse, "SELECT dense FROM density") == 1, "merging removes what was repeated"
     assert await sink.density(0) == Density(dense=True, surplus_rows=0)
@@ -125,11 +125,9 @@ async def test_rows_above_the_progress_row_are_not_shown_and_not_written_again(c
     # What a crash between the events and the progress row leaves: here only the last month has arrived.
     rest = [record for _, record in log.records[half:]]
     rows, _ = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, frozenset())
-    clickhouse.insert("usage_in", EVENT_COLUMNS, b"\n".join([*rows, b""]), "TSVRaw", len(rows))
-    clickhouse.command(
-        "ALTER TABLE usage_events DELETE WHERE toYYYYMM(event_time) = 202512 SETTINGS mutations_sync = 2"
-    )
-    assert one(clickhouse, "SELECT count() FROM usage_events WHERE position >= {n:UInt64}", {"n": before}) > 0
+    clickhouse.insert("usage_lines", EVENT_COLUMNS, b"\n".join([*rows, b""]), "TSVRaw", len(rows))
+    clickhouse.command("ALTER TABLE usage_rows DELETE WHERE toYYYYMM(event_time) = 202512 SETTINGS mutations_sync = 2")
+    assert one(clickhouse, "SELECT count() FROM usage_rows WHERE position >= {n:UInt64}", {"n": before}) > 0
     assert one(clickhouse, "SELECT max(position) FROM usage") < before
 
     restarted = new_sink(clickhouse)
@@ -137,12 +135,12 @@ async def test_rows_above_the_progress_row_are_not_shown_and_not_written_again(c
     assert cursor is not None
     assert cursor.position == before
     await restarted.write(0, log.genesis, log.records[half:])
-    left = one(clickhouse, "SELECT count() FROM usage_events")
-    assert left == one(clickhouse, "SELECT uniqExact(position) FROM usage_events"), "no row was written twice"
+    left = one(clickhouse, "SELECT count() FROM usage_rows")
+    assert left == one(clickhouse, "SELECT uniqExact(position) FROM usage_rows"), "no row was written twice"
 
 
 _ONE_VIEW = """
-CREATE VIEW one_view AS SELECT * FROM usage_events FINAL WHERE position < (
+CREATE VIEW one_view AS SELECT * FROM usage_rows FINAL WHERE position < (
   SELECT mapFromArrays(groupArray(log), groupArray(next))
   FROM (SELECT log, argMax(next, log_offset) AS next FROM sink_progress GROUP BY log)
 )[log]
@@ -171,7 +169,7 @@ async def test_a_write_that_ends_while_a_query_is_analysed_is_not_shown_torn(cli
                 rest = [record for _, record in records]
                 other = frozenset(range(rest[0].header.first, rest[-1].header.size, 2))
                 rows, _ = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, other)
-                clickhouse.insert("usage_in", EVENT_COLUMNS, b"\n".join([*rows, b""]), "TSVRaw", len(rows))
+                clickhouse.insert("usage_lines", EVENT_COLUMNS, b"\n".join([*rows, b""]), "TSVRaw", len(rows))
                 reading = asyncio.create_task(asyncio.to_thread(one, reader, query, {"view": view}))
                 await asyncio.sleep(moment_s)
                 await sink.write(0, log.genesis, records)

@@ -24,17 +24,17 @@ _NO_SPACE = "Cannot reserve 1.00 MiB, not enough space"
 _READ_ONLY = "Table is in readonly mode since table metadata was not found in zookeeper"
 _AWAY: dict[str, list[Fault]] = {
     "a gateway without a server behind it": [Fault("status", times=3)],
-    "cut before the events": [Fault("cut before", "usage_in", times=2)],
-    "cut after the events": [Fault("cut after", "usage_in", times=2)],
-    "cut in the middle of the events": [Fault("half", "usage_in", times=2)],
+    "cut before the events": [Fault("cut before", "usage_lines", times=2)],
+    "cut after the events": [Fault("cut after", "usage_lines", times=2)],
+    "cut in the middle of the events": [Fault("half", "usage_lines", times=2)],
     "cut after the records": [Fault("cut after", "usage_records")],
     "cut before the progress row": [Fault("cut before", "sink_progress")],
     "cut after the progress row": [Fault("cut after", "sink_progress (")],
-    "disk full": [Fault("exception", "usage_in", times=3, code=243, text=_NO_SPACE)],
+    "disk full": [Fault("exception", "usage_lines", times=3, code=243, text=_NO_SPACE)],
     "disk full at the progress row": [Fault("exception", "sink_progress (", code=243, text=_NO_SPACE)],
     "read-only table": [Fault("exception", "usage_records", times=2, code=242, text=_READ_ONLY)],
-    "too many parts": [Fault("exception", "usage_in", code=252, text="Too many parts (3000)")],
-    "memory": [Fault("exception", "usage_in", code=241, text="(total) memory limit exceeded")],
+    "too many parts": [Fault("exception", "usage_lines", code=252, text="Too many parts (3000)")],
+    "memory": [Fault("exception", "usage_lines", code=241, text="(total) memory limit exceeded")],
     "shutting down": [Fault("exception", "", times=2, code=236, text="Server is shutting down")],
 }
 
@@ -92,7 +92,7 @@ async def test_a_server_gets_the_same_rows_as_a_folder(server: ClickHouseServer)
 
 async def test_what_passes_is_waited_for_and_loses_and_doubles_nothing(server: ClickHouseServer) -> None:
     with _connected(server) as clickhouse:
-        server.engine.command("SYSTEM STOP MERGES usage_events")
+        server.engine.command("SYSTEM STOP MERGES usage_rows")
         for partition, (name, faults) in enumerate(_AWAY.items()):
             log = RatedLog(partition=partition, partitions=len(_AWAY), seed=60 + partition)
             log.grow(12)
@@ -116,7 +116,7 @@ async def test_a_server_that_answers_too_late_counts_as_away(server: ClickHouseS
     with _connected(server, answer_timeout_s=1.0) as clickhouse:
         sink = new_sink(clickhouse)
         await sink.cursor(0)
-        server.faults = [Fault("slow", "usage_in", seconds=4.0)]
+        server.faults = [Fault("slow", "usage_lines", seconds=4.0)]
         assert await _write(sink, log, 0, len(log.records)) >= 1
         assert_adds_up(server.engine, log)
 
@@ -163,7 +163,7 @@ async def test_rows_that_cannot_go_in_are_set_aside_after_all_others_went_in(ser
         sink = new_sink(clickhouse)
         await sink.cursor(0)
         # A real refusal by the real engine, of rows that the contract accepts.
-        server.engine.command("ALTER TABLE usage_events ADD CONSTRAINT whole CHECK position NOT IN (7, 8, 40)")
+        server.engine.command("ALTER TABLE usage_rows ADD CONSTRAINT whole CHECK position NOT IN (7, 8, 40)")
         server.engine.command("ALTER TABLE usage_records ADD CONSTRAINT known CHECK log_offset != 3")
         assert await _write(sink, log, 0, len(log.records)) == 0
     engine = server.engine
@@ -192,7 +192,7 @@ async def test_an_error_of_the_tables_is_no_error_of_the_rows(server: ClickHouse
         sink = new_sink(clickhouse)
         await sink.cursor(0)
         server.engine.command("DROP TABLE usage_in_rows")
-        server.engine.command("DROP TABLE usage_in")
+        server.engine.command("DROP TABLE usage_lines")
         with pytest.raises(ClickHouseError, match="UNKNOWN_TABLE") as missing:
             await sink.write(0, log.genesis, log.records)
         assert not isinstance(missing.value, SinkUnavailable)
@@ -207,8 +207,8 @@ async def test_several_logs_at_once_over_a_bad_network(server: ClickHouseServer)
     with _connected(server) as clickhouse:
         sink = new_sink(clickhouse)
         server.faults = [
-            Fault("cut after", "usage_in", times=3),
-            Fault("half", "usage_in", times=3),
+            Fault("cut after", "usage_lines", times=3),
+            Fault("half", "usage_lines", times=3),
             Fault("status", times=4),
         ]
 

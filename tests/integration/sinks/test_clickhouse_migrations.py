@@ -4,14 +4,18 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, FolderInUse
+from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.migrate import Migration, MigrationChanged, all_migrations, migrate, pending
-from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, opened
+from tests.integration.sinks.clickhouse_child import make_log
+from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, opened, read_books
 from tests.meterproof_command import run_meterproof
 from tests.rated_log import RatedLog
 
@@ -57,6 +61,51 @@ async def test_one_that_was_cut_off_is_run_again_to_its_end(tmp_path: Path) -> N
         clickhouse.close()
 
 
+class _OlderSink(ClickHouseSink):
+    """Writes where sinks wrote before migration 9, everything that it is given."""
+
+    async def write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]]) -> None:
+        self._present[genesis.origin] = (frozenset(), frozenset())
+        await super().write(partition, genesis, records)
+
+    def _insert(
+        self, table: str, columns: Sequence[str], rows: list[bytes], format_name: str
+    ) -> list[tuple[bytes, str]]:
+        return super()._insert("usage_in" if table == "usage_lines" else table, columns, rows, format_name)
+
+
+async def test_rows_are_carried_into_the_order_of_their_logs_wherever_that_is_cut_off(tmp_path: Path) -> None:
+    clickhouse = ClickHouse.open_folder(tmp_path / "clickhouse")
+    try:
+        older, moving = all_migrations()[:8], all_migrations()[8]
+        migrate(clickhouse, older)
+        log = make_log(seed=4, batches=30)
+        for _ in range(2):
+            await _OlderSink(clickhouse, read_books).write(0, log.genesis, log.records)
+        assert clickhouse.rows(
+            "SELECT uniqExact(_partition_id) > 1, count() > max(position) + 1 FROM usage_events"
+        ) == [(1, 1)]
+        statements = moving.statements()
+        for cut in range(1, len(statements) + 1):
+            half = replace(moving, text=";\n".join(statements[:cut]) + ";\nCREATE NO SUCH THING;\n")
+            with pytest.raises(ClickHouseError, match="SYNTAX_ERROR"):
+                migrate(clickhouse, [half])
+            assert assert_holds_exactly(clickhouse, log) == log.state.position
+        with pytest.raises(ClickHouseError, match="usage_in"):
+            await _OlderSink(clickhouse, read_books).write(0, log.genesis, log.records)
+        assert [migration.number for migration in migrate(clickhouse)] == [
+            migration.number for migration in all_migrations()[8:]
+        ]
+        assert assert_holds_exactly(clickhouse, log) == log.state.position
+        clickhouse.command("OPTIMIZE TABLE usage_rows FINAL")
+        assert clickhouse.rows("SELECT dense FROM density") == [(1,)]
+        log.grow(3)
+        await new_sink(clickhouse).write(0, log.genesis, log.records)
+        assert assert_holds_exactly(clickhouse, log) == log.state.position
+    finally:
+        clickhouse.close()
+
+
 def test_a_released_migration_cannot_change(tmp_path: Path) -> None:
     with opened(tmp_path / "clickhouse") as clickhouse:
         edited = [replace(migration, text=f"{migration.text}\n") for migration in all_migrations()]
@@ -75,7 +124,7 @@ def test_one_text_serves_a_replicated_database_too(tmp_path: Path) -> None:
     with opened(tmp_path / "clickhouse") as clickhouse:
         for migration in all_migrations():
             for plain, replicated in zip(migration.statements(), migration.statements(replicated=True), strict=True):
-                clickhouse.rows(f"EXPLAIN AST {replicated}")
+                clickhouse.rows(f"EXPLAIN AST {replicated}", {"value": ""})
                 assert replicated.replace("Replicated", "") == plain
                 assert ("MergeTree" in plain) == ("ENGINE = Replicated" in replicated)
         with pytest.raises(ClickHouseError, match="NO_ZOOKEEPER"):
@@ -89,7 +138,7 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
             "WHERE database = currentDatabase() AND engine LIKE '%Tree'"
         )
     assert {name for name, _ in tables} == {
-        "usage_events",
+        "usage_rows",
         "usage_records",
         "sink_progress",
         "quarantine",

@@ -124,7 +124,7 @@ async def test_reconciliation_finds_nothing_until_something_is_wrong(clickhouse:
     await new_sink(clickhouse).write(1, other.genesis, other.records)
     found = _answer(clickhouse, "reconciliation")
     assert found == [{"difference": "one identity under two agents", "place": again.source, "detail": again.id}]
-    clickhouse.command("ALTER TABLE usage_events DELETE WHERE position = 7 SETTINGS mutations_sync = 2")
+    clickhouse.command("ALTER TABLE usage_rows DELETE WHERE position = 7 SETTINGS mutations_sync = 2")
     assert [row["difference"] for row in _answer(clickhouse, "reconciliation")] == [
         "one identity under two agents",
         "records and events disagree",

@@ -123,7 +123,7 @@ async def test_repeated_rows_and_unfinished_writes_do_not_count(clickhouse: Clic
     log = _log(12)
     await _write(clickhouse, log, last=6)
     half = log.records[5][1].header.size
-    clickhouse.command("SYSTEM STOP MERGES usage_events")
+    clickhouse.command("SYSTEM STOP MERGES usage_rows")
     for _ in range(2):  # late writers
         late = new_sink(clickhouse)
         late._present[log.origin] = (frozenset(), frozenset())

@@ -264,7 +264,7 @@ async def test_a_running_pipeline_is_reconciled_with_its_log_and_repaired(deploy
         process.send_signal(signal.SIGTERM)
         assert process.wait(_PATIENCE_S) == 0
     with opened(deployed.data / "clickhouse") as clickhouse:
-        clickhouse.command("ALTER TABLE usage_events DELETE WHERE position = 4 SETTINGS mutations_sync = 2")
+        clickhouse.command("ALTER TABLE usage_rows DELETE WHERE position = 4 SETTINGS mutations_sync = 2")
     assert reconcile()["by_kind"] == {"log": 2, "rollups": 6, "rows": 2}
 
 

@@ -69,7 +69,7 @@ async def test_it_answers_as_clickhouse_does(served: Served) -> None:
 
 
 async def test_parameters_are_bound_and_never_pasted(served: Served) -> None:
-    hostile = "it's'; DROP TABLE usage_events; --"
+    hostile = "it's'; DROP TABLE usage_rows; --"
     assert await served.ask("SELECT {x:String} FORMAT TSVRaw", param_x=hostile) == (200, f"{hostile}\n")
     assert await served.ask("SELECT {x:String} FORMAT TSVRaw", param_x="a\\tb\\\\c") == (200, "a\tb\\c\n")
     assert await served.ask("SELECT {x:Array(String)}[2] FORMAT TSVRaw", param_x="['a','b\\'c']") == (200, "b'c\n")
@@ -89,18 +89,18 @@ async def test_money_is_never_rounded(served: Served) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        "INSERT INTO usage_in (line) VALUES ('x')",
-        "DROP TABLE usage_events",
-        "ALTER TABLE usage_events DELETE WHERE 1",
-        "TRUNCATE TABLE usage_events",
+        "INSERT INTO usage_lines (line) VALUES ('x')",
+        "DROP TABLE usage_rows",
+        "ALTER TABLE usage_rows DELETE WHERE 1",
+        "TRUNCATE TABLE usage_rows",
         "CREATE TABLE t (a Int8) ENGINE = Memory",
         "CREATE TEMPORARY TABLE t (a Int8)",
         "SET readonly = 0",
         "USE default",
         "SYSTEM STOP MERGES",
         "SELECT 1 SETTINGS readonly = 0",
-        "SELECT 1; DROP TABLE usage_events",
-        "SELECT 1 -- '\n; DROP TABLE usage_events",
+        "SELECT 1; DROP TABLE usage_rows",
+        "SELECT 1 -- '\n; DROP TABLE usage_rows",
         "SELECT 1 FROM numbers(1) INTO OUTFILE '{outside}'",
         "SELECT 1 INTO/**/outfile '{outside}'",
         "WITH 1 AS x SELECT x INTO OUTFILE '{outside}' FORMAT CSV",
@@ -147,7 +147,7 @@ async def test_clickhouse_s_own_client_works_through_it(served: Served) -> None:
             rows = client.rows("SELECT position, cost, usage FROM usage WHERE id = {i:String}", {"i": "r1"})
             raw = client.raw("SELECT {x:String} AS x", "JSONEachRow", {"x": Escaped("it\\'s")})
             with pytest.raises(ClickHouseError, match="READONLY"):
-                client.command("DROP TABLE usage_events")
+                client.command("DROP TABLE usage_rows")
             return rows, raw
         finally:
             client.close()

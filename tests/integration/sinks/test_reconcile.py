@@ -96,7 +96,7 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
     assert (await reconcile(clickhouse, audit, None)).holds
 
     clickhouse.command(
-        "ALTER TABLE usage_events UPDATE cost = cost + 1 WHERE position = 5 AND log = {l:String} "
+        "ALTER TABLE usage_rows UPDATE cost = cost + 1 WHERE position = 5 AND log = {l:String} "
         "SETTINGS mutations_sync = 2",
         {"l": logs[0].origin},
     )
@@ -105,7 +105,7 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
     rollups.rebuild()
 
     clickhouse.command(
-        "ALTER TABLE usage_events UPDATE usage = mapUpdate(usage, map('requests', toDecimal128(2, 12))) "
+        "ALTER TABLE usage_rows UPDATE usage = mapUpdate(usage, map('requests', toDecimal128(2, 12))) "
         "WHERE position = 7 AND log = {l:String} SETTINGS mutations_sync = 2",
         {"l": logs[0].origin},
     )
@@ -115,7 +115,7 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
     assert "quantities" in difference.detail
 
     clickhouse.command(
-        "ALTER TABLE usage_events DELETE WHERE position = 9 AND log = {l:String} SETTINGS mutations_sync = 2",
+        "ALTER TABLE usage_rows DELETE WHERE position = 9 AND log = {l:String} SETTINGS mutations_sync = 2",
         {"l": logs[1].origin},
     )
     rollups.rebuild()
@@ -129,7 +129,7 @@ async def test_an_event_that_was_replaced_is_seen_by_its_digest(clickhouse: Clic
     audit = _audit(data, logs)
     await _carry(clickhouse, logs[0])
     clickhouse.command(
-        "ALTER TABLE usage_events UPDATE entry = unhex(repeat('ab', 32)) WHERE position = 3 SETTINGS mutations_sync = 2"
+        "ALTER TABLE usage_rows UPDATE entry = unhex(repeat('ab', 32)) WHERE position = 3 SETTINGS mutations_sync = 2"
     )
     (difference,) = (await reconcile(clickhouse, audit, None)).differences
     assert difference.kind == "audit"
@@ -200,7 +200,7 @@ async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
         cursor = await new_sink(clickhouse).cursor(1)
         assert cursor is not None
         assert cursor.log_offset == logs[1].records[-1][0], "the sink goes on where the folder ended"
-        clickhouse.command("ALTER TABLE usage_events DELETE WHERE position < 5 SETTINGS mutations_sync = 2")
+        clickhouse.command("ALTER TABLE usage_rows DELETE WHERE position < 5 SETTINGS mutations_sync = 2")
     prometheus = data / "reconcile.prom"
     found = run_meterproof("reconcile", "--no-kafka", "--json", "--textfile", str(prometheus), data=data)
     assert found.returncode == 1, found.stderr

@@ -144,16 +144,16 @@ async def test_late_writers_and_erasure_leave_every_answer_exact(
     clickhouse: ClickHouse, log: RatedLog, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     """Before any merge; and of those who were erased no answer tells anything."""
-    for table in ("usage_events", "usage_records"):
+    for table in ("usage_rows", "usage_records"):
         clickhouse.command(f"SYSTEM STOP MERGES {table}")
     for first, last in ((0, 5), (2, 9), (4, len(log.records))):
         late = new_sink(clickhouse)
         late._present[log.origin] = (frozenset(), frozenset())  # one that never asked what is there
         await late.write(0, log.genesis, log.records[first:last])
     Rollups(clickhouse).rebuild()
-    assert one(clickhouse, "SELECT count() FROM usage_events") > len(_lines(log))
+    assert one(clickhouse, "SELECT count() FROM usage_rows") > len(_lines(log))
     _assert_counted(clickhouse, log, expected)
-    for table in ("usage_events", "usage_records"):
+    for table in ("usage_rows", "usage_records"):
         clickhouse.command(f"SYSTEM START MERGES {table}")
     erase_rows(
         clickhouse,
