@@ -250,11 +250,7 @@ class AuditLog:
             return erase_from_log(self.folder, matches, holds, self.disk, self._nothing_appended)
 
     def give_up(self, request: RetentionRequest, holds: Sequence[Hold] = ()) -> RetainedLog:
-        """Give up old segments (`audit_retention.give_up`); appends go on meanwhile, publications wait.
-
-        Raises:
-            DamagedAudit, OSError: see there; this writer goes on.
-        """
+        """Give up old segments (`audit_retention.give_up`, whose errors end nothing); only publications wait for it."""
         with self._sealing, self._publishing:
             retained = give_up(self.folder, request, holds, disk=self.disk)
             with self._one_at_a_time:

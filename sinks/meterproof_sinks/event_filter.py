@@ -77,6 +77,14 @@ class EventFilter:
         event = json.loads(line, parse_float=str, parse_int=str)
         return all(field.holds(event) for field in self.fields) and self._in_time(event["time"])
 
+    def misses(self, line: bytes) -> bool:
+        """Whether a line as it is kept was erased and is asked for, or may have been, not for having been erased."""
+        return erased_entry(line) is not None and not self.erased and self.digest is None
+
+    def reaches_into(self, first_us: int, last_us: int) -> bool:
+        """Whether events of these times, the last one included, can be asked for."""
+        return (self.from_us is None or self.from_us <= last_us) and (self.until_us is None or self.until_us > first_us)
+
     def _in_time(self, time: str) -> bool:
         if self.from_us is None and self.until_us is None:
             return True

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
+import orjson
 import typer
 
 from meterproof.command_line import run_app
@@ -18,6 +19,7 @@ from meterproof_sinks.event_export import ExportFormat
 
 if TYPE_CHECKING:
     from meterproof_sinks.audit_events import KeptEvent
+    from meterproof_sinks.audit_unseen import Unseen
     from meterproof_sinks.event_filter import EventFilter
 
 _FOUND_NOTHING = 1
@@ -61,16 +63,25 @@ def tail(  # noqa: PLR0917 - one parameter per option
 ) -> int:
     """Show the last events of each log, and with --follow those that come.
 
-    --agent, --customer and --where choose among them. Exit code: 0 shown, 1 it cannot be read, 2 wrong usage.
+    --agent, --customer and --where choose among them. How many of them were erased, or given up after their time, is
+    told on stderr; with --json, and without --follow, as a last line {"not_there": …}, if there are any.
+
+    Exit code: 0 shown, 1 it cannot be read, 2 wrong usage.
     """
     from meterproof_sinks.audit_events import LogTail
+    from meterproof_sinks.audit_unseen import Unseen
     from meterproof_sinks.event_search import logs_of
 
     wanted = _filter(agent, customer, where)
-    tails = [LogTail(log) for log in logs_of(_folder(data))]
+    logs = logs_of(_folder(data))
+    tails = [LogTail(log) for log in logs]
+    unseen = Unseen()
     with suppress(KeyboardInterrupt), _reader_may_leave():
-        for one in tails:
-            _show((event for event in one.last(count) if wanted.matches(event.line)), as_json=as_json)
+        for log, one in zip(logs, tails, strict=True):
+            last = one.last(count)
+            unseen.note_given_up_before(log, count - len(last))
+            _show(unseen.looked_through(last, wanted), as_json=as_json)
+        _tell_unseen(unseen, as_json=as_json and not follow)
         while follow:
             sys.stdout.flush()
             time.sleep(_POLL_S)
@@ -100,14 +111,18 @@ def grep(  # noqa: PLR0917 - one parameter per option
 ) -> int:
     """Find events. What is asked for must all hold; asked nothing, every event is found.
 
+    How many events were erased that may have been asked for, and how many given up after their time that can have been
+    of this time, is told on stderr; with --json as a last line {"not_there": …}, if there are any.
+
     Exit code: 0 something was found, 1 nothing was (or it cannot be read, which stderr says), 2 wrong usage.
     """
     wanted = _filter(agent, customer, where, event_id=event_id, from_=from_, until=until, digest=digest, erased=erased)
     found = 1  # if the reader leaves, it was shown something
-    with _reader_may_leave(), _walked(_folder(data), wanted) as events:
+    with _reader_may_leave(), _walked(_folder(data), wanted) as (events, unseen):
         found = sum(1 for _ in events) if count else _show(events, as_json=as_json)
-    if count:
-        typer.echo(found)
+        if count:
+            typer.echo(orjson.dumps({"found": found, "not_there": unseen.as_json}) if as_json else found)
+        _tell_unseen(unseen, as_json=as_json and not count)
     return 0 if found else _FOUND_NOTHING
 
 
@@ -128,11 +143,15 @@ def export(  # noqa: PLR0917 - one parameter per option
     where: _Where = None,
     from_: _From = None,
     until: _Until = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --out: say on standard output, as a JSON object, what was written.")
+    ] = False,
 ) -> int:
     """Write events for other programs: JSONL with each line as it is kept, or CSV or Parquet with columns.
 
     Numbers are exact: JSONL and CSV have them as the events spell them, Parquet as Decimal(38, 12). An erased event is
-    written as such, with its digest, when no question is asked that only its line could answer.
+    written as such, with its digest, when no question is asked that only its line could answer. How many were erased
+    that may have been asked for, and how many given up after their time, is told on stderr, and by --json.
 
     Exit code: 0 written, also if no event was asked for; 1 it could not be; 2 wrong usage.
     """
@@ -141,15 +160,22 @@ def export(  # noqa: PLR0917 - one parameter per option
     form = form or _form_of(out)
     if out is None and form is ExportFormat.PARQUET:
         raise typer.BadParameter("Parquet goes into a file", param_hint="--out")
+    if out is None and as_json:
+        raise typer.BadParameter("needs a file to tell about: give --out", param_hint="--json")
     wanted = _filter(agent, customer, where, from_=from_, until=until)
-    with _walked(_folder(data), wanted) as events:
+    with _walked(_folder(data), wanted) as (events, unseen):
         if out is None:
             with _reader_may_leave():
                 write_events(events, sys.stdout.buffer, form)
+            _tell_unseen(unseen)
             return 0
         with _whole_file(out) as file:
             written = write_events(events, file, form)
-    typer.echo(f"{out}: {written:,} events", err=True)
+    if as_json:
+        typer.echo(orjson.dumps({"out": str(out), "events": written, "not_there": unseen.as_json}))
+    else:
+        typer.echo(f"{out}: {written:,} events", err=True)
+    _tell_unseen(unseen)
     return 0
 
 
@@ -211,12 +237,16 @@ def _reader_may_leave() -> Iterator[None]:
 
 
 @contextmanager
-def _walked(folder: Path, wanted: "EventFilter") -> "Iterator[Iterator[KeptEvent]]":
-    """The events that are wanted, with a progress bar where somebody looks at a terminal and not at the events."""
+def _walked(folder: Path, wanted: "EventFilter") -> "Iterator[tuple[Iterator[KeptEvent], Unseen]]":
+    """The events that are wanted, and what is not there any more of them.
+
+    There is a progress bar where somebody looks at a terminal and not at the events.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from meterproof_sinks.audit_events import count_events, kept_events
+    from meterproof_sinks.audit_unseen import Unseen
     from meterproof_sinks.event_search import logs_of
 
     looked_at = sys.stderr.isatty() and not sys.stdout.isatty()
@@ -232,7 +262,17 @@ def _walked(folder: Path, wanted: "EventFilter") -> "Iterator[Iterator[KeptEvent
     ) as progress:
         task = progress.add_task("read", total=sum(map(count_events, logs_of(folder))) if looked_at else None)
         read = kept_events(folder, lambda stored: progress.advance(task, stored.events))
-        yield (event for event in read if wanted.matches(event.line))
+        unseen = Unseen()
+        unseen.note_given_up(folder, wanted)
+        yield unseen.looked_through(read, wanted), unseen
+
+
+def _tell_unseen(unseen: "Unseen", *, as_json: bool = False) -> None:
+    """Say what is not there any more of what was asked for, if anything."""
+    if as_json and unseen.as_json:
+        typer.echo(unseen.as_json_line)
+    for line in unseen.as_lines:
+        typer.echo(line, err=True)
 
 
 def _show(events: "Iterable[KeptEvent]", *, as_json: bool) -> int:

@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False)
     epilog="Example: meterproof retain --raw-days 400 --minute-days 30 --data data   ·   "
     "meterproof retain --raw-days 400 --url https://clickhouse:8443"
 )
-def retain(
+def retain(  # noqa: PLR0917 - one parameter per option
     raw_days: Annotated[
         int | None, typer.Option(help="Keep single events so many days, by whole months. Default: for ever.", min=62)
     ] = None,
@@ -25,6 +25,9 @@ def retain(
         int | None, typer.Option(help="Keep the roll-up by minute so many days. Default: for ever.", min=1)
     ] = None,
     data: Data = Path("data"),
+    no_holds: Annotated[
+        bool, typer.Option("--no-holds", help="There is no data folder to look for legal holds in, and no hold.")
+    ] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> int:
@@ -32,33 +35,53 @@ def retain(
 
     A month goes only when its events and spend are in the roll-ups, day by day. Logs stay dense, `reconcile` goes on
     comparing, and the audit folder keeps every line. Run it once a day; a folder's own sink must be stopped meanwhile.
+    Months, and days of minutes, with a row under a legal hold (`meterproof audit hold`, in DATA) are kept whole.
 
-    Exit code: 0 done, 1 it could not be done, 2 wrong usage.
+    Exit code: 0 all that is old enough is gone (or nothing is), 1 a hold kept something, or it could not be done;
+    2 wrong usage.
     """
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
+    from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
     from meterproof_sinks.migrate import migrate
     from meterproof_sinks.retention import retire
 
     if raw_days is None and minute_days is None:
         raise typer.BadParameter("give --raw-days, --minute-days, or both")
+    if not no_holds and not data.is_dir():
+        raise typer.BadParameter(
+            f"{data}: no such folder, so nobody knows of legal holds; name the deployment's, or say --no-holds",
+            param_hint="--data",
+        )
+    if no_holds and (data / HOLDS_FILE).exists():
+        raise typer.BadParameter(f"{data / HOLDS_FILE} is there", param_hint="--no-holds")
+    holds = LegalHolds(data / HOLDS_FILE).in_force
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
     clickhouse = settings.open(data)
     try:
         migrate(clickhouse, replicated=settings.replicated)
-        retired = retire(clickhouse, datetime.now(UTC).date(), raw_days=raw_days, minute_days=minute_days)
+        today = datetime.now(UTC).date()
+        retired = retire(clickhouse, today, raw_days=raw_days, minute_days=minute_days, holds=holds)
     finally:
         clickhouse.close()
     if as_json:
-        done = {"months": retired.months, "events": retired.events, "minute_days": retired.minute_days}
+        done = {
+            "months": retired.months,
+            "events": retired.events,
+            "minute_days": retired.minute_days,
+            "held": retired.held,
+        }
         typer.echo(orjson.dumps(done, option=orjson.OPT_INDENT_2))
     else:
         days = len(retired.minute_days)
         typer.echo(f"{retired.events:,} events of {len(retired.months)} months, and minutes of {days} days, given up.")
-    return 0
+        for what, hold in retired.held.items():
+            typer.echo(f"{what} is old enough, but: {hold}", err=True)
+    return 1 if retired.held else 0
 
 
 def main(argv: list[str]) -> int:
     """Give up single events and minutes in ClickHouse after their time; summaries and proofs stay."""
     from meterproof_sinks.clickhouse import ClickHouseError
+    from meterproof_sinks.legal_holds import HoldError
 
-    return run_app(app, "meterproof retain", argv, (ClickHouseError, OSError))
+    return run_app(app, "meterproof retain", argv, (ClickHouseError, HoldError, OSError))

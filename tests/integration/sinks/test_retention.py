@@ -1,5 +1,7 @@
 """Single events go after their time; what they added up to stays, and nothing that is compared begins to differ."""
 
+import asyncio
+import json
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -8,10 +10,12 @@ import pytest
 
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.legal_holds import Hold
 from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.retention import NotRolledUp, retire
 from meterproof_sinks.rollups import Rollups
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
+from tests.meterproof_command import run_meterproof
 from tests.rated_log import RatedLog, costs
 
 pytestmark = pytest.mark.clickhouse
@@ -41,7 +45,21 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
         assert one(clickhouse, "SELECT count() FROM usage") == size, "nothing was given up"
         rollups.rebuild()
 
-        retired = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None)
+        # A hold keeps the month whole, also one that a run was about to drop, and had noted, when it was killed
+        clickhouse.command(
+            "INSERT INTO usage_retired SELECT log, 202512, count(), max(position), sum(position), sum(cost) "
+            "FROM usage_final WHERE toYYYYMM(event_time) = 202512 GROUP BY log"
+        )
+        for customer in ("globex", None):
+            hold = Hold("h1", customer, "2026-01-01T00:00:00.000Z", "legal", "case 12")
+            kept = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=30, holds=[hold])
+            assert (kept.months, kept.minute_days) == ([], [])
+            assert kept.held == dict.fromkeys(("202512", "2025-12-31", "2026-01-01"), str(hold))
+            assert one(clickhouse, "SELECT count() FROM usage") == size
+            assert one(clickhouse, "SELECT dense FROM density") == 1
+
+        nobody = Hold("h2", "nobody", "2026-01-01T00:00:00.000Z", "legal", "case 13")
+        retired = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, holds=[nobody])
         assert (retired.months, retired.events) == ([202512], old)
         assert retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None).months == []
         assert one(clickhouse, "SELECT count() FROM usage") == size - old
@@ -68,3 +86,21 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
         assert one(clickhouse, "SELECT sum(events) FROM usage_by_day") >= size
         with pytest.raises(ValueError, match="at least"):
             retire(clickhouse, _TODAY, raw_days=7, minute_days=None)
+
+
+def test_the_command_heeds_the_holds_of_the_data_folder(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    days = ("retain", "--raw-days", "62", "--minute-days", "1")
+    assert run_meterproof(*days, data=data).returncode == 2, "nobody knows of holds there"
+    data.mkdir()
+    who = ("--by", "legal@example.com", "--reason", "case 12")
+    assert run_meterproof("audit", "hold", "add", "--customer", "globex", *who, data=data).returncode == 0
+    assert run_meterproof(*days, "--no-holds", data=data).returncode == 2, "there are holds"
+    log = RatedLog(seed=61)
+    log.grow(4)
+    with opened(data / "clickhouse") as clickhouse:
+        asyncio.run(new_sink(clickhouse).write(0, log.genesis, log.records))
+        Rollups(clickhouse).refresh()
+    told = run_meterproof(*days, "--json", data=data)
+    assert (told.returncode, json.loads(told.stdout)["months"]) == (1, []), told.stderr
+    assert "case 12" in json.loads(told.stdout)["held"]["202512"]

@@ -14,16 +14,19 @@ from pyarrow import parquet
 
 from meterproof_schemas.event import entry_of
 from meterproof_sinks.audit_events import LogTail, kept_events
-from meterproof_sinks.audit_folder import segments_of
+from meterproof_sinks.audit_folder import log_folders, segments_of
 from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.audit_retention import RetentionRequest
 from meterproof_sinks.audit_segment import split_record
 from meterproof_sinks.commands.audit import main as audit
 from meterproof_sinks.event_filter import BadFilter, EventFilter, Field, instant_us
+from meterproof_sinks.segment_manifest import read_manifests
 from meterproof_sinks.segment_writer import SegmentLimits
-from tests.audit_upkeep import erase_lines
+from tests.audit_upkeep import erase_lines, give_up_all
 from tests.builders import NOW_MS, make_event
 from tests.log_builder import LogBuilder
 from tests.published_log import publish
+from tests.sealed_folder import write_sealed_folder
 
 _MAIN = "import sys; from meterproof_sinks.commands.audit import main; sys.exit(main(sys.argv[1:]))"
 BIG = 2**63 - 1
@@ -118,6 +121,54 @@ def test_erased_events_are_shown_as_erased_and_found_by_their_digest_alone(
     rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
     assert [row["entry"] for row in rows if row["erased"] == "true"] == [digest]
     assert len(rows) == len(lines_of(make_log()))
+
+
+def test_what_is_not_there_any_more_is_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = LogBuilder()
+    while len(log.records) < 8:
+        log.batch(3)
+    write_sealed_folder(tmp_path / "audit", log, bytes_max=2_500)
+    (folder,) = log_folders(tmp_path / "audit")
+    erase_lines(tmp_path / "audit", lambda line: line == lines_of(log)[-1])
+    manifests = read_manifests(folder)
+    assert len(manifests) > 1
+    request = RetentionRequest(manifests[0].end.clock_ms + 1, "ops@example.com", "policy 7", NOW_MS)
+    gone = give_up_all(tmp_path / "audit", request)[log.origin].events
+    where = ["--data", str(tmp_path)]
+    counted = {log.origin: {"given_up": gone, "erased": 1}}
+    left = len(lines_of(log)) - gone
+    told = f"{log.origin}: of what was asked for, {gone} events were given up and 1 erased\n"
+
+    # What only the line could tell: found or not, exit code and counts say what is so
+    for agent, code in ((log.agent, 0), ("nobody", 1)):
+        found = left - 1 if code == 0 else 0
+        assert audit(["grep", "--agent", agent, "--count", "--json", *where]) == code
+        seen = capfd.readouterr()
+        assert (orjson.loads(seen.out), seen.err) == ({"found": found, "not_there": counted}, told)
+        assert audit(["grep", "--agent", agent, "--json", *where]) == code
+        lines = [orjson.loads(line) for line in capfd.readouterr().out.splitlines()]
+        assert (len(lines), lines[-1]) == (found + 1, {"not_there": counted})
+        assert audit(["grep", "--agent", agent, *where]) == code
+        seen = capfd.readouterr()
+        assert (len(seen.out.splitlines()), seen.err) == (found, told)
+    # By its digest it can be told that no erased line is meant
+    assert audit(["grep", "--digest", "ab" * 32, "--count", "--json", *where]) == 1
+    assert orjson.loads(capfd.readouterr().out)["not_there"] == {log.origin: {"given_up": gone, "erased": 0}}
+    # Behind all that was given up
+    assert audit(["grep", "--from", "2030-01-01", "--count", "--json", *where]) == 1
+    assert orjson.loads(capfd.readouterr().out)["not_there"] == {log.origin: {"given_up": 0, "erased": 1}}
+    # Tail reads the end alone, as far as it is asked
+    for count, not_there in ((2, {"given_up": 0, "erased": 1}), (left + 2, {"given_up": 2, "erased": 1})):
+        assert audit(["tail", "-n", str(count), "--json", *where]) == 0
+        lines = [orjson.loads(line) for line in capfd.readouterr().out.splitlines()]
+        assert (len(lines), lines[-1]) == (min(count, left) + 1, {"not_there": {log.origin: not_there}})
+    # An export has it beside the file
+    out = tmp_path / "all.csv"
+    assert audit(["export", "--out", str(out), "--json", *where]) == 0
+    seen = capfd.readouterr()
+    assert orjson.loads(seen.out) == {"out": str(out), "events": left, "not_there": counted}
+    assert seen.err == told
+    assert audit(["export", "--json", *where]) == 2
 
 
 def test_csv_and_parquet_have_every_quantity_to_the_last_digit(data: Path) -> None:
