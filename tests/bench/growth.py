@@ -1,7 +1,12 @@
 """What an event costs when the dedupe index holds millions already; `python -m tests.bench.growth JOB` for each.
 
-The index is filled directly, with identities that no event has; then the sequencer's pure class judges and records
-batches of 100 on top of it, each record acknowledged at once. No broker and no runtime: what grows is the index alone.
+The index is filled with identities that no event has, in the way in which the sequencer uses it: records of 100 are
+looked up, added and acknowledged, and the ingest clock goes over a quarter more than the time that an identity is kept,
+so that the first of them are forgotten again. Then the sequencer's pure class judges and records batches of 100 on top
+of it, each record acknowledged at once. No broker and no runtime: what grows is the index alone.
+
+Processor time is that of all threads, also of those that merge files behind it. Before the class begins these are at
+rest, and it ends when they are; what they cost over a long time stands in the price of filling, over its last fifth.
 """
 
 import gc
@@ -18,9 +23,10 @@ from typing import Any, Final
 import orjson
 
 from meterproof_schemas.fold import LogState
-from meterproof_stream.judge import judge
+from meterproof_stream.judge import genesis_of, judge
 from meterproof_stream.kept_state import KeptState
 from meterproof_stream.record_builder import append_record
+from meterproof_stream.rocksdb_index import RocksdbIndex
 from tests.bench.rig import Rig
 from tests.bench.steps import Steps
 
@@ -30,13 +36,18 @@ SIZES_QUICK: Final = (20_000,)
 SLOWER_TARGET: Final = 2.0
 """The largest may cost at most this many times what the smallest costs."""
 _BATCH: Final = 100
-_EVENTS: Final = 40_000
+_EVENTS: Final = 100_000
 _EVENTS_QUICK: Final = 2_000
-_FILL: Final = 2_000
-"""Identities per record of the filling."""
+_FIFTHS: Final = 5
+"""Of the filling; all but one of them are kept."""
 _MEMORY_BYTES: Final = 220
 """What an identity takes in memory, generously: what would not fit is not tried."""
 _FREE_SHARE: Final = 0.5
+_DISK_LOOK: Final = 200
+"""Records between two looks at the folder."""
+_REST_LOOK_S: Final = 0.5
+_REST_SHARE: Final = 0.02
+"""Of the time between two looks: below it the threads behind an index are at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,15 @@ class Growth:
     events_per_cpu_s: float | None
     """None: not measured."""
     peak_mib: int
+    """Of the whole process."""
+    add_us: float = 0.0
+    """CPU of all threads for looking up and adding one new identity, over the last fifth of the filling."""
+    add_thread_us: float = 0.0
+    """The same of the calling thread alone."""
+    disk_mib: int = 0
+    """At most, looked at every few records."""
+    open_s: float = 0.0
+    """CPU of opening what was closed."""
     why: str = ""
     """Why it was not measured."""
 
@@ -61,13 +81,13 @@ async def measure_growth(rig: Rig, index: str, identities: int) -> Growth:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if index == "memory" and identities * _MEMORY_BYTES > free * _FREE_SHARE:
         gib = identities * _MEMORY_BYTES / 2**30
-        return Growth(index, identities, None, 0, f"needs about {gib:.0f} GiB of memory")
+        return Growth(index, identities, None, 0, why=f"needs about {gib:.0f} GiB of memory")
     rig.say(f"{index}, {identities:,} identities")
     events = _EVENTS_QUICK if rig.quick else _EVENTS
     job = orjson.dumps({"index": index, "identities": identities, "events": events, "folder": str(rig.folder)}).decode()
     with rig.started([sys.executable, "-m", "tests.bench.growth", job], measured=True) as process:
         found: Mapping[str, Any] = orjson.loads((await process.end()).splitlines()[-1])
-    return Growth(index, identities, found["events_per_cpu_s"], found["peak_mib"])
+    return Growth(**found)
 
 
 def main(index: str, identities: int, events: int, folder: str) -> None:
@@ -76,9 +96,10 @@ def main(index: str, identities: int, events: int, folder: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as kept:
         state = KeptState(Path(kept) / "p0") if index == "rocksdb" else LogState()
         state.offer(0, steps.genesis)
-        _fill(state, identities, steps.now_ms)
+        filled = _fill(state, identities, steps.now_ms)
         gc.collect()
         gc.freeze()
+        _wait_for_rest()
         began_s = time.process_time()
         for offset, value in enumerate(steps.values):
             judgement = judge(
@@ -92,24 +113,74 @@ def main(index: str, identities: int, events: int, folder: str) -> None:
             )
             append_record(state, judgement, log_offset=offset + 1, source_offset=offset, in_force=steps.in_force)
             state.acknowledge(offset + 1)
+        _wait_for_rest()
         used_s = time.process_time() - began_s
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         state.close()
-    found = {"events_per_cpu_s": _BATCH * len(steps.values) / used_s, "peak_mib": peak_mib}
-    sys.stdout.write(orjson.dumps(found).decode() + "\n")
+        open_s = _opened_s(Path(kept) / "p0", identities) if index == "rocksdb" else 0.0
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    found = Growth(
+        index,
+        identities,
+        _BATCH * len(steps.values) / used_s,
+        peak_mib,
+        open_s=open_s,
+        **filled,
+    )
+    sys.stdout.write(orjson.dumps(found.as_json()).decode() + "\n")
 
 
-def _fill(state: LogState, identities: int, now_ms: int) -> None:
-    """Put identities straight into the index, as records would."""
+def _fill(state: LogState, identities: int, end_ms: int) -> dict[str, Any]:
+    """Put so many, and a quarter more, into the index as records would; the last of them at `end_ms`."""
     index: Any = state.index
-    entry = bytes(32)
-    for _ in range(identities // _FILL):
-        raw = os.urandom(16 * _FILL)
-        made = [raw[at : at + 16] for at in range(0, len(raw), 16)]
-        # Each its own entry, since an index in memory would hold one object for all.
-        index.add(made, [one + entry[16:] for one in made], now_ms)
-        if isinstance(state, KeptState):
+    keep_ms = genesis_of(state).limits.identities_kept_ms
+    disk_bytes, making_s, all_s, thread_s = 0, 0.0, 0.0, 0.0
+    records = identities // _BATCH
+    measured = records // (_FIFTHS - 1)
+    for number in range(-measured, records):
+        if number == records - measured:
+            _wait_for_rest()
+            making_s, all_s, thread_s = 0.0, time.process_time(), time.thread_time()
+        began_s = time.thread_time()
+        raw = os.urandom((16 + 32) * _BATCH)
+        made = [raw[at : at + 16] for at in range(0, 16 * _BATCH, 16)]
+        entries = [raw[at : at + 32] for at in range(16 * _BATCH, len(raw), 32)]
+        clock_ms = end_ms - (records - 1 - number) * keep_ms // records
+        making_s += time.thread_time() - began_s
+        index.get_many(made)
+        index.evict(clock_ms)
+        index.add(made, entries, clock_ms)
+        if isinstance(index, RocksdbIndex):
             index.acknowledge((), {})
+            if number % _DISK_LOOK == 0:
+                disk_bytes = max(disk_bytes, index.disk_bytes())
+    thread_s = time.thread_time() - thread_s
+    _wait_for_rest()
+    us_per_identity = 1e6 / (measured * _BATCH)
+    return {
+        "add_us": (time.process_time() - all_s - making_s) * us_per_identity,
+        "add_thread_us": (thread_s - making_s) * us_per_identity,
+        "disk_mib": disk_bytes >> 20,
+    }
+
+
+def _opened_s(folder: Path, identities: int) -> float:
+    """CPU of opening the folder, which holds so many."""
+    began_s = time.process_time()
+    index = RocksdbIndex.open(folder)
+    used_s = time.process_time() - began_s
+    if index is None or len(index) < identities:
+        raise SystemExit("what was closed is not there again")
+    index.close()
+    return used_s
+
+
+def _wait_for_rest() -> None:
+    """Until no thread of the process has work."""
+    used_s = 1.0
+    while used_s > _REST_LOOK_S * _REST_SHARE:
+        began_s = time.process_time()
+        time.sleep(_REST_LOOK_S)
+        used_s = time.process_time() - began_s
 
 
 if __name__ == "__main__":

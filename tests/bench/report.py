@@ -183,14 +183,24 @@ def _growth_table(growth: Sequence[Growth]) -> Table:
     title = f"the pure class on an index that holds many identities (target: at most {SLOWER_TARGET:g} times slower)"
     table = Table(box=SIMPLE, title=title)
     table.add_column("index")
-    for heading in ("identities", "events per CPU second", "times slower", "peak MiB"):
+    headings = (
+        "events per CPU second",
+        "times slower",
+        "µs to add one",
+        "of the thread",
+        "peak MiB",
+        "disk MiB",
+        "open s",
+    )
+    for heading in ("identities", *headings):
         table.add_column(heading, justify="right")
     for one in growth:
         first = next(each for each in growth if each.index == one.index)
         if one.events_per_cpu_s is None:
-            table.add_row(one.index, f"{one.identities:,}", f"not measured: {one.why}", "", "")
+            table.add_row(one.index, f"{one.identities:,}", f"not measured: {one.why}")
             continue
         slower = (first.events_per_cpu_s or one.events_per_cpu_s) / one.events_per_cpu_s
-        figures = (f"{one.events_per_cpu_s:,.0f}", f"{slower:.2f}", f"{one.peak_mib:,}")
-        table.add_row(one.index, f"{one.identities:,}", *figures)
+        figures = (f"{one.events_per_cpu_s:,.0f}", f"{slower:.2f}", f"{one.add_us:.1f}", f"{one.add_thread_us:.1f}")
+        taken = (f"{one.peak_mib:,}", f"{one.disk_mib:,}", f"{one.open_s:.2f}")
+        table.add_row(one.index, f"{one.identities:,}", *figures, *taken)
     return table

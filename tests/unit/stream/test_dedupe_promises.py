@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.unit.stream.index_writer import CLOCK_STEP_MS, acknowledge, add, cont
 
 HORIZON_MS = 1_000
 KEEP_MS = HORIZON_MS + FUTURE_TOLERANCE_MS
+PATIENCE_S = 120.0
 Opened = Callable[[], DedupeIndex]
 
 
@@ -225,6 +227,28 @@ def test_forgetting_gives_the_space_back(tmp_path: Path, monkeypatch: pytest.Mon
     # 200 identities to the time that one is kept, a quarter of it more for the oldest span, and what is not written.
     assert max(sizes) <= 200 + 50 + 50 + 2
     assert index.disk_bytes() > 0
+    index.close()
+
+
+def test_what_no_longer_grows_is_merged_into_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rocksdb_index, "_MEMTABLE_BYTES", 64 << 10)
+    folder = tmp_path / "p0"
+    index = RocksdbIndex.create(folder, KEEP_MS)
+    identities = [identity(number) for number in range(5_000)]
+    for begin in range(0, len(identities), 500):
+        added = identities[begin : begin + 500]
+        index.add(added, [known * 2 for known in added], 0)
+        index.acknowledge([], {})
+        index.write()
+    # The next span, and nothing yet in it that was flushed.
+    index.add([identity(9_999)], [entry(9_999)], KEEP_MS // 2)
+    index.acknowledge([], {})
+    index.write()
+    deadline_s = time.monotonic() + PATIENCE_S
+    while len(files := list(folder.glob("*.sst"))) > 1:
+        assert time.monotonic() < deadline_s, files
+        time.sleep(0.02)
+    assert index.get_many(identities) == [known * 2 for known in identities]
     index.close()
 
 
