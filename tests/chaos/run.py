@@ -16,7 +16,7 @@ from tests.chaos.recovery import Recovery, RecoveryWatch
 from tests.chaos.rig import Rig
 from tests.chaos.schedule import schedule
 
-QUICK_RATE: Final = 300
+QUICK_RATE: Final = 100
 """Events a second of a short run."""
 _FIRST_S: Final = 2.0
 """Load alone, before the first fault."""

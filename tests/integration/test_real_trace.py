@@ -35,6 +35,7 @@ SEED = int(os.environ.get("METERPROOF_SEED", "20231116"))
 pytestmark = [
     pytest.mark.broker,
     pytest.mark.clickhouse,
+    pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not TRACE.exists(), reason=f"the shared trace {os.path.relpath(TRACE)} is not there"),
 ]

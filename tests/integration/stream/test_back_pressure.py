@@ -25,7 +25,7 @@ WAITING = 200_000
 ROUND_TRIP_S = 0.1
 WARM_RECORDS = 600
 """More than may be on their way: after so many, everything that is bounded has been filled once."""
-MEASURED_S = 15.0
+MEASURED_S = 8.0
 GROWTH_BYTES_MAX = 64 * 1024 * 1024
 """What memory may grow by afterwards; what waits is several times as much."""
 

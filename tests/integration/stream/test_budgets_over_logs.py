@@ -117,7 +117,7 @@ async def arrived(pipeline: Pipeline, sent: Sent, workers: list[Worker]) -> None
         for worker in workers:
             assert worker.process.poll() is None, worker.log()
         assert time.monotonic() < deadline_s, (sums, dict(sent.used), raised ^ sent.alerts())
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
 
 
 def show(pipeline: Pipeline, *arguments: str) -> list[str]:

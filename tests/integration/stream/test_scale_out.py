@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PARTITIONS = 4
 SESSION_S = 90
-LOAD_INTERVAL_S = 0.02
+LOAD_INTERVAL_S = 0.1
 SETTLED_S = 1.0
 """Load behind each change, so that its last pause has an end."""
 

@@ -1,5 +1,6 @@
 """A deployment on the shared broker, and stream workers as real processes on it."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -128,7 +129,7 @@ class Pipeline:
             return [await future for future in futures]
 
     async def records(self, topic: Topic, partition: int) -> list[Record]:
-        async with PartitionReader(self.kafka, self.kafka.topic(topic), partition) as reader:
+        async with self._reader(topic, partition) as reader:
             return [record async for chunk in reader.read(*await reader.bounds()) for record in chunk]
 
     async def log(self, partition: int) -> LogState:
@@ -136,22 +137,28 @@ class Pipeline:
         return fold((record.offset, record.value) for record in await self.records(Topic.LOG, partition))
 
     async def source_end(self, partition: int) -> int:
-        async with PartitionReader(self.kafka, self.kafka.topic(Topic.BATCHES), partition) as reader:
+        async with self._reader(Topic.BATCHES, partition) as reader:
             return (await reader.bounds())[1]
 
     async def wait_until_sequenced(self, worker: "Worker | None" = None) -> None:
         """Return when every source record has its log record."""
         deadline_s = time.monotonic() + PATIENCE_S
         for partition in range(self.partitions):
-            while True:
-                end, state = await self.source_end(partition), await self.log(partition)
-                if state.next_source_offset >= end:
-                    break
-                if worker is not None and worker.process.poll() is not None:
-                    raise AssertionError(f"the worker ended with {worker.process.poll()}:\n{worker.log()}")
-                if time.monotonic() > deadline_s:
-                    so_far = f"partition {partition}: {state.next_source_offset} of {end} sequenced"
-                    raise AssertionError(f"{so_far}\n{'' if worker is None else worker.log()}")
+            async with self._reader(Topic.BATCHES, partition) as source, self._reader(Topic.LOG, partition) as log:
+                state, begin = LogState(), (await log.bounds())[0]
+                while True:
+                    end, log_end = (await source.bounds())[1], (await log.bounds())[1]
+                    async for chunk in log.read(begin, log_end):
+                        fold(((record.offset, record.value) for record in chunk), state)
+                    begin = log_end
+                    if state.next_source_offset >= end:
+                        break
+                    if worker is not None and worker.process.poll() is not None:
+                        raise AssertionError(f"the worker ended with {worker.process.poll()}:\n{worker.log()}")
+                    if time.monotonic() > deadline_s:
+                        so_far = f"partition {partition}: {state.next_source_offset} of {end} sequenced"
+                        raise AssertionError(f"{so_far}\n{'' if worker is None else worker.log()}")
+                    await asyncio.sleep(0.05)
 
     async def check(self) -> None:
         """Every acknowledged event is accepted exactly once, and nothing else is."""
@@ -166,6 +173,9 @@ class Pipeline:
             lost, too_many = (sent - counted).total(), (counted - sent).total()
             assert (lost, too_many) == (0, 0), f"partition {partition}: {lost} events lost, {too_many} too many"
             assert state.position == len(expected)
+
+    def _reader(self, topic: Topic, partition: int) -> PartitionReader:
+        return PartitionReader(self.kafka, self.kafka.topic(topic), partition)
 
 
 class Worker:
