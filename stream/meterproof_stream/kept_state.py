@@ -97,7 +97,7 @@ class KeptState(LogState):
         super().append(offset, header, digest, frontier, identities, entries, batch)
         rows: tuple[bytes, ...] = ()
         if batch is not None and self.series.added > before:
-            rows = (_encode_row(self.series.row(batch, header.clock_ms)),)
+            rows = (encode_row(self.series.row(batch, header.clock_ms)),)
         self._appended.append(_Appended(header, digest, rows))
 
     def acknowledge(self, offset: int) -> None:
@@ -134,7 +134,8 @@ class KeptState(LogState):
             self._kept.close()
 
 
-def _encode_row(row: SeriesRow) -> bytes:
+def encode_row(row: SeriesRow) -> bytes:
+    """What is kept of a batch."""
     clock_ms, producer, instance, sequence, root, following, missing = astuple(row)
     return orjson.dumps([clock_ms, producer, instance, sequence, root.hex(), following, missing])
 

@@ -23,8 +23,10 @@ from typing import Any, Final
 import orjson
 
 from meterproof_schemas.fold import LogState
+from meterproof_schemas.log_record import decode_record
+from meterproof_schemas.series import SeriesRow
 from meterproof_stream.judge import genesis_of, judge
-from meterproof_stream.kept_state import KeptState
+from meterproof_stream.kept_state import KeptState, encode_row
 from meterproof_stream.record_builder import append_record
 from meterproof_stream.rocksdb_index import RocksdbIndex
 from tests.bench.rig import Rig
@@ -36,6 +38,8 @@ SIZES_QUICK: Final = (20_000,)
 SLOWER_TARGET: Final = 2.0
 """The largest may cost at most this many times what the smallest costs."""
 _BATCH: Final = 100
+_INSTANCES: Final = 50
+"""Producers' instances that the held identities came from."""
 _EVENTS: Final = 100_000
 _EVENTS_QUICK: Final = 2_000
 _FIFTHS: Final = 5
@@ -66,8 +70,8 @@ class Growth:
     """The same of the calling thread alone."""
     disk_mib: int = 0
     """At most, looked at every few records."""
-    open_s: float = 0.0
-    """CPU of opening what was closed."""
+    start_s: float = 0.0
+    """CPU of a start on what was closed: opening it, and bringing the state back that belongs to it."""
     why: str = ""
     """Why it was not measured."""
 
@@ -93,6 +97,7 @@ async def measure_growth(rig: Rig, index: str, identities: int) -> Growth:
 def main(index: str, identities: int, events: int, folder: str) -> None:
     """Fill, measure, print."""
     steps = Steps(_BATCH, events)
+    last = b""
     with tempfile.TemporaryDirectory(dir=folder) as kept:
         state = KeptState(Path(kept) / "p0") if index == "rocksdb" else LogState()
         state.offer(0, steps.genesis)
@@ -111,19 +116,21 @@ def main(index: str, identities: int, events: int, folder: str) -> None:
                 registry=steps.registry,
                 meters=steps.meters,
             )
-            append_record(state, judgement, log_offset=offset + 1, source_offset=offset, in_force=steps.in_force)
+            last = append_record(
+                state, judgement, log_offset=offset + 1, source_offset=offset, in_force=steps.in_force
+            ).value
             state.acknowledge(offset + 1)
         _wait_for_rest()
         used_s = time.process_time() - began_s
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         state.close()
-        open_s = _opened_s(Path(kept) / "p0", identities) if index == "rocksdb" else 0.0
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        start_s = _started_s(Path(kept) / "p0", state, last) if index == "rocksdb" else 0.0
     found = Growth(
         index,
         identities,
         _BATCH * len(steps.values) / used_s,
         peak_mib,
-        open_s=open_s,
+        start_s=start_s,
         **filled,
     )
     sys.stdout.write(orjson.dumps(found.as_json()).decode() + "\n")
@@ -140,17 +147,22 @@ def _fill(state: LogState, identities: int, end_ms: int) -> dict[str, Any]:
         if number == records - measured:
             _wait_for_rest()
             making_s, all_s, thread_s = 0.0, time.process_time(), time.thread_time()
+        clock_ms = end_ms - (records - 1 - number) * keep_ms // records
         began_s = time.thread_time()
         raw = os.urandom((16 + 32) * _BATCH)
         made = [raw[at : at + 16] for at in range(0, 16 * _BATCH, 16)]
         entries = [raw[at : at + 32] for at in range(16 * _BATCH, len(raw), 32)]
-        clock_ms = end_ms - (records - 1 - number) * keep_ms // records
+        sequence = number + measured
+        row = SeriesRow(clock_ms, "gateway", f"instance-{sequence % _INSTANCES}", sequence, raw[:32], sequence + 1, [])
+        state.series.restore(row)
+        state.series.evict(clock_ms)
+        encoded = encode_row(row)
         making_s += time.thread_time() - began_s
         index.get_many(made)
         index.evict(clock_ms)
         index.add(made, entries, clock_ms)
         if isinstance(index, RocksdbIndex):
-            index.acknowledge((), {})
+            index.acknowledge((encoded,), {})
             if number % _DISK_LOOK == 0:
                 disk_bytes = max(disk_bytes, index.disk_bytes())
     thread_s = time.thread_time() - thread_s
@@ -163,14 +175,17 @@ def _fill(state: LogState, identities: int, end_ms: int) -> dict[str, Any]:
     }
 
 
-def _opened_s(folder: Path, identities: int) -> float:
-    """CPU of opening the folder, which holds so many."""
+def _started_s(folder: Path, state: LogState, last_record: bytes) -> float:
+    """CPU of bringing back what `state` was, from the folder and the last record of the log."""
     began_s = time.process_time()
     index = RocksdbIndex.open(folder)
-    used_s = time.process_time() - began_s
-    if index is None or len(index) < identities:
+    if index is None:
         raise SystemExit("what was closed is not there again")
-    index.close()
+    again = KeptState.resume_at(folder, index, decode_record(last_record))
+    used_s = time.process_time() - began_s
+    again.close()
+    if (again.position, len(again.series.roots())) != (state.position, len(state.series.roots())):
+        raise SystemExit("what was closed is not what is there again")
     return used_s
 
 

@@ -190,7 +190,7 @@ def _growth_table(growth: Sequence[Growth]) -> Table:
         "of the thread",
         "peak MiB",
         "disk MiB",
-        "open s",
+        "start s",
     )
     for heading in ("identities", *headings):
         table.add_column(heading, justify="right")
@@ -201,6 +201,6 @@ def _growth_table(growth: Sequence[Growth]) -> Table:
             continue
         slower = (first.events_per_cpu_s or one.events_per_cpu_s) / one.events_per_cpu_s
         figures = (f"{one.events_per_cpu_s:,.0f}", f"{slower:.2f}", f"{one.add_us:.1f}", f"{one.add_thread_us:.1f}")
-        taken = (f"{one.peak_mib:,}", f"{one.disk_mib:,}", f"{one.open_s:.2f}")
+        taken = (f"{one.peak_mib:,}", f"{one.disk_mib:,}", f"{one.start_s:.2f}")
         table.add_row(one.index, f"{one.identities:,}", *figures, *taken)
     return table
