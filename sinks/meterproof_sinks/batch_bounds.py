@@ -1,8 +1,13 @@
 """When a sink's batch is full: by rows, bytes or age."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from meterproof_schemas.log_record import LogRecord
+
+_SHARE_ROWS: Final = 10_000
+_SHARE_BYTES: Final = 8 * 1024 * 1024
+"""A log's share of what all logs may gather becomes no smaller than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,13 +15,29 @@ class BatchBounds:
     """The first bound that is reached ends a batch. A batch ends between log records, so one record may exceed it."""
 
     rows_max: int = 20_000
-    """Accepted events. ClickHouse wants 10,000 or more at once."""
+    """Accepted events."""
     bytes_max: int = 32 * 1024 * 1024
     """Sum of the log records' values."""
     records_max: int = 5_000
     """Log records: what bounds a batch when records carry few events or none."""
     age_max_s: float = 0.5
-    """Since the first record of the batch was polled: how late a quiet log's event is at most."""
+    """How late a quiet log's event is at most. Batches end at whole multiples of it, so those of all logs together."""
+    together: bool = False
+    """Whether rows and bytes are those of all logs of a worker."""
+
+    def share_of(self, logs: int) -> "BatchBounds":
+        """The bounds of one of so many logs."""
+        if not self.together:
+            return self
+        return replace(
+            self,
+            rows_max=max(self.rows_max // logs, min(self.rows_max, _SHARE_ROWS)),
+            bytes_max=max(self.bytes_max // logs, min(self.bytes_max, _SHARE_BYTES)),
+        )
+
+
+CLICKHOUSE_BOUNDS: Final = BatchBounds(rows_max=100_000, bytes_max=64 * 1024 * 1024, age_max_s=0.4, together=True)
+"""An insert of 100,000 rows takes a quarter of the time that 20 of 5,000 take, and little less than larger ones."""
 
 
 @dataclass(slots=True)
@@ -50,7 +71,10 @@ class Batch:
 
     def left_s(self, now_s: float) -> float | None:
         """How long the batch may still wait for more; None while it is empty."""
-        return max(0.0, self.began_s + self.bounds.age_max_s - now_s) if self.records else None
+        if not self.records:
+            return None
+        age_max_s = self.bounds.age_max_s
+        return max(0.0, (self.began_s // age_max_s + 1) * age_max_s - now_s)
 
     def take(self) -> list[tuple[int, LogRecord]]:
         """Take out what was gathered and begin anew."""

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
+from typing import Final
 
 import orjson
 import structlog
@@ -11,6 +13,7 @@ from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, UnfitRows
+from meterproof_sinks.group_commit import GroupCommit
 from meterproof_sinks.reference_rows import put_price_books
 from meterproof_sinks.sink import Density
 from meterproof_sinks.usage_rows import (
@@ -19,10 +22,10 @@ from meterproof_sinks.usage_rows import (
     UnfitRow,
     erased_rows,
     event_rows,
-    line_of,
-    position_of,
     record_rows,
     sent_of,
+    unfit_event,
+    unfit_record,
 )
 
 ReadBooks = Callable[[], Awaitable[Mapping[int, PriceBook]]]
@@ -37,10 +40,9 @@ _PRESENT_RECORDS = (
     "SELECT DISTINCT log_offset FROM usage_records WHERE log = {log:String} AND log_offset > {offset:Int64}"
 )
 _DENSITY = "SELECT dense, toInt64(positions) - toInt64(last_position) - 1 FROM density WHERE log = {log:String}"
-_ADVANCE = """
-INSERT INTO sink_progress (log, partition, epoch, log_offset, digest, next) VALUES
-({log:String}, {partition:UInt32}, {epoch:String}, {log_offset:UInt64}, {digest:String}, {next:UInt64})
-"""
+_PROGRESS_COLUMNS: Final = ("log", "partition", "epoch", "log_offset", "digest", "next")
+_GROUP_ROWS_MAX: Final = 100_000
+"""Rows after which no further log joins an insert: what a larger one saves is little, and it takes memory."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.sink")
 
@@ -53,13 +55,30 @@ class TwoLogs(ClickHouseError):
     """The database holds two logs for one partition."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """Records of one log as they go into the tables."""
+
+    genesis: Genesis
+    partition: int
+    cursor: Cursor
+    """What it ends with."""
+    books: tuple[PriceBook, ...]
+    """That the records name and that are not known to be noted."""
+    events: list[bytes]
+    erased: list[bytes]
+    records: list[bytes]
+    unfit: list[UnfitRow]
+
+
 class ClickHouseSink:
     """Rows in ClickHouse: exact for everybody who reads the views, at any moment, whatever was retried or replayed.
 
     Promises: `sink_progress` names a record only after every event and record up to it was acknowledged to this very
     object; a row is the same however often and in whatever company it is written. A row that the database will not have
-    stands in `quarantine` with its error before any progress is noted, and keeps no other row out. Lives as long as its
-    worker; the database stays the caller's.
+    stands in `quarantine` with its error before any progress is noted, and keeps no other row out. Logs that are
+    written at the same time share their inserts, since an insert costs as much for one row as for several thousand.
+    Lives as long as its worker; the database stays the caller's.
     """
 
     name = "clickhouse"
@@ -74,6 +93,9 @@ class ClickHouseSink:
         self._noted: set[int] = set()
         """Price books that are in `price_books` for sure."""
         self._present: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
+        self._group: GroupCommit[_Write] = GroupCommit(
+            lambda writes: asyncio.to_thread(self._commit, writes), lambda write: len(write.events), _GROUP_ROWS_MAX
+        )
 
     async def cursor(self, log: int) -> Cursor | None:
         """The record that the newest progress row of this partition names.
@@ -100,11 +122,15 @@ class ClickHouseSink:
 
         1. once per run, and again after each call of which the end is not known: what of the log is there already
            above the progress row, left by the steps below
-        2. the price books that the records name; those are noted in `price_books` too
-        3. insert the events that are not there, and the places of those that were erased
-        4. insert the records that are not there
-        5. insert the rows that steps 3 and 4 found unfit, each alone, into `quarantine`
-        6. all are acknowledged: insert the progress row
+        2. make the rows, from the price books that the records name
+
+        and then, together with the logs that have come so far meanwhile:
+
+        3. note the price books in `price_books`
+        4. insert the events that are not there, and the places of those that were erased
+        5. insert the records that are not there
+        6. insert the rows that steps 4 and 5 found unfit, each alone, into `quarantine`
+        7. all are acknowledged: insert the progress rows
 
         Raises:
             UnknownPriceBook: a record names a book that is not on its topic.
@@ -116,9 +142,9 @@ class ClickHouseSink:
         origin = self._origins[partition] = genesis.origin
         if origin not in self._present:  # 1
             self._present[origin] = await asyncio.to_thread(self._find_present, partition, origin)
-        books = await self._books_for(records)  # 2
+        books = await self._books_for(records)
         try:
-            await asyncio.to_thread(self._write, partition, genesis, records, books)
+            await self._group.add(asyncio.to_thread(self._make, partition, genesis, records, books))
         except ClickHouseUnavailable:
             # It may have been done and only the answer lost, or a part of it.
             self._present.pop(origin, None)
@@ -140,43 +166,57 @@ class ClickHouseSink:
     async def close(self) -> None:
         """Nothing to let go of: the database is the caller's."""
 
-    def _write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]], books: Books) -> None:
-        """Steps 2, its end, to 6."""
-        named = {record.header.price_book for _, record in records} - {0} - self._noted
-        if named:  # 2
-            put_price_books(self._clickhouse, [book for version in sorted(named) if (book := books(version))])
-            self._noted |= named
+    def _make(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]], books: Books) -> _Write:
+        """Step 2."""
         origin = genesis.origin
         positions, offsets = self._present[origin]
+        named = {record.header.price_book for _, record in records} - {0} - self._noted
         sent = [sent_of(record) for _, record in records]
-        rows, unfit_events = event_rows(origin, [record for _, record in records], sent, books, positions)
-        for row, error in self._insert("usage_lines", EVENT_COLUMNS, rows, "TSVRaw"):  # 3
-            unfit_events.append(UnfitRow(position_of(row), line_of(row), error))
-        if gone := erased_rows(origin, [record for _, record in records]):
-            self._clickhouse.insert("usage_erased", (), b"\n".join([*gone, b""]), "JSONEachRow", len(gone))
-        rows = record_rows(origin, records, sent, offsets)
-        unfit_records = [  # 4
-            UnfitRow(orjson.loads(row)["log_offset"], row, error)
-            for row, error in self._insert("usage_records", (), rows, "JSONEachRow")
-        ]
-        self._quarantine(origin, unfit_events, unfit_records)  # 5
+        carried = [record for _, record in records]
+        events, unfit = event_rows(origin, carried, sent, books, positions)
         log_offset, last = records[-1]
-        self._clickhouse.command(  # 6
-            _ADVANCE,
-            {
-                "log": origin,
-                "partition": partition,
-                "epoch": genesis.epoch,
-                "log_offset": log_offset,
-                "digest": last.digest,
-                "next": last.header.size,
-            },
+        return _Write(
+            genesis,
+            partition,
+            Cursor(genesis.epoch, log_offset, last.digest, last.header.size),
+            tuple(book for version in sorted(named) if (book := books(version))),
+            events,
+            erased_rows(origin, carried),
+            record_rows(origin, records, sent, offsets),
+            unfit,
         )
-        self._cursors[partition] = Cursor(genesis.epoch, log_offset, last.digest, last.header.size)
+
+    def _commit(self, writes: list[_Write]) -> None:
+        """Steps 3 to 7."""
+        if named := {book.version: book for write in writes for book in write.books}:  # 3
+            put_price_books(self._clickhouse, list(named.values()))
+            self._noted |= named.keys()
+        unfit_events = [unfit for write in writes for unfit in write.unfit]
+        events = [row for write in writes for row in write.events]
+        unfit_events += [  # 4
+            unfit_event(row, error) for row, error in self._insert("usage_lines", EVENT_COLUMNS, events, "TSVRaw")
+        ]
+        if erased := [row for write in writes for row in write.erased]:
+            self._clickhouse.insert("usage_erased", (), b"\n".join([*erased, b""]), "JSONEachRow", len(erased))
+        rows = [row for write in writes for row in write.records]
+        unfit_records = [  # 5
+            unfit_record(row, error) for row, error in self._insert("usage_records", (), rows, "JSONEachRow")
+        ]
+        self._quarantine(unfit_events, unfit_records)  # 6
+        progress = [orjson.dumps(_progress_row(write)) for write in writes]
+        self._clickhouse.insert(  # 7
+            "sink_progress", _PROGRESS_COLUMNS, b"\n".join([*progress, b""]), "JSONEachRow", len(progress)
+        )
+        for write in writes:
+            self._cursors[write.partition] = write.cursor
+            self._forget_present(write.genesis.origin, write.cursor)
+
+    def _forget_present(self, origin: str, cursor: Cursor) -> None:
+        positions, offsets = self._present[origin]
         if positions or offsets:
             self._present[origin] = (
-                frozenset(position for position in positions if position >= last.header.size),
-                frozenset(offset for offset in offsets if offset > log_offset),
+                frozenset(position for position in positions if position >= cursor.position),
+                frozenset(offset for offset in offsets if offset > cursor.log_offset),
             )
 
     def _insert(
@@ -201,11 +241,11 @@ class ClickHouseSink:
             ]
         return []
 
-    def _quarantine(self, origin: str, events: list[UnfitRow], records: list[UnfitRow]) -> None:
+    def _quarantine(self, events: list[UnfitRow], records: list[UnfitRow]) -> None:
         rows = [
             orjson.dumps(
                 {
-                    "log": origin,
+                    "log": unfit.log,
                     "kind": kind,
                     "position": unfit.position,
                     "digest": sha256(unfit.row).hexdigest(),
@@ -220,7 +260,7 @@ class ClickHouseSink:
             return
         self._clickhouse.insert("quarantine", (), b"\n".join([*rows, b""]), "JSONEachRow", len(rows))
         for unfit in [*events, *records]:
-            _log.error("row_quarantined", log=origin, position=unfit.position, error=unfit.error)
+            _log.error("row_quarantined", log=unfit.log, position=unfit.position, error=unfit.error)
 
     def _find_present(self, partition: int, origin: str) -> tuple[frozenset[int], frozenset[int]]:
         """Positions and log offsets that are there above the progress row: what is left of an unfinished write."""
@@ -241,3 +281,15 @@ class ClickHouseSink:
                 f"{sorted(self._books) or 'none'}: publish it again, from the file that it came from"
             )
         return self._books.get
+
+
+def _progress_row(write: _Write) -> dict[str, str | int]:
+    cursor = write.cursor
+    return {
+        "log": write.genesis.origin,
+        "partition": write.partition,
+        "epoch": cursor.epoch,
+        "log_offset": cursor.log_offset,
+        "digest": cursor.digest,
+        "next": cursor.position,
+    }

@@ -9,7 +9,7 @@ from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_sinks.audit_folder import log_folders, read_log_name, records
 from meterproof_sinks.audit_segment import TornAudit
-from meterproof_sinks.batch_bounds import Batch, BatchBounds
+from meterproof_sinks.batch_bounds import CLICKHOUSE_BOUNDS, Batch
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, ReadBooks
 from meterproof_sinks.erasure import LEDGER_FILE, restore_erasures
@@ -79,7 +79,7 @@ async def _rebuild_log(
             f"{folder}: the lines of positions below {beginning.end.size} were given up, so their rows cannot be made "
             "again. Rebuild from a copy that has them (`meterproof audit fetch`), or keep the rows that are there"
         )
-    batch, genesis = Batch(BatchBounds()), None if beginning is None else beginning.genesis
+    batch, genesis = Batch(CLICKHOUSE_BOUNDS), None if beginning is None else beginning.genesis
 
     async def write(of: Genesis) -> None:
         events = batch.rows

@@ -44,6 +44,7 @@ Books = Callable[[int], PriceBook | None]
 class UnfitRow:
     """A row that no table can hold, and why; it goes to `quarantine`, so that all others can go where they belong."""
 
+    log: str
     position: int
     """Of the event in its log; of a log record, its offset."""
     row: bytes
@@ -119,7 +120,7 @@ def event_rows(
                     f"it costs {_amount(cost)} by price book {header.price_book}, more than Decimal(38, 12) can hold; "
                     "publish a corrected price book, and rebuild this database from the audit folder"
                 )
-                unfit.append(UnfitRow(position, line, error))
+                unfit.append(UnfitRow(origin, position, line, error))
                 continue
             names = _SEPARATOR.join(unpriced) if unpriced else ""
             rows.append(f"{origin}\t{position}{shared}{time_us}\t{_amount(cost)}\t{names}\t".encode() + line)
@@ -144,14 +145,16 @@ def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
     ]
 
 
-def position_of(row: bytes) -> int:
-    """The position of a row of `usage_lines`."""
-    return int(row.split(b"\t", 2)[1])
+def unfit_event(row: bytes, error: str) -> UnfitRow:
+    """A row of `EVENT_COLUMNS` that was refused."""
+    log, position, *_, line = row.split(b"\t", len(EVENT_COLUMNS) - 1)
+    return UnfitRow(log.decode(), int(position), line, error)
 
 
-def line_of(row: bytes) -> bytes:
-    """The event line of a row of `usage_lines`."""
-    return row.split(b"\t", len(EVENT_COLUMNS) - 1)[-1]
+def unfit_record(row: bytes, error: str) -> UnfitRow:
+    """A row of `usage_records` that was refused."""
+    stated = orjson.loads(row)
+    return UnfitRow(stated["log"], stated["log_offset"], row, error)
 
 
 def record_rows(

@@ -115,7 +115,8 @@ async def run_sink(
     """
     if partitions is None:
         partitions = range(await partitions_of(settings, settings.topic(Topic.LOG)))
-    carriers = [_Carrier(sink, settings, partition, bounds, clock) for partition in partitions]
+    share = bounds.share_of(len(partitions))
+    carriers = [_Carrier(sink, settings, partition, share, clock) for partition in partitions]
     watch = _Watch(carriers, settings, worker or SinkSettings(), clock)
 
     def show(state: str, error: BaseException | None = None) -> None:

@@ -53,8 +53,8 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
     port: Annotated[
         int, typer.Option(help="Port for queries on 127.0.0.1, without --url; 0 takes a free one.", min=0, max=65535)
     ] = 0,
-    batch_rows: Annotated[int, typer.Option(help="Events per insert at most.", min=1)] = 20_000,
-    batch_age_s: Annotated[float, typer.Option(help="Seconds after which fewer are inserted.", min=0.01)] = 0.5,
+    batch_rows: Annotated[int, typer.Option(help="Events of all logs together per insert at most.", min=1)] = 100_000,
+    batch_age_s: Annotated[float, typer.Option(help="Seconds after which fewer are inserted.", min=0.01)] = 0.4,
     rollup_interval_s: Annotated[
         float, typer.Option(help="Seconds between refreshes of the roll-ups; 0 leaves them to somebody else.", min=0)
     ] = 10.0,
@@ -69,7 +69,9 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
 
     Exit code: 0 stopped as asked, 1 could not start, 70 unexpected error, 78 log_diverged.
     """
-    from meterproof_sinks.batch_bounds import BatchBounds
+    from dataclasses import replace
+
+    from meterproof_sinks.batch_bounds import CLICKHOUSE_BOUNDS
     from meterproof_sinks.clickhouse import ClickHouseError
     from meterproof_sinks.clickhouse_opening import ClickHouseOpening
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
@@ -98,7 +100,7 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
             bootstrap=bootstrap,
             topic_prefix=topic_prefix,
             partitions=partition_numbers(partitions),
-            bounds=BatchBounds(rows_max=batch_rows, age_max_s=batch_age_s),
+            bounds=replace(CLICKHOUSE_BOUNDS, rows_max=batch_rows, age_max_s=batch_age_s),
         )
     except ClickHouseError as error:
         raise _NotStarted(str(error)) from error
