@@ -108,13 +108,16 @@ def event_rows(
             f"\t{header.append_ms}\t{header.price_book}\t{currency}\t{batch.producer}\t{batch.instance}"
             f"\t{batch.sequence}\t{_SEPARATOR.join(batch.key_ids)}\t"
         )
-        wanted = list(enumerate(record.lines, header.first))
+        positions: Sequence[int] = range(header.first, header.size)
+        lines = record.lines
         if present or b'{"erased"' in record.value:  # rarely
-            wanted = [
-                (position, line) for position, line in wanted if position not in present and erased_entry(line) is None
+            positions = [
+                position
+                for position, line in zip(positions, lines, strict=True)
+                if position not in present and erased_entry(line) is None
             ]
-        rated = rate_lines([line for _, line in wanted], book)
-        for (position, line), (time_us, cost, unpriced) in zip(wanted, rated, strict=True):
+            lines = [lines[position - header.first] for position in positions]
+        for position, line, (time_us, cost, unpriced) in zip(positions, lines, rate_lines(lines, book), strict=True):
             if not -_COST_MAX < cost < _COST_MAX:
                 error = (
                     f"it costs {_amount(cost)} by price book {header.price_book}, more than Decimal(38, 12) can hold; "

@@ -46,7 +46,8 @@ async def measure_sink(rig: Rig, sink: Sink, *, batch: int, events: int) -> Run:
         name = sink.partition("-")[0]
         arguments = ["sink", name, "run"]
         if name == "clickhouse":
-            arguments.append(f"--batch-rows={max(1_000, min(20_000, total // 40))}")
+            # Its own default where there are events enough to see it go in several steps.
+            arguments.append(f"--batch-rows={max(1_000, min(100_000, total // 8))}")
         if server is not None:
             arguments.append(f"--url={server.url}")
         output: list[tuple[float, int]] = []
