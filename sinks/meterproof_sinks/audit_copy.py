@@ -42,6 +42,7 @@ from meterproof_sinks.audit_folder import (
     read_log_name,
 )
 from meterproof_sinks.audit_segment import Segment
+from meterproof_sinks.audit_tree import read_signed
 from meterproof_sinks.given_up import GIVEN_UP_FILE, read_given_up
 from meterproof_sinks.kept_checkpoints import read_kept
 from meterproof_sinks.object_store import ObjectDiffers, ObjectStore, StoreUnavailable, at_once
@@ -64,6 +65,8 @@ class CopiedLog:
     """In them."""
     covered: int = 0
     """Of these, covered by the copy's checkpoint."""
+    only_here: int = 0
+    """Signed for, and not sealed when the copy was made: they are in the folder alone."""
 
 
 @dataclass(slots=True)
@@ -138,6 +141,8 @@ class _Copy:
             self._segment(Segment(folder, manifest.first), manifest, there)
             copied.sealed += 1
             copied.events = manifest.end.size
+        signed = read_signed(folder / TLOG_FOLDER / CHECKPOINT_FILE)
+        copied.only_here = 0 if signed is None else max(0, signed.checkpoint.size - copied.events)
         kept = _newest_kept(folder, manifests)
         if kept is not None:
             copied.covered = self._trees(folder, kept)

@@ -33,7 +33,7 @@ class Unseen:
     def as_lines(self) -> list[str]:
         """For people."""
         return [
-            f"{log}: of what was asked for, {one['given_up']:,} events were given up and {one['erased']:,} erased"
+            f"{log}: may be missing in this: {one['given_up']:,} events given up, {one['erased']:,} erased"
             for log, one in self.as_json.items()
         ]
 

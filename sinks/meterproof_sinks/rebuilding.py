@@ -64,6 +64,22 @@ async def rebuild(
     return rebuilt
 
 
+def refuse_given_up(folder: Path, rows: int = 0) -> None:
+    """Return if a log's folder has every line behind the first so many.
+
+    Raises:
+        NotTheSame: some were given up.
+        DamagedAudit: it is not said clearly what was given up.
+        OSError: a file cannot be read.
+    """
+    beginning = beginning_of(folder)
+    if beginning is not None and rows < beginning.end.size:
+        raise NotTheSame(
+            f"{folder}: the lines of positions below {beginning.end.size} were given up, so their rows cannot be made "
+            "again. Rebuild from a copy that has them (`meterproof audit fetch`), or keep the rows that are there"
+        )
+
+
 async def _rebuild_log(
     clickhouse: ClickHouse, folder: Path, read_books: ReadBooks, on_progress: OnProgress, rebuilt: Rebuilt
 ) -> None:
@@ -74,11 +90,7 @@ async def _rebuild_log(
     rebuilt.there[name.origin] = 0 if cursor is None else cursor.position
     rebuilt.events[name.origin] = 0
     beginning = beginning_of(folder)
-    if beginning is not None and (cursor is None or cursor.position < beginning.end.size):
-        raise NotTheSame(
-            f"{folder}: the lines of positions below {beginning.end.size} were given up, so their rows cannot be made "
-            "again. Rebuild from a copy that has them (`meterproof audit fetch`), or keep the rows that are there"
-        )
+    refuse_given_up(folder, 0 if cursor is None else cursor.position)
     batch, genesis = Batch(CLICKHOUSE_BOUNDS), None if beginning is None else beginning.genesis
 
     async def write(of: Genesis) -> None:

@@ -35,7 +35,8 @@ def ship(  # noqa: PLR0917 - one parameter per option
     """Copy sealed segments, price books, tiles and checkpoints to an object store, each read back and compared.
 
     What is there and equal is skipped, so a run that was cut off goes on. Nothing is overwritten with other content.
-    Segments that are still written are not copied; the copy's checkpoint is the newest that does without them.
+    Segments that are still written are not copied, and how many events they hold is told: the sink's --segment-age-h
+    and --segment-mib bound it. The copy's checkpoint is the newest that does without them.
     Credentials come from the environment, for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT.
 
     Exit code: 0 all that is sealed is there, or stopped as asked; 1 the store or the folder cannot be used; 2 wrong
@@ -99,7 +100,12 @@ def fetch(
 def _tell(copied: "Copied", *, as_json: bool) -> None:
     if as_json:
         logs = {
-            origin: {"sealed": log.sealed, "events": log.events, "covered": log.covered}
+            origin: {
+                "sealed": log.sealed,
+                "events": log.events,
+                "covered": log.covered,
+                "only_here": log.only_here,
+            }
             for origin, log in copied.logs.items()
         }
         written = {"objects": copied.objects, "bytes": copied.bytes, "logs": logs}
@@ -110,6 +116,8 @@ def _tell(copied: "Copied", *, as_json: bool) -> None:
             typer.echo(f"{origin}: {log.events:,} events in {log.sealed:,} segments, {log.covered:,} events covered")
         else:
             typer.echo(f"{origin}: no segment is sealed yet, so there is nothing to copy")
+        if log.only_here:
+            typer.echo(f"{origin}: {log.only_here:,} events are not sealed yet, and in this folder only")
     typer.echo(f"{copied.objects:,} objects written and read back, {copied.bytes:,} bytes")
 
 

@@ -130,6 +130,7 @@ def remove(
     by: _By,
     reason: _Reason,
     data: Data = Path("data"),
+    as_json: AsJson = False,
 ) -> int:
     """Lift a hold. Its record stays.
 
@@ -138,7 +139,7 @@ def remove(
     from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
 
     LegalHolds(data / HOLDS_FILE).lift(hold, by=by, reason=reason, now_ms=time.time_ns() // 1_000_000)
-    typer.echo(f"Lifted: {hold}")
+    typer.echo(orjson.dumps({"lifted": hold}) if as_json else f"Lifted: {hold}")
     return 0
 
 

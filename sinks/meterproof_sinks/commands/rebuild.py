@@ -54,6 +54,9 @@ def rebuild(  # noqa: PLR0917 - one parameter per option
     folder = audit or data / "audit"
     books = _books(folder, price_books or [path for path in [data / "price-book.json"] if path.is_file()])
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
+    events = _events_in(folder)
+    if replace:
+        _refuse_unmakeable(folder)
     clickhouse = _opened(settings, data, replace=replace)
     try:
         with Progress(
@@ -66,7 +69,7 @@ def rebuild(  # noqa: PLR0917 - one parameter per option
             transient=True,
             disable=as_json or not sys.stderr.isatty(),
         ) as progress:
-            task = progress.add_task("rebuild", total=_events_in(folder))
+            task = progress.add_task("rebuild", total=events)
             rebuilt = asyncio.run(_run(clickhouse, folder, books, lambda events: progress.advance(task, events)))
     finally:
         clickhouse.close()
@@ -101,6 +104,15 @@ def _events_in(folder: Path) -> int:
     if not logs:
         raise _CannotRebuild(f"{folder} holds no log; give the audit folder with --audit")
     return sum(map(count_events, logs))
+
+
+def _refuse_unmakeable(folder: Path) -> None:
+    """Return if all rows can be made again, before the ones that are there are dropped."""
+    from meterproof_sinks.audit_folder import log_folders
+    from meterproof_sinks.rebuilding import refuse_given_up
+
+    for log in log_folders(folder):
+        refuse_given_up(log)
 
 
 def _opened(settings: "ClickHouseSettings", data: Path, *, replace: bool) -> "ClickHouse":

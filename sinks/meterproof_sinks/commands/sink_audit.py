@@ -30,7 +30,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     ] = None,
     segment_mib: Annotated[int, typer.Option(help="A segment ends at this size, in MiB.", min=1)] = 256,
     segment_age_h: Annotated[
-        int, typer.Option(help="A segment ends at this age, in hours of ingest time.", min=1)
+        float, typer.Option(help="A segment ends at this age, in hours of ingest time; 0.25 is a quarter.", min=0.01)
     ] = 24,
 ) -> int:
     """Write every accepted record of the log, byte for byte and durably, and its signed checkpoints, until SIGTERM.
@@ -51,7 +51,7 @@ def run(  # noqa: PLR0917 - one parameter per option
             folder=folder,
             vkey=vkey,
             partitions=partition_numbers(partitions),
-            limits=SegmentLimits(segment_mib * 1024 * 1024, segment_age_h * 3_600_000),
+            limits=SegmentLimits(segment_mib * 1024 * 1024, round(segment_age_h * 3_600_000)),
         )
     except NoVerifierKey as error:
         raise typer.BadParameter(str(error), param_hint="--vkey") from error

@@ -116,6 +116,7 @@ def test_the_copy_is_an_audit_folder_of_what_is_sealed(deployment: Deployment, t
     (log,) = copied.logs.values()
     assert (log.events, log.sealed) == (deployment.sealed, len(read_manifests(deployment.mine)))
     assert 0 < log.covered <= log.events
+    assert log.only_here == deployment.log.state.position - deployment.sealed > 0
     fetched = fetch_audit(ObjectStore(deployment.url), tmp_path / "back")
     assert fetched.files == copied.objects
     for folder in (Path(deployment.url), tmp_path / "back"):
@@ -325,7 +326,7 @@ def test_commands_say_what_they_did(deployment: Deployment, tmp_path: Path, capf
     assert audit(["ship", deployment.url, "--folder", str(deployment.audit), "--json"]) == 0
     shipped = json.loads(capfd.readouterr().out)
     (log,) = shipped["logs"].values()
-    assert log["events"] == deployment.sealed
+    assert (log["events"], log["only_here"]) == (deployment.sealed, deployment.log.state.position - deployment.sealed)
     assert audit(["fetch", deployment.url, str(tmp_path / "back"), "--json"]) == 0
     fetched = json.loads(capfd.readouterr().out)
     assert fetched["files"] == shipped["objects"]

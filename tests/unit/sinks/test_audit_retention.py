@@ -363,7 +363,8 @@ def test_the_commands_tell_the_truth(audit: Path, capsys: pytest.CaptureFixture[
     code, out, err = run(capsys, main, *when, "--yes")
     assert (code, "given up" in out, name in err) == (1, True, True)
     assert json.loads(run(capsys, main, "hold", "list", "--data", data, "--json")[1])[0]["customer"] == "initech"
-    assert run(capsys, main, "hold", "remove", name, *who)[0] == 0
+    code, out, _ = run(capsys, main, "hold", "remove", name, "--json", *who)
+    assert (code, json.loads(out)) == (0, {"lifted": name})
     assert run(capsys, main, "hold", "remove", name, *who)[0] == 1
     assert run(capsys, erase, "--customer", "initech", "--yes", *who)[0] == 0
     assert not any(b"initech" in line for line in lines(audit))

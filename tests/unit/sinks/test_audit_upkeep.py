@@ -1,5 +1,6 @@
 """What commands ask of an audit folder is done by whoever writes it, once, whatever is cut off."""
 
+import asyncio
 import json
 import shutil
 import threading
@@ -15,6 +16,7 @@ from meterproof_sinks.audit_folder import log_folder_name, records, unexpected_f
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.audit_request import UpkeepRequest, outcome_of, pending_requests, put_request
 from meterproof_sinks.audit_retention import RetentionRequest
+from meterproof_sinks.audit_sink import AuditSink
 from meterproof_sinks.audit_upkeep import LockedFolder, UpkeepFailed, ask, carry_out
 from meterproof_sinks.commands.audit import main as audit_command
 from meterproof_sinks.commands.erase import main as erase
@@ -309,6 +311,30 @@ def test_the_commands_wait_for_a_writer_and_tell_the_outcome(audit: Path, capsys
         assert (code, done["segments"] > 0, done["stopped_by"]) == (1, True, "the newest sealed segment is always kept")
     assert not any(b"initech" in line for line in lines_of(audit))
     check(audit)
+
+
+async def test_the_sink_does_it_between_two_writes(tmp_path: Path) -> None:
+    sink = AuditSink(tmp_path / "audit", limits=SMALL)
+    stop = asyncio.Event()
+    holds_file = tmp_path / HOLDS_FILE
+    parts = (sink.publish_until(stop), sink.seal_until(stop), sink.carry_out_until(stop, holds_file))
+    beside = [asyncio.create_task(part) for part in parts]
+    await sink.cursor(0)
+    await sink.write(0, LOG.genesis, LOG.records[:BEGUN])
+    asked = asyncio.create_task(asyncio.to_thread(ask, tmp_path / "audit", ERASE, holds_file, patience_s=PATIENCE_S))
+    async with asyncio.timeout(PATIENCE_S):
+        for one in LOG.records[BEGUN:]:
+            await sink.write(0, LOG.genesis, [one])
+        outcome = (await asked)[LOG.origin]
+    signed = signed_pair(LOG)
+    assert signed.records is not None
+    sink.offer_checkpoints(signed.events.note, signed.records.note)
+    stop.set()
+    await asyncio.gather(*beside)
+    await sink.close()
+    assert outcome.erased == sum(b'"initech"' in line for line in LINES)
+    assert lines_of(tmp_path / "audit") == erased_until(len(LOG.records))
+    check(tmp_path / "audit")
 
 
 def test_a_second_outcome_is_told_beside_the_first(audit: Path) -> None:
