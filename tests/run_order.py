@@ -3,9 +3,29 @@
 1. What is marked `slow` begins first: a file that begins late would end alone, with the other processes idle.
 2. Tests with a broker wait for other processes most of the time, the others compute: so files of the one kind are
    spread evenly between those of the other, and whoever waits leaves the cores to somebody who computes.
+3. A process gets whole files, so that what a file sets up is set up once; and the files that look at what one run of
+   the demo left behind go to one process, so that it runs once.
 """
 
+from typing import Any
+
 import pytest
+from xdist.scheduler import LoadFileScheduling
+
+OF_THE_DEMO = frozenset(f"tests/integration/local/test_{name}.py" for name in ("demo", "outsiders", "trace"))
+
+
+class Files(LoadFileScheduling):  # type: ignore[misc]  # xdist states no types
+    """Hands out file by file; lives as long as the run, in the process that starts the others."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "the demo" if file in OF_THE_DEMO else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
+    """Replace the choice of `--dist`."""
+    return Files(config, log)
 
 
 @pytest.hookimpl(trylast=True)

@@ -69,7 +69,7 @@ async def test_partitions_move_between_workers(
                     pipeline.batch(partition, pipeline.new_events(partition, 5)) for _ in range(3)
                 ]
                 await pipeline.send(partition, [*values, values[0]])
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
 
     with pipeline.worker(instance="one", runtime=first, **session) as one:
         await asyncio.to_thread(one.wait_until_running)

@@ -36,7 +36,7 @@ async def load(pipeline: Pipeline) -> AsyncIterator[None]:
         while not done.is_set():
             for partition in range(PARTITIONS):
                 await pipeline.send(partition, [pipeline.batch(partition, pipeline.new_events(partition, 2))])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
 
     sending = asyncio.create_task(send())
     try:
