@@ -2,9 +2,9 @@
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import orjson
 
@@ -46,6 +46,7 @@ class KeptState(LogState):
         super().__init__()
         self._folder = folder
         self._kept: RocksdbIndex | None = None
+        self._kept_genesis: dict[str, Any] = {}
         self._kept_counts: Counter[str] = Counter()
         self._kept_anchors = SourceAnchors()
         self._appended: deque[_Appended] = deque()
@@ -112,10 +113,12 @@ class KeptState(LogState):
         if self._kept is None or self.genesis is None:
             message = "a record before the genesis was acknowledged"
             raise ValueError(message)
+        if not self._kept_genesis:
+            self._kept_genesis = self.genesis.model_dump()
         self._kept.acknowledge(
             appended.rows,
             {
-                "genesis": self.genesis.model_dump(),
+                "genesis": self._kept_genesis,
                 "log_offset": offset,
                 "digest": appended.digest,
                 "foreign": self.foreign,
@@ -136,8 +139,7 @@ class KeptState(LogState):
 
 def encode_row(row: SeriesRow) -> bytes:
     """What is kept of a batch."""
-    clock_ms, producer, instance, sequence, root, following, missing = astuple(row)
-    return orjson.dumps([clock_ms, producer, instance, sequence, root.hex(), following, missing])
+    return orjson.dumps((row.clock_ms, row.producer, row.instance, row.sequence, row.root.hex(), row.next, row.missing))
 
 
 def _decode_row(row: bytes) -> SeriesRow:
