@@ -94,6 +94,9 @@ class LogTail:
         self._folder = folder
         self._origin = read_log_name(folder).origin
         self._after: StoredRecord | None = None
+        self._read_from: dict[int, int | None] = {}
+        """By first position of a segment: which events file it was last read from. Another one, as it is after an
+        erasure or when the segment is sealed, may have the same lines at other places."""
 
     def last(self, count: int) -> list[KeptEvent]:
         """The last events, in order; reads as many segments from the end as hold them.
@@ -107,7 +110,7 @@ class LogTail:
         for segment in reversed(segments):
             events: deque[KeptEvent] = deque(maxlen=count)
             end: StoredRecord | None = None
-            for end in _whole_records(segment, None, last=segment is segments[-1]):
+            for end in self._whole_records(segment, last=segment is segments[-1]):
                 events.extend(events_in(self._origin, end))
             self._after = self._after or end
             gathered = [*events, *gathered][-count:] if count else []
@@ -125,15 +128,29 @@ class LogTail:
         begin = 0 if self._after is None else self._after.segment.first
         segments = [segment for segment in segments_of(self._folder) if segment.first >= begin]
         for segment in segments:
-            for stored in _whole_records(segment, self._after, last=segment is segments[-1]):
+            for stored in self._whole_records(segment, self._after, last=segment is segments[-1]):
                 yield from events_in(self._origin, stored)
                 self._after = stored
 
+    def _whole_records(
+        self, segment: Segment, after: StoredRecord | None = None, *, last: bool
+    ) -> Iterator[StoredRecord]:
+        """The whole records of a segment, behind one if that is given; one that is being written is left out."""
+        file = _inode(segment.events_file)
+        place = after if after and after.segment == segment and self._read_from.get(segment.first) == file else None
+        self._read_from[segment.first] = file
+        try:
+            for stored in read_segment(segment, last=last, after=place):
+                if after is None or stored.log_offset > after.log_offset:
+                    yield stored
+        except TornAudit as torn:
+            if not torn.incomplete:
+                raise
 
-def _whole_records(segment: Segment, after: StoredRecord | None, *, last: bool) -> Iterator[StoredRecord]:
-    """The whole records of a segment, behind one of them if that is given; one that is being written is left out."""
+
+def _inode(file: Path) -> int | None:
+    """Which file has this name now; None if none has."""
     try:
-        yield from read_segment(segment, last=last, after=after if after and after.segment == segment else None)
-    except TornAudit as torn:
-        if not torn.incomplete:
-            raise
+        return file.stat().st_ino
+    except FileNotFoundError:
+        return None

@@ -34,9 +34,9 @@ def erase(  # noqa: PLR0917 - one parameter per option
     """Erase the lines in the audit folder and the rows in ClickHouse. It can't be undone; totals shrink by them.
 
     In place of each line stays its digest, so `meterproof verify` and every proof ever given go on holding. An audit
-    sink that runs is asked to do it, and waited for; the data folder's own ClickHouse sink must be stopped, one that
-    writes to a server need not. Kafka's copy goes with its retention. Who asked, when, why and how many stands in
-    DATA/erasures.jsonl and in ClickHouse's `erasures`, with a salted digest of the name instead of the name.
+    sink that runs is asked to do it, and waited for; stop the ClickHouse sink meanwhile. Kafka's copy goes with its
+    retention. Who asked, when, why and how many stands in DATA/erasures.jsonl and in ClickHouse's `erasures`, with a
+    salted digest of the name instead of the name.
 
     What a legal hold covers (`meterproof audit hold`) is not erased.
 

@@ -245,6 +245,22 @@ def test_a_tail_goes_on_through_a_segment_that_is_sealed_meanwhile(tmp_path: Pat
     assert [event.line for event in kept_events(tmp_path / "log")] == lines_of(log)
 
 
+def test_a_tail_goes_on_behind_lines_that_are_erased_meanwhile(tmp_path: Path) -> None:
+    log = LogBuilder()
+    for _ in range(4):
+        log.batch(5)
+    writer = AuditLog(tmp_path / "log", log.origin, 0)
+    writer.append(log.records[:2])
+    tail = LogTail(tmp_path / "log")
+    assert [event.line for event in tail.last(2)] == lines_of(log)[3:5]
+    for number in (2, 3):
+        assert writer.erase(lines_of(log)[number].__eq__) == [number]
+        writer.append(log.records[number : number + 1])
+        assert [event.line for event in tail.new()] == lines_of(log)[5 * number - 5 : 5 * number]
+        assert list(tail.new()) == []
+    writer.close()
+
+
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "2026-11-21 10:00", "", "2026-11-21T10"])
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(BadFilter):
