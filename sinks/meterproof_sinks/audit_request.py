@@ -65,6 +65,8 @@ class PendingRequest:
     file: Path
     request: UpkeepRequest | None
     """None if the file does not say what is asked for."""
+    fault: str = "the request does not say what is asked for"
+    """What to tell then."""
 
     @property
     def name(self) -> str:
@@ -86,16 +88,16 @@ def put_request(folder: Path, request: UpkeepRequest, disk: Disk) -> None:
 
 
 def pending_requests(folder: Path) -> list[PendingRequest]:
-    """What is to be done to a log's folder; what one that is gone meanwhile asked for is left out.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
+    """What is to be done to a log's folder; what one that is gone meanwhile asked for is left out."""
     found = []
     for file in sorted((folder / REQUESTS_FOLDER).glob(f"*{_SUFFIX}")):
         try:
             content = file.read_bytes()
         except FileNotFoundError:
+            continue
+        except OSError as error:
+            fault = f"{error}: the request cannot be read; run the command as the user of the audit sink"
+            found.append(PendingRequest(file, None, fault))
             continue
         try:
             found.append(PendingRequest(file, UpkeepRequest.model_validate_json(content)))

@@ -189,7 +189,7 @@ class AuditSink:
         """Do what commands ask of the folders (`audit_upkeep`), until `stop` is set.
 
         Raises:
-            OSError: a request cannot be read, or its outcome not be noted.
+            OSError: an outcome cannot be noted, or a request not be removed.
         """
         while not stop.is_set():
             for log in list(self._logs.values()):

@@ -91,7 +91,7 @@ def carry_out(keeper: LogKeeper, holds_file: Path) -> list[UpkeepOutcome]:
         holds_file: of the deployment, read for each request.
 
     Raises:
-        OSError: what is asked for cannot be read, or an outcome not be noted.
+        OSError: an outcome cannot be noted, or a request not be removed.
 
     """
     outcomes = []
@@ -156,17 +156,16 @@ def ask(
 
 def _done(keeper: LogKeeper, pending: PendingRequest, holds_file: Path) -> UpkeepOutcome:
     """Step 2 of `carry_out`."""
-    request = pending.request
-    if request is None:
-        return UpkeepOutcome(request=pending.name, failure="the request does not say what is asked for")
+    asked, name = pending.request, pending.name
     try:
-        holds = {hold.hold: hold for hold in (*request.holds, *LegalHolds(holds_file).in_force)}
-        if request.erase is not None:
-            positions = keeper.erase(request.erase.owns, list(holds.values()))
-            return UpkeepOutcome(request=request.request, erased=len(positions))
-        assert request.retain is not None  # noqa: S101 - the model has one of both
-        return UpkeepOutcome(request=request.request, retained=keeper.give_up(request.retain, list(holds.values())))
+        if asked is not None:
+            found = {hold.hold: hold for hold in (*asked.holds, *LegalHolds(holds_file).in_force)}
+            holds = list(found.values())
+            if asked.erase is not None:
+                return UpkeepOutcome(request=name, erased=len(keeper.erase(asked.erase.owns, holds)))
+            if asked.retain is not None:
+                return UpkeepOutcome(request=name, retained=keeper.give_up(asked.retain, holds))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a request must not end the writer again and again
         known = isinstance(error, AuditError | HoldError | OSError)
-        text = str(error) if known else f"{type(error).__name__}: {error}"
-        return UpkeepOutcome(request=request.request, failure=text)
+        return UpkeepOutcome(request=name, failure=str(error) if known else f"{type(error).__name__}: {error}")
+    return UpkeepOutcome(request=name, failure=pending.fault)

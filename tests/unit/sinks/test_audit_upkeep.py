@@ -228,6 +228,19 @@ def test_what_is_no_request_ends_no_writer(audit: Path, content: bytes) -> None:
     check(audit)
 
 
+def test_what_cannot_be_read_ends_no_writer(audit: Path) -> None:
+    put_request(folder_of(audit), ERASE, Disk())
+    (folder_of(audit) / "requests" / f"{'c' * 16}.json").mkdir()  # as unreadable as another user's file
+    with serving(written(audit), audit.parent / HOLDS_FILE):
+        ask(audit, ERASE, audit.parent / HOLDS_FILE, patience_s=PATIENCE_S)
+    written(audit).close()
+    ask(audit, ERASE.model_copy(update={"request": "d" * 16}), audit.parent / HOLDS_FILE, patience_s=0)
+    outcome = outcome_of(folder_of(audit), "c" * 16)
+    assert outcome is not None
+    assert "as the user of the audit sink" in str(outcome.failure)
+    check(audit)
+
+
 @pytest.mark.parametrize("kill", [False, True], ids=["error", "kill"])
 @pytest.mark.parametrize("kind", ["erase", "retain"])
 def test_after_a_fault_of_any_operation_a_writer_finishes_what_was_asked(
