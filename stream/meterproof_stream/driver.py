@@ -1,6 +1,7 @@
 """What every runtime of an engine does alike: start, status, watching, and the end of the process."""
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -33,6 +34,8 @@ BROKER_POLL_INTERVAL_S: Final = 1.0
 LEAVE_TIMEOUT_S: Final = 3.0
 """How long the group may take to let a member go."""
 _TEND_INTERVAL_S: Final = 1.0
+_GC_THRESHOLDS: Final = 5_000, 20, 20
+"""Objects made and not freed until the youngest are gone through, and how many times until older ones are."""
 _SLUGGISH_S: Final = 5.0
 """An event loop that did nothing for this long carries nothing."""
 
@@ -133,6 +136,7 @@ class Driver(ABC):
         self._tasks.append(loop.create_task(self._watch_progress()))
         for task in self._tasks:
             task.add_done_callback(self._must_go_on)
+        _collect_garbage_rarely()
         code = self._drive(loop)
         self._watchdog.loop_ended()
         if code == CLEAN and self._settings.leave_on_stop:
@@ -374,3 +378,13 @@ class Driver(ABC):
             part["waiting_s"] = round(waiting.get(int(name), 0.0), 1)
         self._shown = status
         self._status.write(status)
+
+
+def _collect_garbage_rarely() -> None:
+    """Keep the garbage collector from going through what the start has made, and from going through the rest so often.
+
+    What a record leaves behind is freed without it; cycles come from errors and tasks, and are few.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)

@@ -65,6 +65,10 @@ class Judgement:
     rejections: list[Rejection] = field(default_factory=list)
 
 
+_Verdicts = tuple[list[NotAccepted], list[bytes], list[bytes], list[bytes], list[bytes], list[Rejection]]
+"""What becomes of the lines of a batch: `not_accepted` to `rejections` of a `Judgement`, in order."""
+
+
 class _Speakers:
     """What was found out about speakers under one set of keys of one registry, for one partition."""
 
@@ -127,7 +131,7 @@ def judge(
     3. signatures, and a key that speaks for the producer
     4. the signed root over the lines
     5. the producer's series
-    6. each line: see `_judge_lines`
+    6. each line: see `_verdicts`
 
     Args:
         value: the record's bytes.
@@ -154,9 +158,10 @@ def judge_opened(
 ) -> Judgement:
     """`judge` for a record that was opened with the same registry and the genesis of the same log."""
     value, append_ms, batch = opened.value, opened.append_ms, opened.batch
-    place = _Place(partition, offset, append_ms, max(state.clock_ms, append_ms))
+    clock_ms = max(state.clock_ms, append_ms)
     if opened.fault is not None or value is None or batch is None:
         reason, detail = opened.fault or (Reason.UNREADABLE_RECORD, "")
+        place = _Place(partition, offset, append_ms, clock_ms)
         return _refused("batch" if value else "unreadable", value, place, reason, detail)
     header = batch.header
     fault: Fault | None = None
@@ -164,25 +169,37 @@ def judge_opened(
         fault = Reason.BAD_ROOT, "the signed root is not the root over the lines that came"
     elif state.series.forks(header):  # 5
         fault = Reason.PRODUCER_FORK, f"sequence {header.sequence} of this instance was signed with another root"
+    carried = (batch.header_line, batch.signatures_line)
     if fault is not None:
+        place = _Place(partition, offset, append_ms, clock_ms)
         judgement = _refused("batch", value, place, *fault, producer=header.producer)
-        judgement.carried, judgement.batch = (batch.header_line, batch.signatures_line), header
+        judgement.carried, judgement.batch = carried, header
         return judgement
-    judgement = Judgement(
-        "batch",
-        hashlib.sha256(value).hexdigest(),
-        append_ms,
-        place.clock_ms,
-        carried=(batch.header_line, batch.signatures_line),
-        batch=header,
-    )
     genesis = genesis_of(state)
     speakers = _speakers(
         registry.digest, tuple([entry.key_id for entry in opened.authorities]), partition, genesis.partitions
     )
-    if not _takes_plain_lines(judgement, batch, opened, place, genesis, speakers.allowed, state, meters):
-        _judge_lines(judgement, batch, opened, place, genesis, speakers, state, meters)  # 6
-    return judgement
+    verdicts = _plain_verdicts(batch, opened, clock_ms, genesis, speakers.allowed, state, meters)  # 6
+    if verdicts is None:
+        place = _Place(partition, offset, append_ms, clock_ms)
+        verdicts = _verdicts(batch, opened, place, genesis, speakers, state, meters)
+    not_accepted, lines, entries, leaves, identities, rejections = verdicts
+    digest = hashlib.sha256(value).hexdigest()
+    return Judgement(
+        "batch",
+        digest,
+        append_ms,
+        clock_ms,
+        None,
+        not_accepted,
+        carried,
+        header,
+        lines,
+        entries,
+        leaves,
+        identities,
+        rejections,
+    )
 
 
 def genesis_of(state: LogState) -> Genesis:
@@ -193,34 +210,31 @@ def genesis_of(state: LogState) -> Genesis:
     return state.genesis
 
 
-def _takes_plain_lines(  # noqa: PLR0917 - as `_judge_lines`
-    judgement: Judgement,
+def _plain_verdicts(  # noqa: PLR0917 - as `_verdicts`
     batch: Batch,
     opened: OpenedRecord,
-    place: _Place,
+    clock_ms: int,
     genesis: Genesis,
     allowed: set[_Speaker],
     state: LogState,
     meters: AbstractSet[str],
-) -> bool:
+) -> _Verdicts | None:
     """Step 6 where it refuses no line, as nearly always: rule by rule for all lines together.
 
-    False says nothing about any line, and leaves `judgement` as it was.
+    None says nothing about any line.
     """
     plain = opened.plain
     if plain is None or not plain.meters <= meters or not allowed.issuperset(plain.speakers):
-        return False
-    times_us = plain.times_us
-    if max(times_us) > (place.append_ms + genesis.limits.future_tolerance_ms) * _US_PER_MS:
-        return False
-    if min(times_us) < (place.clock_ms - genesis.limits.horizon_ms) * _US_PER_MS:
-        return False
+        return None
+    times_us, limits = plain.times_us, genesis.limits
+    if max(times_us) > (opened.append_ms + limits.future_tolerance_ms) * _US_PER_MS:
+        return None
+    if min(times_us) < (clock_ms - limits.horizon_ms) * _US_PER_MS:
+        return None
     identities, entries = plain.identities, opened.entries
     known = state.index.get_many(identities)
-    if not any(known) and len(set(identities)) == len(identities):
-        judgement.identities = identities
-        judgement.lines, judgement.entries, judgement.leaves = batch.lines, entries, opened.leaves
-        return True
+    if not any(known) and (len(identities) == 1 or len(set(identities)) == len(identities)):
+        return [], batch.lines, entries, opened.leaves, identities, []
     seen: dict[bytes, bytes] = {}
     fresh: list[bool] = []
     duplicates: list[NotAccepted] = []
@@ -233,15 +247,12 @@ def _takes_plain_lines(  # noqa: PLR0917 - as `_judge_lines`
             duplicates.append((len(fresh), DUPLICATE, entry.hex()))
             fresh.append(False)
         else:
-            return False
-    judgement.not_accepted = duplicates
-    judgement.identities, judgement.entries = list(seen), list(seen.values())
-    judgement.lines, judgement.leaves = list(compress(batch.lines, fresh)), list(compress(opened.leaves, fresh))
-    return True
+            return None
+    lines, leaves = list(compress(batch.lines, fresh)), list(compress(opened.leaves, fresh))
+    return duplicates, lines, list(seen.values()), leaves, list(seen), []
 
 
-def _judge_lines(  # noqa: PLR0917 - what a line is judged by
-    judgement: Judgement,
+def _verdicts(  # noqa: PLR0917 - what a line is judged by
     batch: Batch,
     opened: OpenedRecord,
     place: _Place,
@@ -249,10 +260,10 @@ def _judge_lines(  # noqa: PLR0917 - what a line is judged by
     speakers: _Speakers,
     state: LogState,
     meters: AbstractSet[str],
-) -> None:
+) -> _Verdicts:
     """Step 6, for each line: the event itself, its partition, the key's authority, meters, correction, time, identity.
 
-    One pass, every rule in its order. `_takes_plain_lines` is the same for lines of which none is refused.
+    One pass, every rule in its order. `_plain_verdicts` is the same for lines of which none is refused.
     """
     partition, corrections = genesis.partition, genesis.limits.corrections
     latest_us = (place.append_ms + genesis.limits.future_tolerance_ms) * _US_PER_MS
@@ -263,6 +274,8 @@ def _judge_lines(  # noqa: PLR0917 - what a line is judged by
     known = state.index.get_many(identities)
     seen: dict[bytes, bytes] = {}
     accepted: list[int] = []
+    not_accepted: list[NotAccepted] = []
+    rejections: list[Rejection] = []
 
     for number, event, identity, held in zip(range(len(events)), events, identities, known, strict=True):
         first: bytes | None = None
@@ -290,11 +303,11 @@ def _judge_lines(  # noqa: PLR0917 - what a line is judged by
                     accepted.append(number)
                     continue
                 if first == entry:
-                    judgement.not_accepted.append((number, DUPLICATE, entry.hex()))
+                    not_accepted.append((number, DUPLICATE, entry.hex()))
                     continue
                 reason, detail = Reason.CONFLICTING_ID, "id: accepted before with other bytes; the first stands"
-        judgement.not_accepted.append((number, reason.value, entries[number].hex()))
-        judgement.rejections.append(
+        not_accepted.append((number, reason.value, entries[number].hex()))
+        rejections.append(
             make_rejection(
                 reason,
                 detail,
@@ -307,10 +320,14 @@ def _judge_lines(  # noqa: PLR0917 - what a line is judged by
                 first_digest=None if first is None else first.hex(),
             )
         )
-    judgement.identities = list(seen)
-    judgement.lines = [batch.lines[number] for number in accepted]
-    judgement.entries = [entries[number] for number in accepted]
-    judgement.leaves = [leaves[number] for number in accepted]
+    return (
+        not_accepted,
+        [batch.lines[number] for number in accepted],
+        [entries[number] for number in accepted],
+        [leaves[number] for number in accepted],
+        list(seen),
+        rejections,
+    )
 
 
 def _refused(

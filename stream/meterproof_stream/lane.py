@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from meterproof.kafka.producer import Delivery, Posted, RecordProducer
 from meterproof.kafka.reader import PartitionReader, Record
@@ -30,7 +30,7 @@ class _Pending:
 
     built: BuiltRecord
     acknowledge: Acknowledge | None
-    refusals: list[asyncio.Future[Delivery]] = field(default_factory=list)
+    refusals: Sequence[asyncio.Future[Delivery]]
     posted: Posted | None = None
 
 
@@ -126,13 +126,15 @@ class Lane:
             Exception: the lane's failure.
         """
         self._check_open()
-        refusals: list[asyncio.Future[Delivery]] = [  # 1
-            await self._producer.send(
-                self._rejected_topic, self.partition, encode_rejection(rejection), rejection_key(rejection.header)
-            )
-            for rejection in judgement.rejections
-        ]
-        self._check_open()
+        refusals: Sequence[asyncio.Future[Delivery]] = ()
+        if judgement.rejections:
+            refusals = [  # 1
+                await self._producer.send(
+                    self._rejected_topic, self.partition, encode_rejection(rejection), rejection_key(rejection.header)
+                )
+                for rejection in judgement.rejections
+            ]
+            self._check_open()
         built = append_record(  # 2
             self.state,
             judgement,

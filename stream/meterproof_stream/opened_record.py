@@ -5,7 +5,7 @@ Everything here is a function of the records' bytes, of the genesis of the log a
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from meterproof_proofs.frontier import batch_root, leaf_hashes
 from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
@@ -20,12 +20,23 @@ Fault = tuple[Reason, str]
 """Why something is refused, and in words."""
 
 
-class SourceRecord(NamedTuple):
+class Sourced(Protocol):
     """A record as it stands on the source topic."""
+
+    @property
+    def value(self) -> bytes | None:
+        """Its bytes."""
+
+    @property
+    def append_ms(self) -> int:
+        """The broker's append time."""
+
+
+class SourceRecord(NamedTuple):
+    """A `Sourced` of its own."""
 
     value: bytes | None
     append_ms: int
-    """The broker's append time."""
 
 
 class PlainLines(NamedTuple):
@@ -59,7 +70,7 @@ class OpenedRecord:
     """Whether the signed root is the root over the lines."""
 
 
-def open_records(records: Iterable[SourceRecord], genesis: Genesis, registry: KeyRegistry) -> list[OpenedRecord]:
+def open_records(records: Iterable[Sourced], genesis: Genesis, registry: KeyRegistry) -> list[OpenedRecord]:
     """Take records apart: steps 1 to 4 of `judge`, each for all of them, since code that runs again at once is cheap.
 
     Args:
@@ -99,14 +110,14 @@ def _lay_out(record: OpenedRecord, entries: list[bytes], leaves: list[bytes], pl
     record.root_holds = record.batch is not None and batch_root(leaves).hex() == record.batch.header.root  # 4
 
 
-def _verified(record: SourceRecord, genesis: Genesis, registry: KeyRegistry) -> OpenedRecord:
+def _verified(record: Sourced, genesis: Genesis, registry: KeyRegistry) -> OpenedRecord:
     """Structure, address and signatures.
 
     1. size and structure
     2. audience, topic, partition
     3. signatures, and a key that speaks for the producer
     """
-    value, append_ms = record
+    value, append_ms = record.value, record.append_ms
     if not value:
         return OpenedRecord(value, append_ms, (Reason.UNREADABLE_RECORD, "a record without a value"))
     try:

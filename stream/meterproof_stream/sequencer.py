@@ -287,7 +287,8 @@ class Sequencer:
             try:
                 if offset > lane.next:
                     await self._fill(lane, offset)
-                await self._room.wait()
+                if self._room.is_full:
+                    await self._room.wait()
                 if registry is not self._registry.current:  # another one came into force while something was awaited
                     registry = self._registry.current
                     opened = _opened(records[number:], lane, registry)
@@ -472,6 +473,5 @@ class Sequencer:
 
 def _opened(records: Sequence[Delivered], lane: Lane, registry: KeyRegistry) -> dict[int, OpenedRecord]:
     """Records of a lane's partition, by offset, taken apart under a registry."""
-    sources = [SourceRecord(record.value, record.append_ms) for record in records]
     offsets = [record.offset for record in records]
-    return dict(zip(offsets, open_records(sources, genesis_of(lane.state), registry), strict=True))
+    return dict(zip(offsets, open_records(records, genesis_of(lane.state), registry), strict=True))

@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -30,8 +29,7 @@ _LOOKUP_S: Final = 5.0
 _LOG_APPEND_TIME: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record as it stands on its partition."""
 
     offset: int

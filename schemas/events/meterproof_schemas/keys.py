@@ -10,6 +10,7 @@ A pattern is a name, a prefix followed by `*`, or `*` alone; nothing is allowed 
 import hashlib
 import hmac
 from base64 import b64decode
+from binascii import a2b_base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import orjson
+from nacl.bindings import crypto_sign_BYTES, crypto_sign_open
 from nacl.exceptions import BadSignatureError
-from nacl.signing import VerifyKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meterproof_schemas.batch import Algorithm, Signature, signed_bytes
@@ -102,7 +103,7 @@ class KeyRegistry:
     digest: str
     """SHA-256 of the file: names the registry in force in every log record."""
     entries: dict[str, KeyEntry]
-    _verify_keys: dict[str, VerifyKey] = field(repr=False)
+    _public_keys: dict[str, bytes] = field(repr=False)
     _secrets: dict[str, bytes] = field(repr=False)
 
     def authorities(
@@ -141,13 +142,15 @@ class KeyRegistry:
 
     def _verifies(self, entry: KeyEntry, signature: Signature, message: bytes) -> bool:
         try:
-            raw = b64decode(signature.signature, validate=True)
+            raw = a2b_base64(signature.signature, strict_mode=True)
         except ValueError:
             return False
         if entry.algorithm == "ed25519":
+            if len(raw) != crypto_sign_BYTES:  # what is longer would be taken for a part of the message
+                return False
             try:
-                self._verify_keys[entry.key_id].verify(message, raw)
-            except (BadSignatureError, ValueError, TypeError):
+                crypto_sign_open(raw + message, self._public_keys[entry.key_id])
+            except BadSignatureError:
                 return False
             return True
         return hmac.compare_digest(hmac.digest(self._secrets[entry.key_id], message, "sha256"), raw)
@@ -173,7 +176,7 @@ def parse_registry(content: bytes, *, folder: Path | None = None) -> KeyRegistry
         message = f"key registry: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
         raise InvalidRegistry(message) from None
     entries: dict[str, KeyEntry] = {}
-    verify_keys: dict[str, VerifyKey] = {}
+    public_keys: dict[str, bytes] = {}
     secrets: dict[str, bytes] = {}
     for entry in keys:
         if entry.key_id in entries:
@@ -181,10 +184,10 @@ def parse_registry(content: bytes, *, folder: Path | None = None) -> KeyRegistry
             raise InvalidRegistry(message)
         entries[entry.key_id] = entry
         if entry.algorithm == "ed25519":
-            verify_keys[entry.key_id] = _public_key(entry)
+            public_keys[entry.key_id] = _public_key(entry)
         else:
             secrets[entry.key_id] = _shared_secret(entry, folder)
-    return KeyRegistry(hashlib.sha256(content).hexdigest(), entries, verify_keys, secrets)
+    return KeyRegistry(hashlib.sha256(content).hexdigest(), entries, public_keys, secrets)
 
 
 def load_registry(path: Path) -> KeyRegistry:
@@ -203,7 +206,7 @@ def encode_registry(entries: Sequence[KeyEntry]) -> bytes:
     return orjson.dumps({"version": 1, "keys": keys}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _public_key(entry: KeyEntry) -> VerifyKey:
+def _public_key(entry: KeyEntry) -> bytes:
     if entry.secret_file is not None:
         message = f"key registry: key {entry.key_id}: ed25519 takes public_key and no secret_file"
         raise InvalidRegistry(message)
@@ -217,7 +220,7 @@ def _public_key(entry: KeyEntry) -> VerifyKey:
     if entry.key_id != key_id_of(raw):
         message = f"key registry: key {entry.key_id}: the id is not the SHA-256 of the public key"
         raise InvalidRegistry(message)
-    return VerifyKey(raw)
+    return raw
 
 
 def _shared_secret(entry: KeyEntry, folder: Path | None) -> bytes:

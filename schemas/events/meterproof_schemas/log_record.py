@@ -181,6 +181,8 @@ def encode_record_header(header: RecordHeader) -> bytes:
     for name in _OPTIONAL:
         if fields[name] is None:
             del fields[name]
+    if header.source is not None:
+        fields["source"] = header.source.__dict__
     return orjson.dumps(fields, _fields_of)
 
 

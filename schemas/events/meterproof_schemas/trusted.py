@@ -1,7 +1,7 @@
 """A model from fields that are known to be right: what a hot path makes itself is not validated a second time.
 
 `model_construct` does the same for all kinds of models, with aliases, defaults and private attributes, at 10 µs a model
-of 18 fields; for the plain frozen models of this contract 1 µs is enough.
+of 18 fields; for the plain frozen models of this contract half a µs is enough.
 """
 
 from typing import Any, Final, TypeVar
@@ -22,12 +22,17 @@ def trusted(model: type[Model], fields: dict[str, Any]) -> Model:
     names = _names.get(model)
     if names is None:
         names = _names[model] = set(model.model_fields)
-    instance = model.__new__(model)
-    _set(instance, "__dict__", fields)  # a frozen model has no other way in
-    _set(instance, "__pydantic_fields_set__", names)
-    _set(instance, "__pydantic_extra__", None)
-    _set(instance, "__pydantic_private__", None)
+    instance = _new(model)
+    _set_dict(instance, fields)  # a frozen model has no other way in
+    _set_names(instance, names)
+    _set_extra(instance, None)
+    _set_private(instance, None)
     return instance
 
 
-_set: Final = object.__setattr__
+_new: Final = object.__new__
+# The slots of every model, by their descriptors: half the price of looking each up by its name.
+_set_dict, _set_names, _set_extra, _set_private = (
+    vars(BaseModel)[name].__set__
+    for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
