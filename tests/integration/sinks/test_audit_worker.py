@@ -1,8 +1,10 @@
 """The audit worker on a real broker: log and checkpoints in, a folder that verifies out, whatever interrupts it."""
 
 import asyncio
+import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,7 @@ from meterproof_sinks.worker import run_sink
 from tests.audit_upkeep import erase_lines
 from tests.builders import DEPLOYMENT, NOW_MS
 from tests.log_builder import LogBuilder
+from tests.meterproof_command import PROGRAM, run_meterproof
 from tests.rated_log import BOOKS
 
 pytestmark = pytest.mark.broker
@@ -184,6 +187,41 @@ async def test_every_accepted_record_can_be_made_again_byte_for_byte(deployed: D
     assert {offset: one.value for offset, one in kept.items() if not one.erased} == {
         offset: value for offset, value in accepted.items() if offset != erased.log_offset
     }
+
+
+async def test_a_worker_that_runs_erases_what_a_command_asks_for(
+    deployed: Deployed, tmp_path: Path, topic_prefix: str
+) -> None:
+    await deployed.send()
+    bootstrap = deployed.settings.bootstrap
+    run = [
+        *PROGRAM,
+        "sink",
+        "audit",
+        "run",
+        "--bootstrap",
+        bootstrap,
+        "--prefix",
+        topic_prefix,
+        "--data",
+        str(tmp_path),
+    ]
+    mine = tmp_path / "audit" / log_folder_name(deployed.log.origin)
+    worker = await asyncio.create_subprocess_exec(*run, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(120):
+            while not (mine / "tlog" / "checkpoint").is_file():  # noqa: ASYNC110 - another process's file
+                await asyncio.sleep(0.05)
+        who = ("--by", "privacy@example.com", "--reason", "request 17", "--yes", "--json")
+        erase = ("erase", "--agent", deployed.log.agent, *who)
+        told = await asyncio.to_thread(run_meterproof, *erase, data=tmp_path)
+        assert told.returncode == 0, told.stderr
+        assert json.loads(told.stdout)["audit"] == {deployed.log.origin: deployed.log.state.position}
+        assert worker.returncode is None, "it has the folder's lock, so it did it and not the command"
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 0
+    assert verify_folder(tmp_path / "audit", [deployed.signer.verifier]).logs[0].erased == deployed.log.state.position
 
 
 async def test_published_price_books_are_kept_and_a_changed_one_stops_the_worker(
