@@ -94,10 +94,10 @@ class AsyncioDriver(Driver):
                     for partition, records in chunks.items():
                         await self._feed(partition, records)
                 await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - at once, before another task can acknowledge
-            self.die(error)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._stopping.is_set():
+                raise
+            self.die(error)  # at once, before another task can acknowledge
 
     async def _feed(self, partition: int, records: list[Record]) -> None:
         reader, acknowledge = self._reader, self._acknowledge

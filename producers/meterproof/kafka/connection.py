@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import aiokafka.errors
 from aiokafka.admin import AIOKafkaAdminClient
 
-from meterproof.kafka import connection_log
+from meterproof.kafka import closing, connection_log
 from meterproof.kafka.errors import AccessDenied, BrokerUnreachable, KafkaProblem, KafkaRefused
 from meterproof.kafka.settings import KafkaSettings
 
@@ -20,6 +20,7 @@ _LAG_POLL_S: Final = 0.1
 _UNKNOWN_TOPIC: Final = 3
 
 connection_log.install()
+closing.apply()
 _log: Final = logging.getLogger(__name__)
 
 _DENIED = (

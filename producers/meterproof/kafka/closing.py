@@ -1,0 +1,27 @@
+"""Closing a consumer while a fetch waits to be tried again.
+
+The library's fetcher cancels the fetches that are under way and awaits them, and so raises their CancelledError in
+whoever closes it, who nobody cancelled: a task that ends by that ends in silence. `apply` replaces that method by one
+whose only CancelledError is the caller's own, and behind which the rest of the consumer is closed too.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from aiokafka.consumer.fetcher import Fetcher
+
+_library_close: Final = Fetcher.close
+
+
+def apply() -> None:
+    """Make every consumer of this process close so; harmless when repeated."""
+    Fetcher.close = close
+
+
+async def close(fetcher: Any) -> None:  # noqa: ANN401 - the library's, without types
+    """End a fetcher and all that it started."""
+    pending, fetcher._pending_tasks = fetcher._pending_tasks, set()  # noqa: SLF001 - what the library would await
+    await _library_close(fetcher)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
