@@ -351,7 +351,11 @@ class RocksdbIndex:
 
     def disk_bytes(self) -> int:
         """What the folder takes, for the operator."""
-        return sum(entry.stat().st_size for entry in os.scandir(self._folder) if entry.is_file())
+        taken = 0
+        for entry in os.scandir(self._folder):
+            with contextlib.suppress(FileNotFoundError):  # merged or flushed meanwhile
+                taken += entry.stat().st_size
+        return taken
 
     def close(self) -> None:
         """Write what was acknowledged and give the folder back; harmless when repeated."""

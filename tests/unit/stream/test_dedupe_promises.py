@@ -230,6 +230,14 @@ def test_forgetting_gives_the_space_back(tmp_path: Path, monkeypatch: pytest.Mon
     index.close()
 
 
+def test_a_file_that_goes_while_the_folder_is_measured_takes_nothing(tmp_path: Path) -> None:
+    index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
+    before = index.disk_bytes()
+    (tmp_path / "p0" / "listed.sst").symlink_to("gone")
+    assert index.disk_bytes() == before > 0
+    index.close()
+
+
 def test_what_no_longer_grows_is_merged_into_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rocksdb_index, "_MEMTABLE_BYTES", 64 << 10)
     folder = tmp_path / "p0"
