@@ -6,10 +6,7 @@ WITH minutes AS (
     model,
     toStartOfMinute(event_time) AS minute,
     count() AS requests,
-    sum(
-      usage['input_tokens'] + usage['cache_read_tokens'] + usage['cache_write_tokens'] + usage['output_tokens']
-      + usage['reasoning_tokens']
-    ) AS tokens
+    sum(usage.tokens) AS tokens
   FROM usage
   WHERE provider != ''
   GROUP BY provider, model, minute

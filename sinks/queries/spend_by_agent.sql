@@ -1,10 +1,11 @@
 -- What each agent cost, dearest first. Money of different currencies is never added up.
+-- Read from `usage_sums`: exact up to now, and months whose rows were given up count on.
 SELECT
   agent,
   currency,
-  count() AS events,
+  sum(usage_sums.events) AS events,
   sum(cost) AS spend,
   (SELECT max(append_time) FROM up_to) AS up_to
-FROM usage
+FROM usage_sums
 GROUP BY agent, currency
 ORDER BY spend DESC, agent, currency

@@ -1,10 +1,18 @@
 -- What each run cost by itself, and with all runs that it started, directly or not. A run says its parent in its events.
+-- The rows are read once, into `found`; the tree is made of that.
 WITH RECURSIVE
+  (
+    SELECT groupArray((run_id, parent, currency, events, spend))
+    FROM (
+      SELECT run_id, max(parent_id) AS parent, currency, count() AS events, sum(cost) AS spend
+      FROM usage
+      WHERE run_id != ''
+      GROUP BY run_id, currency
+    )
+  ) AS found,
   runs AS (
-    SELECT run_id AS run, max(parent_id) AS parent, currency, count() AS events, sum(cost) AS spend
-    FROM usage
-    WHERE run_id != ''
-    GROUP BY run_id, currency
+    SELECT one.1 AS run, one.2 AS parent, one.3 AS currency, one.4 AS events, one.5 AS spend
+    FROM (SELECT arrayJoin(found) AS one)
   ),
   links AS (SELECT run, max(parent) AS parent FROM runs GROUP BY run),
   tree AS (

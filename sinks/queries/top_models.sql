@@ -1,12 +1,13 @@
 -- The models that cost most.
+-- Read from `usage_sums`: exact up to now, and months whose rows were given up count on.
 SELECT
   provider,
   model,
   currency,
-  count() AS calls,
+  sum(events) AS calls,
   sum(cost) AS spend,
   (SELECT max(append_time) FROM up_to) AS up_to
-FROM usage
+FROM usage_sums
 WHERE model != ''
 GROUP BY provider, model, currency
 ORDER BY spend DESC, provider, model, currency

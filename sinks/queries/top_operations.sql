@@ -1,12 +1,13 @@
 -- The operations that cost most.
+-- Read from `usage_sums`: exact up to now, and months whose rows were given up count on.
 SELECT
   operation,
   currency,
-  count() AS calls,
+  sum(events) AS calls,
   uniqExact(agent) AS agents,
   sum(cost) AS spend,
   (SELECT max(append_time) FROM up_to) AS up_to
-FROM usage
+FROM usage_sums
 GROUP BY operation, currency
 ORDER BY spend DESC, operation, currency
 LIMIT 50

@@ -1,5 +1,6 @@
 -- What is left of each budget in money of an agent or a customer, per day or month in UTC, in the windows with spend.
 -- Below 0 is overspent. Budgets are those of the file that the sink last started with.
+-- Read from `usage_sums`: exact up to now, and months whose rows were given up count on.
 WITH spent AS (
   SELECT
     part.1 AS scope,
@@ -8,12 +9,16 @@ WITH spent AS (
     part.4 AS start,
     currency,
     sum(cost) AS spend
-  FROM usage
+  FROM (
+    SELECT agent, customer, day, currency, sum(usage_sums.cost) AS cost
+    FROM usage_sums
+    GROUP BY agent, customer, day, currency
+  )
   ARRAY JOIN [
-    ('agent', toString(agent), 'day', toDate(event_time)),
-    ('agent', toString(agent), 'month', toStartOfMonth(event_time)),
-    ('customer', toString(customer), 'day', toDate(event_time)),
-    ('customer', toString(customer), 'month', toStartOfMonth(event_time))
+    ('agent', toString(agent), 'day', day),
+    ('agent', toString(agent), 'month', toStartOfMonth(day)),
+    ('customer', toString(customer), 'day', day),
+    ('customer', toString(customer), 'month', toStartOfMonth(day))
   ] AS part
   GROUP BY scope, subject, period, start, currency
 )

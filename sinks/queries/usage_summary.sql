@@ -1,21 +1,31 @@
 -- Records, units and agents in all, by operation and by agent: one row, as agent-meter's GET /v1/summary tells it.
+-- Read from `usage_sums`: exact up to now, and months whose rows were given up count on.
 -- Units are all quantities of a record added up, as there: of meters with different units the sum means little.
-WITH parts AS (
-  SELECT agent, operation, count() AS records, sum(arraySum(mapValues(usage))) AS units
-  FROM usage
-  GROUP BY agent, operation
-)
+WITH (
+  SELECT groupArray((agent, operation, records, used))
+  FROM (
+    SELECT toString(agent) AS agent, toString(operation) AS operation, sum(events) AS records, sum(units) AS used
+    FROM usage_sums
+    GROUP BY agent, operation
+  )
+) AS parts
 SELECT
-  sum(records) AS total_records,
-  sum(units) AS total_units,
-  uniqExact(agent) AS unique_agents,
+  sum(part.3) AS total_records,
+  sum(part.4) AS total_units,
+  uniqExact(part.1) AS unique_agents,
   (
-    SELECT mapFromArrays(groupArray(operation), groupArray((counted, used)))
-    FROM (SELECT operation, sum(records) AS counted, sum(units) AS used FROM parts GROUP BY operation ORDER BY operation)
+    SELECT mapFromArrays(groupArray(name), groupArray((counted, units)))
+    FROM (
+      SELECT one.2 AS name, sum(one.3) AS counted, sum(one.4) AS units
+      FROM (SELECT arrayJoin(parts) AS one) GROUP BY name ORDER BY name
+    )
   ) AS by_operation,
   (
-    SELECT mapFromArrays(groupArray(agent), groupArray((counted, used)))
-    FROM (SELECT agent, sum(records) AS counted, sum(units) AS used FROM parts GROUP BY agent ORDER BY agent)
+    SELECT mapFromArrays(groupArray(name), groupArray((counted, units)))
+    FROM (
+      SELECT one.1 AS name, sum(one.3) AS counted, sum(one.4) AS units
+      FROM (SELECT arrayJoin(parts) AS one) GROUP BY name ORDER BY name
+    )
   ) AS by_agent,
   (SELECT max(append_time) FROM up_to) AS up_to
-FROM parts
+FROM (SELECT arrayJoin(parts) AS part)

@@ -8,10 +8,11 @@ WITH alike AS (
     status NOT IN ('', 'ok') AS failed,
     count() AS calls,
     sum(cost) AS spend,
-    argMin(cost, (log, position)) AS spend_on_first
+    argMin(cost, position) AS spend_on_first
   FROM usage
   GROUP BY
-    agent, source, operation, provider, model, session, mapSort(usage), currency, failed, toStartOfMinute(event_time)
+    agent, operation, currency, failed,
+    sipHash128(log, source, provider, model, session, mapSort(usage), toStartOfMinute(event_time))
 )
 SELECT
   agent,

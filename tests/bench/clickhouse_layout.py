@@ -24,7 +24,7 @@ _PARTS: Final = 5
 _TIMES: Final = 7
 _COLUMNS_SHOWN: Final = 12
 _CHOSEN: Final = "as chosen"
-_ORDER: Final = re.compile(r"PRIMARY KEY .*?\nORDER BY .*?\n", re.DOTALL)
+_ORDER: Final = re.compile(r"^ORDER BY .*?\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def _codec(codec: str, *, everywhere: bool = False) -> Callable[[str], str]:
 
 LAYOUTS: Final = (
     Layout(_CHOSEN, lambda sql: sql),
-    Layout("order: log, position", _ordered("log, position")),
+    Layout("order: agent, hour", _ordered("customer, agent, toStartOfHour(event_time), log, position")),
     Layout("order: hour, log, position", _ordered("toStartOfHour(event_time), log, position")),
     Layout("order: customer, agent, log, position", _ordered("customer, agent, log, position")),
     Layout("codec: LZ4 everywhere", _codec("LZ4", everywhere=True)),

@@ -144,7 +144,7 @@ def ask(clickhouse: ClickHouse, rows: int, times: int) -> dict[str, Any]:
     for file in sorted(QUERIES.glob("*.sql")):
         sql = file.read_text("utf-8")
         p95_ms = _p95_ms(lambda sql=sql: clickhouse.raw(sql, "Null"), times)  # type: ignore[misc]
-        queries[file.stem] = (p95_ms, "FROM usage_by_" in sql)
+        queries[file.stem] = (p95_ms, "FROM usage_by_" in sql or "FROM usage_sums" in sql)
     density_ms = _p95_ms(lambda: clickhouse.rows(_DENSITY, {"log": _LOG}), times)
     found = clickhouse.rows(_DENSITY, {"log": _LOG})
     if found != [(rows, 1)]:
