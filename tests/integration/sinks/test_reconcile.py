@@ -211,8 +211,8 @@ async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
     assert "events written" in again.stdout
     found = run_meterproof("reconcile", "--no-kafka", "--repair", "--json", data=data)
     assert (found.returncode, json.loads(found.stdout)["differences"]) == (0, 0)
+    shutil.rmtree(data / "clickhouse")
     for wrong, said in ((["--audit", str(data / "none")], "holds no log"), ([], "price book")):
-        shutil.rmtree(data / "clickhouse")
         told = run_meterproof("rebuild", *wrong, data=data)
         assert (told.returncode, told.stdout) == (1, ""), wrong
         assert said in told.stderr
