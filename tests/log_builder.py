@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.note import Signer
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
 from meterproof_schemas.records_tree import head_entry, head_of, records_origin

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from meterproof_proofs.bundle import encode_bundle
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.note import Signer
 from meterproof_proofs.tiles import TileEdge, bundles_of
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.records_tree import head_entry, head_of
 from meterproof_sinks.audit_folder import LogName, encode_log_name, log_folder_name

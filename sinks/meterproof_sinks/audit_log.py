@@ -9,7 +9,8 @@ from pathlib import Path
 import structlog
 
 from meterproof_proofs.checkpoint import Checkpoint
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.chain import Cursor, LogChain
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.event import entry_of

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
-from meterproof_proofs.frontier import batch_root, leaf_hashes
+from meterproof_proofs.frontier import batch_root
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.batch import BatchHeader, Signatures
 from meterproof_schemas.errors import InvalidBatch
 from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader

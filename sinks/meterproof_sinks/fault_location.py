@@ -2,7 +2,8 @@
 
 from pydantic import ValidationError
 
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.errors import InvalidEvent, InvalidRecord
 from meterproof_schemas.event import parse_event
 from meterproof_schemas.log_record import RecordHeader, frontier_of

@@ -10,8 +10,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.published_files import FileComparison
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.log_record import Genesis
 from meterproof_sinks.audit_errors import AuditFault

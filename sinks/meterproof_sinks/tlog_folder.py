@@ -25,7 +25,6 @@ from typing import Final
 from meterproof_proofs.bundle import decode_bundle, encode_bundle
 from meterproof_proofs.checkpoint import Checkpoint
 from meterproof_proofs.errors import ProofError
-from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.note import SignedNote
 from meterproof_proofs.tiles import (
     TILE_WIDTH,
@@ -36,6 +35,7 @@ from meterproof_proofs.tiles import (
     partial_tiles,
     tiles_of,
 )
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 
 from meterproof_proofs.derived_tree import DerivedTree
-from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.published_files import FileComparison
 from meterproof_proofs.tiles import TILE_WIDTH
+from meterproof_proofs.tree_hashing import leaf_hashes
 
 
 class TreeStretch:

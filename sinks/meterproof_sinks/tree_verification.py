@@ -7,10 +7,10 @@ from typing import Final
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.derived_tree import DerivedTree
 from meterproof_proofs.errors import BadTile, MissingTile, ProofError
-from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.note import Verifier
 from meterproof_proofs.published_files import FileComparison, PublishedFiles
 from meterproof_proofs.tiles import TILE_WIDTH
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE
 from meterproof_sinks.disk import NEW_SUFFIX

@@ -13,8 +13,9 @@ from meterproof.kafka.settings import KafkaSettings
 from meterproof.log_key import LogKeys
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from meterproof_proofs.errors import ProofError
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.note import SignedNote, Signer
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.chain import Cursor, LogChain
 from meterproof_schemas.checkpoint_record import (
     CheckpointHeader,

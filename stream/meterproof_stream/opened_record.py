@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from meterproof_proofs.frontier import batch_root, leaf_hashes
+from meterproof_proofs.frontier import batch_root
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
 from meterproof_schemas.errors import InvalidBatch
 from meterproof_schemas.event import entries_of, identities_of_events

@@ -17,7 +17,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from nacl.signing import VerifyKey
 
 from meterproof.kafka.reader import PartitionReader
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.batch import signed_bytes
 from meterproof_schemas.keys import parse_registry
 from meterproof_schemas.topics import Topic

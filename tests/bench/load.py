@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meterproof.keys import ProducerKey
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.batch import (
     BatchHeader,
     encode_batch,

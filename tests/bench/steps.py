@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
+from meterproof_proofs.frontier import Frontier, batch_root
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.batch import decode_batch
 from meterproof_schemas.event import entries_of, identities_of_events
 from meterproof_schemas.fast_event import PlainEvents, read_plain_events

@@ -25,12 +25,12 @@ from statistics import median
 from typing import Final, Literal
 
 from meterproof_proofs.checkpoint_comparison import read_tlog
-from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.note import Verifier
 from meterproof_proofs.published_log import verify_published_log
 from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tiles import TileEdge
 from meterproof_proofs.tree import verify_inclusion
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.keys import parse_registry
 from meterproof_sinks.audit_sink import AuditSink
 from meterproof_sinks.audit_tree import SignedPair

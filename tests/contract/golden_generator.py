@@ -19,8 +19,9 @@ from nacl.signing import SigningKey
 
 import meterproof_schemas
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.note import Signer
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.batch import (
     Algorithm,
     BatchHeader,

@@ -7,8 +7,9 @@ import orjson
 import pytest
 
 from meterproof_proofs.checkpoint import open_checkpoint
-from meterproof_proofs.frontier import batch_root, leaf_hashes
+from meterproof_proofs.frontier import batch_root
 from meterproof_proofs.note import Signer, Verifier
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.accounts import Account, Accounts
 from meterproof_schemas.batch import decode_batch, encode_batch
 from meterproof_schemas.chain import LogChain

@@ -18,9 +18,9 @@ from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof_local.clickhouse_reader import clickhouse_rows
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.errors import ProofError
-from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.key_files import NoVerifierKey, read_verifiers
 from meterproof_proofs.tree import inclusion_proof, verify_inclusion
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.batch import BatchHeader, Signatures
 from meterproof_schemas.budget import (
     Budget,

@@ -20,7 +20,8 @@ import orjson
 from msgspec import Meta
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from meterproof_proofs.frontier import batch_root, leaf_hashes
+from meterproof_proofs.frontier import batch_root
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.errors import InvalidBatch
 from meterproof_schemas.event import Name, VersionOne, entry_of
 from meterproof_schemas.instant import Instant, parse_instant_us

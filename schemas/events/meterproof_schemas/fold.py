@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import orjson
 from pydantic import ValidationError
 
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.accounts import Accounts
 from meterproof_schemas.batch import BatchHeader, root_of_entries
 from meterproof_schemas.chain import Cursor, LogChain

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         WrongOrigin,
     )
     from meterproof_proofs.event_proof import EventProof, ProvedEvent
-    from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
+    from meterproof_proofs.frontier import Frontier, batch_root
     from meterproof_proofs.multi_proof import inclusion_multi_proof, root_of_multi_proof
     from meterproof_proofs.note import (
         MAX_NOTE_BYTES,
@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         verify_consistency,
         verify_inclusion,
     )
+    from meterproof_proofs.tree_hashing import leaf_hashes
 
 _NAMES_BY_MODULE: Final = {
     "bundle": ("MAX_ENTRY_BYTES", "decode_bundle", "encode_bundle"),
@@ -116,7 +117,7 @@ _NAMES_BY_MODULE: Final = {
         "WrongOrigin",
     ),
     "event_proof": ("EventProof", "ProvedEvent"),
-    "frontier": ("Frontier", "batch_root", "leaf_hashes"),
+    "frontier": ("Frontier", "batch_root"),
     "multi_proof": ("inclusion_multi_proof", "root_of_multi_proof"),
     "note": (
         "MAX_NOTE_BYTES",
@@ -161,6 +162,7 @@ _NAMES_BY_MODULE: Final = {
         "verify_consistency",
         "verify_inclusion",
     ),
+    "tree_hashing": ("leaf_hashes",),
 }
 _MODULES: Final = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

@@ -4,9 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from meterproof_proofs.errors import MalformedFrontier
 from meterproof_proofs.tree import MAX_TREE_SIZE, check_hashes, check_range
-from meterproof_proofs.tree_hashing import extended, joined, leaf_hashes
-
-__all__ = ["Frontier", "batch_root", "leaf_hashes"]
+from meterproof_proofs.tree_hashing import extended, joined
 
 
 def batch_root(leaf_hashes: Sequence[bytes]) -> bytes:

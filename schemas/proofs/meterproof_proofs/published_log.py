@@ -13,10 +13,10 @@ from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint
 from meterproof_proofs.derived_tree import DerivedTree
 from meterproof_proofs.errors import BadTile, MissingTile, ProofError
 from meterproof_proofs.event_proof import keys_of_log
-from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.note import SignedNote, Verifier
 from meterproof_proofs.published_files import CHECKPOINT_FILE, FileFault, PublishedFiles
 from meterproof_proofs.tree import EMPTY_ROOT
+from meterproof_proofs.tree_hashing import leaf_hashes
 
 
 @dataclass(slots=True)

@@ -11,11 +11,11 @@ from typing import Final
 
 from meterproof_proofs.bundle import decode_bundle
 from meterproof_proofs.errors import BadTile, MalformedBundle, MissingTile
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.multi_proof import inclusion_multi_proof
 from meterproof_proofs.tiles import TILE_WIDTH, Bundle, Tile, decode_tile, partial_tiles, tile_at
 from meterproof_proofs.tree import EMPTY_ROOT, check_hash, check_range, node_hash
-from meterproof_proofs.tree_hashing import pair_hashes
+from meterproof_proofs.tree_hashing import leaf_hashes, pair_hashes
 
 ReadTile = Callable[[str], bytes | None]
 """Given a path below the log's prefix, returns the file's content, or None if there is no such file."""

@@ -24,9 +24,10 @@ from meterproof.log_key import LogKey, LogKeys
 from meterproof_local.broker import LocalBroker
 from meterproof_proofs.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from meterproof_proofs.errors import UnverifiedNote
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.key_files import read_verifiers
 from meterproof_proofs.note import SignedNote, Signer, Verifier
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.checkpoint_record import (
     CheckpointHeader,
     CheckpointRecord,

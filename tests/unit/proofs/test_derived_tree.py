@@ -5,7 +5,8 @@ import random
 import pytest
 
 from meterproof_proofs.derived_tree import DerivedTree
-from meterproof_proofs.frontier import Frontier, batch_root, leaf_hashes
+from meterproof_proofs.frontier import Frontier, batch_root
+from meterproof_proofs.tree_hashing import leaf_hashes
 
 LEAVES = leaf_hashes([f"entry {number}".encode() for number in range(2_000)])
 

@@ -10,10 +10,10 @@ import pytest
 from meterproof_proofs.bundle import encode_bundle
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
 from meterproof_proofs.command import main
-from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.note import Signer
 from meterproof_proofs.published_log import verify_published_log
 from meterproof_proofs.tiles import TileEdge, bundles_of
+from meterproof_proofs.tree_hashing import leaf_hashes
 
 SIGNER = Signer("log.example/p0", bytes(32))
 ENTRIES = [b"x" * (number % 50) for number in range(700)]

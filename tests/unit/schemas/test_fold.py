@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.accounts import Accounts
 from meterproof_schemas.chain import Cursor, LogChain
 from meterproof_schemas.errors import InvalidRecord, StageStopped

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from meterproof_proofs.frontier import Frontier, leaf_hashes
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.records_tree import head_entry, head_of
 from meterproof_sinks.audit_errors import AuditFault, DamagedAudit
 from meterproof_sinks.audit_folder import read_records, records, segments_of, unexpected_files

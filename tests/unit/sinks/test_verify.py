@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
-from meterproof_proofs.frontier import leaf_hashes
 from meterproof_proofs.key_files import read_verifiers
 from meterproof_proofs.note import Signer
+from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.event import entry_of
 from meterproof_sinks.audit_folder import log_folder_name, segments_of
 from meterproof_sinks.audit_log import AuditLog
