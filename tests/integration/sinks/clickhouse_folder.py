@@ -12,6 +12,9 @@ from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.migrate import migrate
 from tests.rated_log import BOOKS, RatedLog, costs
 
+RECONCILIATION = (Path(__file__).parents[3] / "sinks" / "queries" / "reconciliation.sql").read_text(encoding="utf-8")
+"""The shipped query that answers nothing while all is well."""
+
 
 async def read_books() -> Mapping[int, PriceBook]:
     """The price books of `RatedLog`."""

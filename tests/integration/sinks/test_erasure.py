@@ -20,7 +20,7 @@ from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_inputs import load_producers
 from tests.builders import make_registry_file
-from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
+from tests.integration.sinks.clickhouse_folder import RECONCILIATION, new_sink, one, opened
 from tests.log_builder import signed_pair
 from tests.meterproof_command import run_meterproof
 from tests.rated_log import BOOKS, RatedLog, costs
@@ -111,6 +111,7 @@ async def test_lines_and_rows_are_gone_and_every_proof_holds(tmp_path: Path) -> 
         assert clickhouse.rows("SELECT requested_by, reason, kind, events FROM erasures") == [
             ("privacy@example.com", "request 17", "customer", len(gone))
         ]
+        assert clickhouse.rows(RECONCILIATION) == []
         assert (await reconcile(clickhouse, data / "audit", None)).differences == []
     # The writer goes on behind it, and a database that is made again knows nothing of it
     log.grow(3)

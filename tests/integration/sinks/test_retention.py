@@ -14,7 +14,7 @@ from meterproof_sinks.legal_holds import Hold
 from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.retention import NotRolledUp, retire
 from meterproof_sinks.rollups import Rollups
-from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
+from tests.integration.sinks.clickhouse_folder import RECONCILIATION, new_sink, one, opened
 from tests.meterproof_command import run_meterproof
 from tests.rated_log import RatedLog, costs
 
@@ -63,6 +63,7 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
         assert (retired.months, retired.events) == ([202512], old)
         assert retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None).months == []
         assert one(clickhouse, "SELECT count() FROM usage") == size - old
+        assert clickhouse.rows(RECONCILIATION) == []
         for again in (rollups.refresh, rollups.rebuild, Rollups(clickhouse).refresh):
             again()
             for table in ("usage_by_minute", "usage_by_hour", "usage_by_day"):

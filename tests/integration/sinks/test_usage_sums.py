@@ -8,7 +8,7 @@ import pytest
 
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.rollups import Rollups
-from tests.integration.sinks.clickhouse_folder import new_sink, opened
+from tests.integration.sinks.clickhouse_folder import RECONCILIATION, new_sink, opened
 from tests.rated_log import RatedLog, costs
 
 pytestmark = pytest.mark.clickhouse
@@ -58,6 +58,32 @@ async def test_what_comes_in_while_a_query_is_analysed_is_counted_once_or_not_at
         finally:
             reader.close()
         assert _assert_exact(clickhouse.rows(_SUMS), log) == log.records[4 + 3 * _ROUNDS - 1][1].header.size
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_reconciliation_finds_nothing_in_what_comes_in_while_it_is_analysed(
+    tmp_path: Path, *, shared: bool
+) -> None:
+    log = RatedLog(seed=25)
+    log.grow(2 * _ROUNDS + 4)
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        sink = new_sink(clickhouse)
+        await sink.cursor(0)
+        await sink.write(0, log.genesis, log.records[:4])
+        settings = {
+            "merge_tree_storage_snapshot_sleep_ms": int(_PAUSE_S * 1000),
+            "enable_shared_storage_snapshot_in_query": int(shared),
+        }
+        reader = ClickHouse.read_folder(clickhouse.folder, settings=settings)
+        try:
+            for number in range(_ROUNDS):
+                done = 4 + 2 * number
+                reading = asyncio.create_task(asyncio.to_thread(reader.rows, RECONCILIATION))
+                await asyncio.sleep(_PAUSE_S * (number / 2 + 0.3))
+                await sink.write(0, log.genesis, log.records[done : done + 2])
+                assert await reading == []
+        finally:
+            reader.close()
 
 
 async def test_the_roll_up_is_read_where_it_is_and_the_rows_where_it_is_not(tmp_path: Path) -> None:
