@@ -115,7 +115,7 @@ def outcome_of(folder: Path, request: str) -> UpkeepOutcome | None:
     """
     file = folder / REQUESTS_FILE
     for number, line in enumerate(_lines(file), 1):
-        if request.encode() in line:
+        if f'"request":"{request}"'.encode() in line:
             try:
                 return UpkeepOutcome.model_validate_json(line)
             except ValidationError as error:

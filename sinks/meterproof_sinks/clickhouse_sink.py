@@ -12,6 +12,7 @@ import structlog
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
+from meterproof_sinks.batch_bounds import CLICKHOUSE_BOUNDS
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, UnfitRows
 from meterproof_sinks.group_commit import GroupCommit
 from meterproof_sinks.reference_rows import put_price_books
@@ -41,8 +42,6 @@ _PRESENT_RECORDS = (
 )
 _DENSITY = "SELECT dense, toInt64(positions) - toInt64(last_position) - 1 FROM density WHERE log = {log:String}"
 _PROGRESS_COLUMNS: Final = ("log", "partition", "epoch", "log_offset", "digest", "next")
-_GROUP_ROWS_MAX: Final = 100_000
-"""Rows after which no further log joins an insert: what a larger one saves is little, and it takes memory."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.sink")
 
@@ -94,7 +93,9 @@ class ClickHouseSink:
         """Price books that are in `price_books` for sure."""
         self._present: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
         self._group: GroupCommit[_Write] = GroupCommit(
-            lambda writes: asyncio.to_thread(self._commit, writes), lambda write: len(write.events), _GROUP_ROWS_MAX
+            lambda writes: asyncio.to_thread(self._commit, writes),
+            lambda write: len(write.events),
+            CLICKHOUSE_BOUNDS.rows_max,
         )
 
     async def cursor(self, log: int) -> Cursor | None:

@@ -5,6 +5,8 @@ from typing import Final
 
 from meterproof_schemas.event import entry_of
 
+ERASED_BEGIN: Final = b'{"erased"'
+"""What every erased line begins with, and hardly any other content holds."""
 _ERASED: Final = re.compile(rb'\{"erased":"([0-9a-f]{64})"\}')
 
 
@@ -21,5 +23,5 @@ def erased_entry(line: bytes) -> bytes | None:
 
 def entry_of_kept(line: bytes) -> bytes:
     """The entry of a line as it is kept: of an event its SHA-256, of an erased one what it states."""
-    entry = erased_entry(line) if line.startswith(b'{"erased"') else None
+    entry = erased_entry(line) if line.startswith(ERASED_BEGIN) else None
     return entry_of(line) if entry is None else entry

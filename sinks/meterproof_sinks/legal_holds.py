@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_sinks.disk import Disk
-from meterproof_sinks.event_owner import belongs_to
+from meterproof_sinks.event_owner import Owner
 
 HOLDS_FILE: Final = "holds.jsonl"
 """In the data folder, beside the audit folder."""
@@ -61,7 +61,7 @@ class Hold:
 
     def covers(self, line: bytes) -> bool:
         """Whether an event line (without LF) must be kept."""
-        return self.customer is None or belongs_to(line, "customer", self.customer)
+        return self.customer is None or Owner("customer", self.customer).owns(line)
 
     def refusal(self) -> HoldError:
         """What to raise instead of erasing what it covers."""

@@ -13,7 +13,7 @@ from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.quantity import SCALE
 from meterproof_schemas.rating import rate_lines
 from meterproof_schemas.reasons import DUPLICATE
-from meterproof_sinks.erased import erased_entry
+from meterproof_sinks.erased import ERASED_BEGIN, erased_entry
 
 EVENT_COLUMNS: Final = (
     "log",
@@ -110,7 +110,7 @@ def event_rows(
         )
         positions: Sequence[int] = range(header.first, header.size)
         lines = record.lines
-        if present or b'{"erased"' in record.value:  # rarely
+        if present or ERASED_BEGIN in record.value:  # rarely
             positions = [
                 position
                 for position, line in zip(positions, lines, strict=True)

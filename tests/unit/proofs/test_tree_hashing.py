@@ -3,8 +3,10 @@
 import hashlib
 import importlib
 import random
+import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +23,20 @@ MEMBER = Path(__file__).resolve().parents[3] / "schemas" / "proofs"
 
 
 def native() -> ModuleType:
-    """The functions in C."""
+    """The functions in C; where they can be built and used, they must have been."""
     try:
         return importlib.import_module("meterproof_proofs._tree_hashing")
     except ImportError as error:
-        pytest.skip(f"the native functions are not here: {error}")
+        header = Path(sysconfig.get_path("include")) / "Python.h"
+        processor = Path("/proc/cpuinfo")
+        if (
+            shutil.which("cc")
+            and header.exists()
+            and processor.exists()
+            and "sha_ni" in processor.read_text(encoding="utf-8").split()
+        ):
+            raise
+        pytest.skip(f"no C compiler, no {header}, or a processor without SHA extensions: {error}")
 
 
 @pytest.fixture(params=["python", "native"])

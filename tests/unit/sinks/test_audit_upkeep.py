@@ -356,3 +356,14 @@ def test_a_second_outcome_is_told_beside_the_first(audit: Path) -> None:
         assert outcome_of(folder_of(audit), name) == outcome[LOG.origin]
     assert outcome_of(folder_of(audit), "c" * 16) is None
     assert len((folder_of(audit) / "requests.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_a_request_by_a_part_of_another_ones_name_is_not_taken_for_it(audit: Path) -> None:
+    ask(audit, ERASE, audit.parent / HOLDS_FILE, patience_s=0)
+    (folder_of(audit) / "requests" / f"{ERASE.request[:8]}.json").write_bytes(b"{}")
+    other = ERASE.model_copy(update={"request": "d" * 16})
+    ask(audit, other, audit.parent / HOLDS_FILE, patience_s=0)
+    assert outcome_of(folder_of(audit), ERASE.request[:4]) is None
+    outcome = outcome_of(folder_of(audit), ERASE.request[:8])
+    assert outcome is not None
+    assert "does not say what is asked for" in str(outcome.failure)
