@@ -1,6 +1,6 @@
 """The part in C, which pyproject.toml cannot declare yet. Without a compiler, the package is installed without it."""
 
-from setuptools import Extension, setup  # type: ignore[import-untyped]  # its types are not published with it
+from setuptools import Extension, setup
 
 setup(
     ext_modules=[

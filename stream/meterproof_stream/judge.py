@@ -15,6 +15,7 @@ from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import KeyEntry, KeyRegistry
 from meterproof_schemas.log_record import Genesis, Kind, NotAccepted
 from meterproof_schemas.partitioner import partition_of
+from meterproof_schemas.plain_lines import speaker_of
 from meterproof_schemas.reasons import DUPLICATE, Reason
 from meterproof_schemas.rejection import Rejection, make_rejection
 from meterproof_stream.opened_record import Fault, OpenedRecord, SourceRecord, open_records
@@ -24,8 +25,8 @@ _NONE: Final = b""
 """Identity of a line that is no event: an index knows none."""
 _SPEAKERS_MAX: Final = 65_536
 """Speakers remembered for one set of keys."""
-_Speaker = tuple[str, str, str]
-"""Source, agent and customer of a line."""
+_Speaker = str
+"""Source, agent and customer of a line, as `speaker_of` makes one text of them."""
 
 
 @dataclass(slots=True)
@@ -95,11 +96,12 @@ class _Speakers:
         return fault
 
     def _found(self, speaker: _Speaker, authorities: list[KeyEntry]) -> Fault | None:
-        if partition_of(speaker[1], self._partitions) != self._partition:
+        source, agent, customer = speaker.split("\0")
+        if partition_of(agent, self._partitions) != self._partition:
             return Reason.WRONG_PARTITION, "subject: this agent belongs to another partition"
         fault: str | None = None
         for entry in authorities:
-            fault = entry.speaks_for(*speaker)
+            fault = entry.speaks_for(source, agent, customer)
             if fault is None:
                 return None
         return Reason.KEY_NOT_ALLOWED, f"{fault}: the key may not speak for it"
@@ -283,7 +285,7 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
             reason, detail = event.reason, event.detail
         else:
             data = event.data
-            fault = speakers.fault_of((event.source, event.subject, data.customer), opened.authorities)
+            fault = speakers.fault_of(speaker_of(event.source, event.subject, data.customer), opened.authorities)
             if fault is not None:
                 reason, detail = fault
             elif not data.usage.keys() <= meters:

@@ -11,10 +11,10 @@ from meterproof_proofs.frontier import batch_root
 from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
 from meterproof_schemas.errors import InvalidBatch
-from meterproof_schemas.event import entries_of, identities_of_events
-from meterproof_schemas.fast_event import PlainEvents, read_plain_events
+from meterproof_schemas.event import entries_of
 from meterproof_schemas.keys import KeyEntry, KeyRegistry
 from meterproof_schemas.log_record import Genesis
+from meterproof_schemas.plain_lines import PlainLines, read_plain_lines
 from meterproof_schemas.reasons import Reason
 
 Fault = tuple[Reason, str]
@@ -38,17 +38,6 @@ class SourceRecord(NamedTuple):
 
     value: bytes | None
     append_ms: int
-
-
-class PlainLines(NamedTuple):
-    """Lines that are all spelled the common way, column by column; none of them is a correction."""
-
-    speakers: list[tuple[str, str, str]]
-    """Source, agent and customer of each line."""
-    identities: list[bytes]
-    times_us: list[int]
-    meters: set[str]
-    """All names in `data.usage` of these lines, and maybe of others."""
 
 
 @dataclass(slots=True)
@@ -87,7 +76,7 @@ def open_records(records: Iterable[Sourced], genesis: Genesis, registry: KeyRegi
     lines = vouched[0][1].lines if alone else [line for _, batch in vouched for line in batch.lines]
     entries = entries_of(lines)
     leaves = leaf_hashes(entries)
-    plain = _columns(read_plain_events(lines))
+    plain = read_plain_lines(lines)
     if alone:
         _lay_out(vouched[0][0], entries, leaves, plain)
         return opened
@@ -99,7 +88,7 @@ def open_records(records: Iterable[Sourced], genesis: Genesis, registry: KeyRegi
                 plain.speakers[first:end], plain.identities[first:end], plain.times_us[first:end], plain.meters
             )
         else:  # one of the others may be to blame
-            own = _columns(read_plain_events(batch.lines))
+            own = read_plain_lines(batch.lines)
         _lay_out(record, entries[first:end], leaves[first:end], own)
         first = end
     return opened
@@ -139,11 +128,3 @@ def _check_address(header: BatchHeader, genesis: Genesis) -> None:
         raise InvalidBatch(Reason.WRONG_AUDIENCE, "signed for another topic")
     if header.partition != genesis.partition:
         raise InvalidBatch(Reason.WRONG_PARTITION, f"signed for partition {header.partition}")
-
-
-def _columns(plain: PlainEvents | None) -> PlainLines | None:
-    if plain is None:
-        return None
-    events = plain.events
-    speakers = [(event.source, event.subject, event.data.customer) for event in events]
-    return PlainLines(speakers, identities_of_events(events), plain.times_us, plain.meters)

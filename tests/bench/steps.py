@@ -11,13 +11,12 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from meterproof_proofs.frontier import Frontier, batch_root
 from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.batch import decode_batch
-from meterproof_schemas.event import entries_of, identities_of_events
-from meterproof_schemas.fast_event import PlainEvents, read_plain_events
+from meterproof_schemas.event import entries_of
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import parse_registry
 from meterproof_schemas.limits import (
@@ -34,6 +33,7 @@ from meterproof_schemas.log_record import (
     make_genesis,
     record_digest,
 )
+from meterproof_schemas.plain_lines import read_plain_lines
 from meterproof_schemas.price_book import DEFAULT_METERS
 from meterproof_stream.judge import judge
 from meterproof_stream.record_builder import InForce, append_record
@@ -42,8 +42,8 @@ from tests.bench.load import DEPLOYMENT, PARTITIONS, PartitionLoad, SignedSeries
 _TOPIC: Final = "usage.batches"
 _PARTITION: Final = 0
 _JUDGING: Final = (
-    *("structure and header", "signature", "entry digest", "leaf hash", "batch root", "parse and validate"),
-    *("identity", "dedupe lookup", "digest of the source record"),
+    *("structure and header", "signature", "entry digest", "leaf hash", "batch root"),
+    *("parse, validate, identity", "dedupe lookup", "digest of the source record"),
 )
 """Steps of `judge`."""
 _BUILDING: Final = ("log frontier and root", "record header and lines", "digest of the record", "index")
@@ -159,8 +159,7 @@ class Steps:
         batches = [decode_batch(value) for value in values]
         entries = [entries_of(batch.lines) for batch in batches]
         leaves = [leaf_hashes(each) for each in entries]
-        events = [cast("PlainEvents", read_plain_events(batch.lines)).events for batch in batches]
-        identities = [identities_of_events(each) for each in events]
+        identities = [judgement.identities for judgement in judgements]
         index = LogState().index
         return {
             "structure and header": self._time(lambda: [decode_batch(value) for value in values]),
@@ -173,8 +172,7 @@ class Steps:
             "entry digest": self._time(lambda: [entries_of(batch.lines) for batch in batches]),
             "leaf hash": self._time(lambda: [leaf_hashes(each) for each in entries]),
             "batch root": self._time(lambda: [batch_root(each) for each in leaves]),
-            "parse and validate": self._time(lambda: [read_plain_events(batch.lines) for batch in batches]),
-            "identity": self._time(lambda: [identities_of_events(each) for each in events]),
+            "parse, validate, identity": self._time(lambda: [read_plain_lines(batch.lines) for batch in batches]),
             "dedupe lookup": self._time(lambda: [index.get_many(each) for each in identities]),
             "digest of the source record": self._time(lambda: [record_digest(value) for value in values]),
             "log frontier and root": self._time(lambda: _grow(judgements)),

@@ -4,10 +4,8 @@ import hashlib
 import importlib
 import random
 import shutil
-import subprocess
 import sys
 import sysconfig
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +16,6 @@ from hypothesis import strategies as st
 
 from meterproof_proofs import python_tree_hashing, tree_hashing
 from tests.unit.proofs.definition import root, split
-
-MEMBER = Path(__file__).resolve().parents[3] / "schemas" / "proofs"
 
 
 def native() -> ModuleType:
@@ -154,35 +150,3 @@ def test_the_native_functions_let_go_of_what_they_took() -> None:
         with pytest.raises(TypeError):
             hashing.extended(3, [contents[0], None], contents)
     assert [sys.getrefcount(content) for content in contents] == before
-
-
-def test_without_a_compiler_the_package_is_built_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", "false")
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md"):
-        (source / name).write_bytes((MEMBER / name).read_bytes())
-    for file in (MEMBER / "meterproof_proofs").rglob("*"):
-        if file.suffix in {".py", ".pyi", ".c", ".typed"}:
-            copy = source / file.relative_to(MEMBER)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(file.read_bytes())
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "."]
-    done = subprocess.run([*build, "-w", str(tmp_path)], cwd=source, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        archive.extractall(tmp_path / "installed")
-    assert {"meterproof_proofs/py.typed", "meterproof_proofs/_tree_hashing.pyi"} <= names
-    assert not [name for name in names if name.endswith((".so", ".c"))]
-    code = "import meterproof_proofs as p; print(p.__file__, p.root_of([b'a', b'b']).hex())"
-    told = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(tmp_path / "installed")},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert str(tmp_path) in told
-    assert root([b"a", b"b"]).hex() in told

@@ -1,0 +1,734 @@
+/*
+ * What `python_plain_lines.py` does for event lines in the commonest spelling, at a tenth of its price.
+ *
+ * It only ever accepts. A line that it takes is one JSON object (RFC 8259) of printable ASCII characters without
+ * backslash, without white space between tokens, without null, whose names are all known and occur once, and whose values
+ * keep the rules of `event.py`. So there is nothing in it that two parsers could read differently. For any other line it
+ * returns None for all lines, which says nothing about them.
+ *
+ * Every function that reads a line returns 1, or 0 where the line is not of that kind; none reads at or behind `end`.
+ * Nesting is that of the rules, at most three deep, whatever a line holds.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#define NAME_BYTES_MAX 256
+#define TEXT_BYTES_MAX 4096
+#define METERS_MAX 64
+#define TAGS_MAX 64
+#define METER_NAME_BYTES_MAX 64
+#define INTEGER_MAX INT64_MAX
+
+typedef struct {
+    const uint8_t *start;
+    size_t size;
+} Text;
+
+/* The names of meters of all lines so far, in the order in which they were found. */
+typedef struct {
+    Text names[METERS_MAX];
+    unsigned int count;
+} Meters;
+
+/* What is left of a line, and what was found in it. */
+typedef struct {
+    const uint8_t *at;
+    const uint8_t *end;
+    Text id, source, subject, customer;
+    int64_t time_us;
+    Meters *meters;
+} Line;
+
+typedef struct {
+    const char *name;
+    size_t size;
+    int required;
+    int (*read)(Line *line);
+} Field;
+
+#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+#define REQUIRED(name, read) {name, sizeof(name) - 1, 1, read}
+#define OPTIONAL(name, read) {name, sizeof(name) - 1, 0, read}
+
+/* --- tokens ------------------------------------------------------------------------------------------------------- */
+
+static inline int
+take(Line *line, uint8_t wanted)
+{
+    if (line->at == line->end || *line->at != wanted)
+        return 0;
+    line->at++;
+    return 1;
+}
+
+static inline int
+is_plain(uint8_t character)
+{ /* what stands for itself inside a string, and is neither a control character nor beyond ASCII */
+    return ((uint8_t)(character - 0x20) < 0x7f - 0x20) & (character != '"') & (character != '\\');
+}
+
+static inline int
+is_digit(uint8_t character)
+{
+    return (uint8_t)(character - '0') <= 9;
+}
+
+static inline int
+read_string(Line *line, Text *text)
+{
+    if (!take(line, '"'))
+        return 0;
+    const uint8_t *at = line->at;
+    while (at < line->end && is_plain(*at))
+        at++;
+    text->start = line->at;
+    text->size = (size_t)(at - line->at);
+    line->at = at;
+    return take(line, '"');
+}
+
+static inline int
+is_same(Text text, const char *wanted, size_t size)
+{
+    return text.size == size && memcmp(text.start, wanted, size) == 0;
+}
+
+/* An integer as JSON spells it, but for -0. */
+static int
+read_integer(Line *line, int may_be_negative, uint64_t max)
+{
+    const int negative = may_be_negative && take(line, '-');
+    const uint8_t *start = line->at;
+    uint64_t value = 0;
+    while (line->at < line->end && is_digit(*line->at)) {
+        if (line->at - start == 19) /* 19 digits fit into 64 bits, 20 may not */
+            return 0;
+        value = 10 * value + (uint64_t)(*line->at++ - '0');
+    }
+    const size_t digits = (size_t)(line->at - start);
+    if (digits == 0 || (*start == '0' && (digits > 1 || negative)))
+        return 0;
+    return value <= max;
+}
+
+/* An object of these fields, in any order; at most 32 of them. */
+static int
+read_object(Line *line, const Field *fields, size_t count)
+{
+    uint32_t seen = 0;
+    size_t expected = 0;
+    if (!take(line, '{'))
+        return 0;
+    if (!take(line, '}')) {
+        do {
+            Text name;
+            if (!read_string(line, &name) || !take(line, ':'))
+                return 0;
+            size_t tried = 0, number = expected;
+            while (!is_same(name, fields[number].name, fields[number].size)) {
+                number = number + 1 == count ? 0 : number + 1;
+                if (++tried == count)
+                    return 0;
+            }
+            if (seen >> number & 1)
+                return 0;
+            seen |= (uint32_t)1 << number;
+            if (!fields[number].read(line))
+                return 0;
+            expected = number + 1 == count ? 0 : number + 1;
+        } while (take(line, ','));
+        if (!take(line, '}'))
+            return 0;
+    }
+    for (size_t number = 0; number < count; number++)
+        if (fields[number].required && !(seen >> number & 1))
+            return 0;
+    return 1;
+}
+
+/* --- values ------------------------------------------------------------------------------------------------------- */
+
+static inline int
+read_name(Line *line, Text *name)
+{
+    return read_string(line, name) && name->size >= 1 && name->size <= NAME_BYTES_MAX;
+}
+
+static int
+read_any_name(Line *line)
+{
+    Text name;
+    return read_name(line, &name);
+}
+
+static int
+read_text(Line *line)
+{
+    Text text;
+    return read_string(line, &text) && text.size <= TEXT_BYTES_MAX;
+}
+
+static int
+read_one_of(Line *line, const char *const *choices, size_t count)
+{
+    Text text;
+    if (!read_string(line, &text))
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        if (is_same(text, choices[i], strlen(choices[i])))
+            return 1;
+    return 0;
+}
+
+static int
+read_count(Line *line)
+{
+    return read_integer(line, 0, INTEGER_MAX);
+}
+
+static int
+read_status_code(Line *line)
+{
+    return read_integer(line, 0, 999);
+}
+
+/* `[0-9]{1,18}(\.[0-9]{1,12})?` in a string, or an integer; a minus sign where it may be negative. */
+static int
+read_quantity(Line *line, int may_be_negative)
+{
+    if (line->at == line->end || *line->at != '"')
+        return read_integer(line, may_be_negative, INTEGER_MAX);
+    Text text;
+    if (!read_string(line, &text))
+        return 0;
+    const uint8_t *at = text.start, *end = text.start + text.size;
+    if (may_be_negative && at < end && *at == '-')
+        at++;
+    const uint8_t *whole = at;
+    while (at < end && is_digit(*at))
+        at++;
+    if (at - whole < 1 || at - whole > 18)
+        return 0;
+    if (at == end)
+        return 1;
+    if (*at++ != '.')
+        return 0;
+    const uint8_t *places = at;
+    while (at < end && is_digit(*at))
+        at++;
+    return at == end && at - places >= 1 && at - places <= 12;
+}
+
+static int
+read_money(Line *line)
+{
+    return read_quantity(line, 1);
+}
+
+static int
+read_currency(Line *line)
+{
+    Text text;
+    if (!read_string(line, &text) || text.size != 3)
+        return 0;
+    for (size_t i = 0; i < 3; i++)
+        if (text.start[i] < 'A' || text.start[i] > 'Z')
+            return 0;
+    return 1;
+}
+
+static int
+are_hexadecimal(const uint8_t *at, size_t count)
+{
+    int wrong = 0; /* without branches: which half of the digits comes next cannot be predicted */
+    for (size_t i = 0; i < count; i++)
+        wrong |= !is_digit(at[i]) & ((uint8_t)(at[i] - 'a') > 'f' - 'a');
+    return !wrong;
+}
+
+static int
+read_salt(Line *line)
+{
+    Text text;
+    return read_string(line, &text) && text.size == 32 && are_hexadecimal(text.start, 32);
+}
+
+static int
+read_traceparent(Line *line)
+{
+    Text text;
+    if (!read_string(line, &text) || text.size != 55)
+        return 0;
+    const uint8_t *at = text.start;
+    return are_hexadecimal(at, 2) && at[2] == '-' && are_hexadecimal(at + 3, 32) && at[35] == '-' &&
+           are_hexadecimal(at + 36, 16) && at[52] == '-' && are_hexadecimal(at + 53, 2);
+}
+
+/* A number of so many digits, or -1. */
+static int
+number_of(const uint8_t *at, size_t digits)
+{
+    int number = 0;
+    for (size_t i = 0; i < digits; i++) {
+        if (!is_digit(at[i]))
+            return -1;
+        number = 10 * number + (at[i] - '0');
+    }
+    return number;
+}
+
+/* `YYYY-MM-DDThh:mm:ss.fffZ`, three to nine fraction digits, those below microseconds cut. */
+static int
+read_time(Line *line)
+{
+    static const uint8_t days_of[12] = {31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    static const int days_before[12] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+    Text text;
+    if (!read_string(line, &text) || text.size < 24 || text.size > 30)
+        return 0;
+    const uint8_t *at = text.start;
+    if (at[4] != '-' || at[7] != '-' || at[10] != 'T' || at[13] != ':' || at[16] != ':' || at[19] != '.' ||
+        at[text.size - 1] != 'Z')
+        return 0;
+    const int year = number_of(at, 4), month = number_of(at + 5, 2), day = number_of(at + 8, 2);
+    const int hour = number_of(at + 11, 2), minute = number_of(at + 14, 2), second = number_of(at + 17, 2);
+    if (year < 1 || month < 1 || month > 12 || day < 1 || day > days_of[month - 1])
+        return 0;
+    const int leaps = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    if (month == 2 && day == 29 && !leaps)
+        return 0;
+    if (hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 59)
+        return 0;
+    int64_t fraction_us = 0;
+    for (size_t i = 20; i < text.size - 1; i++) {
+        if (!is_digit(at[i]))
+            return 0;
+        if (i < 26)
+            fraction_us = 10 * fraction_us + (at[i] - '0');
+    }
+    for (size_t i = text.size - 1; i < 26; i++)
+        fraction_us *= 10;
+    const int before = year - 1; /* whole years since 0001-01-01, the day 719,162 before 1970-01-01 */
+    const int64_t days = 365 * (int64_t)before + before / 4 - before / 100 + before / 400 + days_before[month - 1] +
+                         (month > 2 && leaps) + day - 1 - 719162;
+    line->time_us = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1000000 + fraction_us;
+    return 1;
+}
+
+static int
+is_meter_name(Text name)
+{
+    if (name.size < 1 || name.size > METER_NAME_BYTES_MAX || name.start[0] < 'a' || name.start[0] > 'z')
+        return 0;
+    for (size_t i = 1; i < name.size; i++) {
+        const uint8_t character = name.start[i];
+        if (!(character >= 'a' && character <= 'z') && !is_digit(character) && character != '_' && character != '.')
+            return 0;
+    }
+    return 1;
+}
+
+/* The place of a meter among those found, where it may be put now; `METERS_MAX` if it cannot be. */
+static unsigned int
+place_of(Meters *meters, Text name, unsigned int expected)
+{
+    const unsigned int count = meters->count;
+    for (unsigned int tried = 0, number = expected; tried < count; tried++, number++) {
+        if (number >= count)
+            number = 0;
+        if (is_same(name, (const char *)meters->names[number].start, meters->names[number].size))
+            return number;
+    }
+    if (count == METERS_MAX || !is_meter_name(name))
+        return METERS_MAX;
+    meters->names[meters->count++] = name;
+    return count;
+}
+
+static int
+read_usage(Line *line)
+{
+    uint64_t seen = 0;
+    unsigned int expected = 0;
+    if (!take(line, '{'))
+        return 0;
+    do {
+        Text name;
+        if (!read_string(line, &name) || !take(line, ':'))
+            return 0;
+        const unsigned int number = place_of(line->meters, name, expected);
+        if (number == METERS_MAX || (seen >> number & 1))
+            return 0;
+        seen |= (uint64_t)1 << number;
+        if (!read_quantity(line, 0)) /* only a correction may be negative, and none is plain */
+            return 0;
+        expected = number + 1;
+    } while (take(line, ','));
+    return take(line, '}');
+}
+
+static int
+read_tags(Line *line)
+{
+    Text names[TAGS_MAX];
+    size_t count = 0;
+    if (!take(line, '{'))
+        return 0;
+    if (take(line, '}'))
+        return 1;
+    do {
+        Text name;
+        if (count == TAGS_MAX || !read_name(line, &name) || !take(line, ':') || !read_any_name(line))
+            return 0;
+        for (size_t i = 0; i < count; i++)
+            if (is_same(name, (const char *)names[i].start, names[i].size))
+                return 0;
+        names[count++] = name;
+    } while (take(line, ','));
+    return take(line, '}');
+}
+
+/* --- the event ---------------------------------------------------------------------------------------------------- */
+
+static int
+read_latency(Line *line)
+{
+    static const Field fields[] = {
+        OPTIONAL("total_us", read_count),
+        OPTIONAL("queue_us", read_count),
+        OPTIONAL("upstream_us", read_count),
+        OPTIONAL("first_token_us", read_count),
+    };
+    return read_object(line, fields, COUNT_OF(fields));
+}
+
+static int
+read_cost(Line *line)
+{
+    static const Field fields[] = {REQUIRED("amount", read_money), REQUIRED("currency", read_currency)};
+    return read_object(line, fields, COUNT_OF(fields));
+}
+
+static int
+read_governance(Line *line)
+{
+    static const Field fields[] = {
+        OPTIONAL("residency", read_any_name),
+        OPTIONAL("purpose", read_any_name),
+        OPTIONAL("consent", read_any_name),
+    };
+    return read_object(line, fields, COUNT_OF(fields));
+}
+
+static int
+read_surface(Line *line)
+{
+    static const char *const surfaces[] = {"llm", "tool", "agent", "rest", "mcp"};
+    return read_one_of(line, surfaces, COUNT_OF(surfaces));
+}
+
+static int
+read_status(Line *line)
+{
+    static const char *const statuses[] = {"ok", "error", "denied", "rate_limited", "payment_required"};
+    return read_one_of(line, statuses, COUNT_OF(statuses));
+}
+
+static int
+read_customer(Line *line)
+{
+    return read_name(line, &line->customer);
+}
+
+static int
+read_data(Line *line)
+{
+    static const Field fields[] = {
+        REQUIRED("customer", read_customer),
+        REQUIRED("usage", read_usage),
+        OPTIONAL("operation", read_any_name),
+        OPTIONAL("surface", read_surface),
+        OPTIONAL("status", read_status),
+        OPTIONAL("status_code", read_status_code),
+        OPTIONAL("provider", read_any_name),
+        OPTIONAL("model", read_any_name),
+        OPTIONAL("latency", read_latency),
+        OPTIONAL("request_bytes", read_count),
+        OPTIONAL("response_bytes", read_count),
+        OPTIONAL("session", read_any_name),
+        OPTIONAL("user", read_any_name),
+        OPTIONAL("run", read_any_name),
+        OPTIONAL("parent", read_any_name),
+        OPTIONAL("traceparent", read_traceparent),
+        OPTIONAL("cost", read_cost),
+        OPTIONAL("tags", read_tags),
+        OPTIONAL("governance", read_governance),
+        OPTIONAL("request_signature", read_text),
+        OPTIONAL("receipt", read_text),
+        OPTIONAL("salt", read_salt),
+    };
+    return read_object(line, fields, COUNT_OF(fields));
+}
+
+static int
+read_specversion(Line *line)
+{
+    static const char *const versions[] = {"1.0"};
+    return read_one_of(line, versions, COUNT_OF(versions));
+}
+
+static int
+read_type(Line *line)
+{
+    static const char *const types[] = {"meterproof.usage.v1"};
+    return read_one_of(line, types, COUNT_OF(types));
+}
+
+static int
+read_id(Line *line)
+{
+    return read_name(line, &line->id);
+}
+
+static int
+read_source(Line *line)
+{
+    return read_name(line, &line->source);
+}
+
+static int
+read_subject(Line *line)
+{
+    return read_name(line, &line->subject);
+}
+
+static int
+read_event(Line *line)
+{
+    static const Field fields[] = {
+        REQUIRED("specversion", read_specversion),
+        REQUIRED("id", read_id),
+        REQUIRED("source", read_source),
+        REQUIRED("type", read_type),
+        REQUIRED("time", read_time),
+        REQUIRED("subject", read_subject),
+        REQUIRED("data", read_data),
+    };
+    return read_object(line, fields, COUNT_OF(fields)) && line->at == line->end;
+}
+
+/* --- identity: BLAKE2b of 16 bytes, RFC 7693 ---------------------------------------------------------------------- */
+
+#define BLOCK_BYTES 128
+#define IDENTITY_BYTES 16
+#define IDENTITY_BLOCKS_MAX ((2 * NAME_BYTES_MAX + 1 + BLOCK_BYTES - 1) / BLOCK_BYTES)
+
+static const uint64_t INITIAL[8] = { /* section 2.6 */
+    0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
+    0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179,
+};
+
+static const uint8_t SCHEDULE[10][16] = { /* section 2.7; rounds 10 and 11 are 0 and 1 again */
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
+    {11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4}, {7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8},
+    {9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13}, {2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9},
+    {12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11}, {13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
+    {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0},
+};
+
+static inline uint64_t
+rotated(uint64_t word, unsigned int right)
+{
+    return word >> right | word << (64 - right);
+}
+
+#define MIX(a, b, c, d, x, y) \
+    do { \
+        a += b + (x); \
+        d = rotated(d ^ a, 32); \
+        c += d; \
+        b = rotated(b ^ c, 24); \
+        a += b + (y); \
+        d = rotated(d ^ a, 16); \
+        c += d; \
+        b = rotated(b ^ c, 63); \
+    } while (0)
+
+/* Section 3.2: `block` is the one that ends `taken` bytes behind the beginning. */
+static void
+compress(uint64_t state[8], const uint8_t *block, uint64_t taken, int last)
+{
+    uint64_t m[16], v[16];
+    for (int i = 0; i < 16; i++) {
+        m[i] = 0;
+        for (int byte = 7; byte >= 0; byte--)
+            m[i] = m[i] << 8 | block[8 * i + byte];
+    }
+    memcpy(v, state, 8 * sizeof v[0]);
+    memcpy(v + 8, INITIAL, sizeof INITIAL);
+    v[12] ^= taken;
+    if (last)
+        v[14] = ~v[14];
+#if defined(__GNUC__)
+#pragma GCC unroll 12
+#endif
+    for (int round = 0; round < 12; round++) {
+        const uint8_t *s = SCHEDULE[round % 10];
+        MIX(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]);
+        MIX(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]);
+        MIX(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]);
+        MIX(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]);
+        MIX(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]);
+        MIX(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]);
+        MIX(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]);
+        MIX(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]]);
+    }
+    for (int i = 0; i < 8; i++)
+        state[i] ^= v[i] ^ v[i + 8];
+}
+
+/* BLAKE2b-128 over the source, a NUL byte and the id. */
+static void
+put_identity(uint8_t *identity, Text source, Text id)
+{
+    uint8_t content[IDENTITY_BLOCKS_MAX * BLOCK_BYTES];
+    const size_t size = source.size + 1 + id.size;
+    const size_t blocks = (size + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    memcpy(content, source.start, source.size);
+    content[source.size] = 0;
+    memcpy(content + source.size + 1, id.start, id.size);
+    memset(content + size, 0, blocks * BLOCK_BYTES - size);
+    uint64_t state[8];
+    memcpy(state, INITIAL, sizeof state);
+    state[0] ^= 0x01010000 | IDENTITY_BYTES; /* section 2.5: no key, fan-out and depth 1 */
+    for (size_t i = 0; i + 1 < blocks; i++)
+        compress(state, content + i * BLOCK_BYTES, (i + 1) * BLOCK_BYTES, 0);
+    compress(state, content + (blocks - 1) * BLOCK_BYTES, size, 1);
+    for (size_t i = 0; i < IDENTITY_BYTES; i++)
+        identity[i] = (uint8_t)(state[i / 8] >> (8 * (i % 8)));
+}
+
+/* --- Python ------------------------------------------------------------------------------------------------------- */
+
+/* Source, agent and customer, with a NUL between two. */
+static PyObject *
+speaker_of(const Line *line)
+{
+    const Text parts[] = {line->source, line->subject, line->customer};
+    PyObject *speaker = PyUnicode_New((Py_ssize_t)(parts[0].size + 1 + parts[1].size + 1 + parts[2].size), 127);
+    if (speaker == NULL)
+        return NULL;
+    uint8_t *at = PyUnicode_1BYTE_DATA(speaker);
+    for (size_t i = 0; i < COUNT_OF(parts); i++) {
+        memcpy(at, parts[i].start, parts[i].size);
+        at += parts[i].size;
+        if (i + 1 < COUNT_OF(parts))
+            *at++ = 0;
+    }
+    return speaker;
+}
+
+static PyObject *
+identity_of(const Line *line)
+{
+    PyObject *identity = PyBytes_FromStringAndSize(NULL, IDENTITY_BYTES);
+    if (identity != NULL)
+        put_identity((uint8_t *)PyBytes_AS_STRING(identity), line->source, line->id);
+    return identity;
+}
+
+static PyObject *
+set_of(const Meters *meters)
+{
+    PyObject *names = PySet_New(NULL);
+    for (unsigned int i = 0; names != NULL && i < meters->count; i++) {
+        const Text text = meters->names[i];
+        PyObject *name = PyUnicode_FromStringAndSize((const char *)text.start, (Py_ssize_t)text.size);
+        if (name == NULL || PySet_Add(names, name) < 0)
+            Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+/* Put what was found in the line of this number into each list; 0 with an error set if there is no memory. */
+static int
+put_down(const Line *line, Py_ssize_t number, PyObject *speakers, PyObject *identities, PyObject *times_us)
+{
+    PyObject *speaker = speaker_of(line), *identity = identity_of(line), *time_us = PyLong_FromLongLong(line->time_us);
+    if (speaker == NULL || identity == NULL || time_us == NULL) {
+        Py_XDECREF(speaker);
+        Py_XDECREF(identity);
+        Py_XDECREF(time_us);
+        return 0;
+    }
+    PyList_SET_ITEM(speakers, number, speaker);
+    PyList_SET_ITEM(identities, number, identity);
+    PyList_SET_ITEM(times_us, number, time_us);
+    return 1;
+}
+
+static PyObject *
+read_plain_lines(PyObject *Py_UNUSED(module), PyObject *lines)
+{
+    if (!PyList_Check(lines)) {
+        PyErr_SetString(PyExc_TypeError, "lines are read from a list");
+        return NULL;
+    }
+    const Py_ssize_t count = PyList_GET_SIZE(lines);
+    if (count == 0)
+        Py_RETURN_NONE;
+    PyObject *speakers = PyList_New(count), *identities = PyList_New(count), *times_us = PyList_New(count);
+    PyObject *result = NULL;
+    Meters meters;
+    meters.count = 0;
+    if (speakers == NULL || identities == NULL || times_us == NULL)
+        goto done;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyList_GET_ITEM(lines, i);
+        if (!PyBytes_Check(item)) {
+            PyErr_Format(PyExc_TypeError, "a line is bytes, not %.100s", Py_TYPE(item)->tp_name);
+            goto done;
+        }
+        Line line = {.meters = &meters};
+        line.at = (const uint8_t *)PyBytes_AS_STRING(item);
+        line.end = line.at + PyBytes_GET_SIZE(item);
+        if (!read_event(&line)) {
+            result = Py_NewRef(Py_None);
+            goto done;
+        }
+        if (!put_down(&line, i, speakers, identities, times_us))
+            goto done;
+    }
+    PyObject *names = set_of(&meters);
+    if (names != NULL)
+        result = Py_BuildValue("(OOON)", speakers, identities, times_us, names);
+done:
+    Py_XDECREF(speakers);
+    Py_XDECREF(identities);
+    Py_XDECREF(times_us);
+    return result;
+}
+
+static PyMethodDef FUNCTIONS[] = {
+    {"read_plain_lines", read_plain_lines, METH_O,
+     "read_plain_lines(lines, /)\n--\n\nThe fields of `PlainLines`, or None; see python_plain_lines."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef MODULE = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "meterproof_schemas._plain_lines",
+    .m_doc = "The function of meterproof_schemas.plain_lines for lines in the commonest spelling.",
+    .m_size = 0,
+    .m_methods = FUNCTIONS,
+};
+
+PyMODINIT_FUNC
+PyInit__plain_lines(void)
+{
+    return PyModule_Create(&MODULE);
+}

@@ -1,0 +1,34 @@
+"""What `plain_lines` offers, in Python, and its definition: what rules ask of event lines that need no special look."""
+
+from typing import NamedTuple
+
+from meterproof_schemas.event import identities_of_events
+from meterproof_schemas.fast_event import read_plain_events
+
+
+class PlainLines(NamedTuple):
+    """Lines that are all spelled the common way, column by column; none of them is a correction."""
+
+    speakers: list[str]
+    """`speaker_of` each line."""
+    identities: list[bytes]
+    """`identity_of` each line."""
+    times_us: list[int]
+    """Event time of each line."""
+    meters: set[str]
+    """All names in `data.usage` of these lines; where they are a part of what was read together, of all of it."""
+
+
+def speaker_of(source: str, agent: str, customer: str) -> str:
+    """Source, agent and customer as one text: a NUL stands between two, which no name can contain."""
+    return f"{source}\0{agent}\0{customer}"
+
+
+def read_plain_lines(lines: list[bytes], /) -> PlainLines | None:
+    """The columns of lines that `parse_event` accepts, all of them; None says nothing about any line."""
+    plain = read_plain_events(lines)
+    if plain is None:
+        return None
+    events = plain.events
+    speakers = [speaker_of(event.source, event.subject, event.data.customer) for event in events]
+    return PlainLines(speakers, identities_of_events(events), plain.times_us, plain.meters)
