@@ -31,8 +31,8 @@ def test_a_schedule_follows_from_its_seed_and_holds_every_fault() -> None:
 async def test_every_fault_once_and_nothing_is_lost_doubled_or_forked(tmp_path: Path) -> None:
     """All that recover quickly, in the order of one seed; `./dev chaos --quick --seed S` runs any other."""
     outcome = Outcome(SEED)
-    times = {name: fault.times for name, fault in FAULTS.items() if not fault.slow}
-    faults = sum(times.values())
+    times = {name: 1 for name, fault in FAULTS.items() if not fault.slow}
+    faults = len(times)
     print(f"seed {outcome.seed}")  # noqa: T201 - pytest shows it with a failure
     try:
         await run(tmp_path / "data", outcome, times, rate=QUICK_RATE, faults=faults, say=print)

@@ -172,7 +172,8 @@ class PartitionReader:
             await self._must_hold(end)
         offset = start
         while end is None or offset < end:
-            if await self.position() != offset:  # another method was used between two chunks
+            # Another method was used between two chunks.
+            if await self.position() != offset or self._partition in self._consumer.paused():
                 await self.seek(offset)
             records = await self.poll(_IDLE_POLL_S if end is None else _BOUNDED_POLL_S)
             offset = await self.position()
@@ -184,17 +185,23 @@ class PartitionReader:
                 await self._must_hold(end)
 
     async def at(self, offset: int) -> Record | None:
-        """The record that stands exactly there; None for a hole and outside of the partition."""
+        """The record that stands exactly there; None for a hole and outside of the partition.
+
+        Nothing is fetched behind it: `seek` before the next `poll`.
+        """
         start, end = await self.bounds()
         if not start <= offset < end:
             return None
         self._consumer.seek(self._partition, offset)
         self._consumer.resume(self._partition)
-        while await self.position() <= offset:
-            records = await self.poll(_BOUNDED_POLL_S, max_records=1)
-            if records:
-                return records[0] if records[0].offset == offset else None
-        return None
+        try:
+            while await self.position() <= offset:
+                records = await self.poll(_BOUNDED_POLL_S, max_records=1)
+                if records:
+                    return records[0] if records[0].offset == offset else None
+            return None
+        finally:
+            self._consumer.pause(self._partition)  # else it would fetch on and on what nobody asked for
 
     def _drop_connections(self) -> None:
         """Let the library connect anew for its next requests; those under way fail, and are sent again."""

@@ -111,6 +111,7 @@ async def test_other_methods_between_two_chunks_do_not_disturb_a_read(
         async for chunk in reader.read(0, 5_000):
             offsets += [record.offset for record in chunk]
             assert (await reader.at(3)) is not None
+            assert (await reader.at(offsets[-1])) is not None  # which leaves the position where the read goes on
     assert offsets == list(range(5_000))
 
 
