@@ -20,6 +20,7 @@ _OF_PARTITIONS: Final = (
     ("waiting_s", "partition_waiting_seconds", False, "How long records wait while none is taken."),
     ("writing_s", "partition_writing_seconds", False, "How long the write under way has lasted."),
     ("identities", "partition_identities", False, "Event identities that the deduplication remembers."),
+    ("index_disk_bytes", "partition_index_disk_bytes", False, "Disk that the index of these identities takes."),
     ("dense", "partition_dense", False, "Whether the destination has every position once, by its own count."),
     ("surplus_rows", "partition_surplus_rows", False, "Rows beyond the positions: repeats; below 0, rows are missing."),
     ("foreign", "partition_foreign_records", True, "Late writers' echoes on usage.log that were skipped."),

@@ -2,20 +2,24 @@
 
 Layout: time-partitioned column families. The ingest clock is cut into spans, four to the time that an identity is kept;
 each span is a column family of its own, so forgetting is dropping a whole family, and nothing is ever deleted one by
-one. A lookup asks the families that are alive, newest first; Bloom filters (also over what is not yet flushed) answer
-for nearly every identity that is new. In a family:
+one, merged, or written twice. What a record brought is stored with what came before and after it, in blocks (see
+`identity_block`), not under keys of its own; memory holds in which block an identity may be (see `place_table`), so a
+lookup of a new identity never reaches RocksDB. In a family:
 
 ```
-identity (16 bytes)             entry (32 bytes), ingest clock since the begin of the span (4 bytes, big-endian, ms)
-"row" + number (8 bytes)        a row of the caller's, which lives as long as the identities of its span
+"block" + number (8 bytes)      identities with their entries and ages
+"rows" + number (8 bytes)       rows of the caller's, one to a line, which live as long as the identities of their span
 "cursor"                        JSON: how far the family goes; the newest family that has one tells for the folder
 ```
+
+A family's files come one after the other, so each holds a range of numbers, and a block is looked for in one of them.
 """
 
 import contextlib
 import fcntl
 import itertools
 import os
+import secrets
 import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,50 +31,36 @@ import orjson
 import rocksdict
 
 from meterproof_stream.errors import IndexDamaged, IndexUnusable
+from meterproof_stream.identity_block import (
+    AGE_BYTES,
+    AGE_MS_MAX,
+    BLOCK_IDENTITIES,
+    encode_ages,
+    encode_block,
+    find_in,
+)
+from meterproof_stream.place_table import PlaceTable, places_of
+from meterproof_stream.rocksdb_span import Places, RocksdbSpan
 
 SPANS_KEPT: Final = 4
-"""Spans to the time that an identity is kept: disk holds up to 1/4 more than that, a lookup asks 5 or 6 families."""
-WRITE_IDENTITIES: Final = 2_000
+"""Spans to the time that an identity is kept: disk and memory hold up to 1/4 more than that."""
+WRITE_IDENTITIES: Final = 2_048
 """Acknowledged identities that are written together: so many, and the records that brought them, are folded again."""
 WRITE_RECORDS: Final = 1_000
 """Acknowledged records that are written together, whatever they hold."""
-_SPAN_MS_MAX: Final = 0xFFFFFFFF
-_VERSION: Final = 2
+_VERSION: Final = 3
 _CURSOR: Final = b"cursor"
-_ROW: Final = b"row"
 _FAMILY: Final = "span-"
 _DAMAGED_FILE: Final = "DAMAGED"
-_MEMTABLE_BYTES: Final = 8 << 20
-"""80,000 identities: small enough for the processor's cache, so writing costs half of what it does with 32 MiB."""
-_RUNS: Final = 16
-"""Files that a family gathers before some are merged. Each costs a lookup 0.07 µs; a merge 0.6 µs for an identity."""
-_MERGED: Final = {
-    "level0_file_num_compaction_trigger": "2",
-    "compaction_options_universal": "{max_size_amplification_percent=0;}",
-}
-"""What a family gets that no longer grows: all its files are merged into one."""
-_RUNS_STALL: Final = (64, 128)
-"""Files at which writers are slowed down and stopped: more than gather while a whole family is merged."""
+_SEED_BYTES: Final = 16
+_EXPECTED_MORE: Final = 8
+"""A span is expected to hold as much as the one before, and the 8th part more."""
+_MEMTABLE_BYTES: Final = 16 << 20
+"""300,000 identities, which become a file."""
+_OPEN_FILES: Final = 64
+"""At most for each folder; 20 million identities have so many."""
 _BLOCK_CACHE_BYTES: Final = 32 << 20
-_BLOCK_BYTES: Final = 8 << 10
-_BLOOM_BITS: Final = 16
-"""Per identity: 1 in 2,000 new identities costs a read of a block, per family."""
-_NEVER: Final = 1_000_000
-"""Percent of all but the oldest file to it, at which all are merged."""
 _WAL_BYTES: Final = 64 << 20
-
-
-@dataclass(slots=True)
-class _Span:
-    """One column family."""
-
-    number: int
-    begin_ms: int
-    end_ms: int
-    """The last clock that belongs to it."""
-    table: rocksdict.Rdict
-    handle: rocksdict.ColumnFamily
-    identities: int = 0
 
 
 @dataclass(slots=True)
@@ -100,13 +90,18 @@ class RocksdbIndex:
 
     def __init__(self, folder: Path, keep_ms: int, lock: int, database: rocksdict.Rdict) -> None:
         """Use `create` or `open`."""
+        self._seed = secrets.token_bytes(_SEED_BYTES)
         self._folder = folder
         self._keep_ms = keep_ms
-        self._span_ms = min(self._keep_ms // SPANS_KEPT + 1, _SPAN_MS_MAX)
+        self._span_ms = min(self._keep_ms // SPANS_KEPT + 1, AGE_MS_MAX)
         self._lock = lock
         self._database = database
-        self._spans: list[_Span] = []
+        self._spans: list[RocksdbSpan] = []
         """Newest first."""
+        self._places: list[Places] = []
+        """Of all spans."""
+        self._tables: list[PlaceTable] = []
+        """The tables of `_places`."""
         self._unwritten: dict[bytes, bytes] = {}
         self._appended: deque[_Record] = deque()
         self._acknowledged: list[_Record] = []
@@ -151,9 +146,9 @@ class RocksdbIndex:
             try:
                 names = [name for name in rocksdict.Rdict.list_cf(str(folder)) if name.startswith(_FAMILY)]
                 numbers = sorted((int(name.removeprefix(_FAMILY)) for name in names), reverse=True)
-                families = {f"{_FAMILY}{number}": _options(grows=number == numbers[0]) for number in numbers}
+                families = {f"{_FAMILY}{number}": _options() for number in numbers}
                 database = rocksdict.Rdict(str(folder), _options(), column_families={"default": _options(), **families})
-                spans: list[_Span] = []
+                spans: list[RocksdbSpan] = []
                 undo.callback(_close, database, spans)
                 cursor = cls._newest_cursor(database, numbers)
                 index = cls(folder, cursor["keep_ms"], lock, database)
@@ -164,9 +159,11 @@ class RocksdbIndex:
                 for number in numbers:
                     spans.append(index._span(number))
                     # Not in the cursor: a family that was made and not written to, or that was about to be dropped.
-                    spans[-1].identities = cursor["spans"].pop(str(number), 0)
+                    if str(number) in cursor["spans"]:
+                        spans[-1].load(cursor["spans"].pop(str(number)))
                 if cursor["spans"]:
                     raise ValueError(f"spans {sorted(cursor['spans'])} are missing")
+                index._list_places()
             except Exception as error:  # rocksdict raises plain Exception; what is in the folder may be anything
                 raise IndexDamaged(folder, str(error)) from error
             undo.pop_all()
@@ -193,33 +190,39 @@ class RocksdbIndex:
         return self.get_many((identity,))[0]
 
     def get_many(self, identities: Sequence[bytes]) -> list[bytes | None]:
-        """See `DedupeIndex.get_many`. Costs 0.4 µs a family for an identity that is new, 10 µs for one that is held.
+        """See `DedupeIndex.get_many`. Costs 0.2 µs for an identity that is new, 10 µs for one that is held.
 
         Raises:
             IndexDamaged: the folder cannot be read.
         """
         found: list[bytes | None] = list(map(self._unwritten.get, identities))
-        wanted: list[Any] = list(identities)
-        places: Sequence[int] = range(len(wanted))
-        if any(found):
-            places = [place for place in places if found[place] is None]
-            wanted = [identities[place] for place in places]
-        oldest_ms = self._oldest_ms
-        for span in self._spans:
-            if not wanted or span.end_ms < oldest_ms:
-                break
+        hits = places_of(self._tables, identities)
+        if hits:
             try:
-                values: list[Any] = span.table[wanted]  # type: ignore[assignment]  # a list for a list
+                self._look_into_blocks(identities, hits, found)
             except Exception as error:  # rocksdict raises plain Exception
                 raise self._condemn(error) from error
-            if not any(values):
-                continue
-            for place, value in zip(places, values, strict=True):
-                if value and span.begin_ms + int.from_bytes(value[32:]) >= oldest_ms:
-                    found[place] = value[:32]
-            places = [place for place in places if found[place] is None]
-            wanted = [identities[place] for place in places]
         return found
+
+    def _look_into_blocks(
+        self, identities: Sequence[bytes], hits: Sequence[tuple[int, int, int]], found: list[bytes | None]
+    ) -> None:
+        """Complete `found` where an identity is in a block in which it may be, and not forgotten."""
+        wanted: dict[int, dict[int, list[int]]] = {}
+        for number, each, place in hits:
+            if found[number] is None:
+                blocks = wanted.setdefault(self._places[each].span, {})
+                blocks.setdefault(self._places[each].first + place, []).append(number)
+        for span in self._spans:
+            blocks = wanted.get(span.number, {})
+            values: list[Any] = span.table[list(map(span.key_of, blocks))]  # type: ignore[assignment]  # a list for a list
+            for block, (at, numbers) in zip(values, blocks.items(), strict=True):
+                if block is None:
+                    raise ValueError(f"block {at} of span {span.number} is missing")
+                for number in numbers:
+                    held = find_in(block, identities[number])
+                    if held is not None and span.begin_ms + held[1] >= self._oldest_ms:
+                        found[number] = held[0]
 
     def add(self, identities: Sequence[bytes], entries: Sequence[bytes], clock_ms: int) -> None:
         """See `DedupeIndex.add`. Each call is one record for `acknowledge`."""
@@ -250,7 +253,7 @@ class RocksdbIndex:
         """The oldest record added and not acknowledged is durable in the log.
 
         Args:
-            rows: what to keep beside it; see `rows`.
+            rows: what to keep beside it, each without a line feed; see `rows`.
             cursor: what `cursor` says after `open` if this is the last record written; not changed afterwards.
 
         Raises:
@@ -281,28 +284,40 @@ class RocksdbIndex:
             span = self._span_of(clock_ms)
             batch = rocksdict.WriteBatch(raw_mode=True)
             batch.set_default_column_family(span.handle)
-            values: dict[bytes, bytes] = {}
-            for record in self._acknowledged:
-                age = (record.clock_ms - span.begin_ms).to_bytes(4)
-                values.update(zip(record.identities, [entry + age for entry in record.entries], strict=True))
-            # In order, since a memtable is a sorted list: the next place is then near the one before.
-            for identity in sorted(values):
-                batch[identity] = values[identity]
-            for row in self._rows:
-                batch[_ROW + self._row_number.to_bytes(8)] = row
-                self._row_number += 1
-            span.identities += self._acknowledged_identities
+            identities = [*itertools.chain.from_iterable([record.identities for record in self._acknowledged])]
+            entries = [*itertools.chain.from_iterable([record.entries for record in self._acknowledged])]
+            ages = b"".join(
+                [encode_ages(each.clock_ms - span.begin_ms, len(each.identities)) for each in self._acknowledged]
+            )
+            blocks: list[bytes] = []
+            for begin in range(0, len(identities), BLOCK_IDENTITIES):
+                end = begin + BLOCK_IDENTITIES
+                known = b"".join(identities[begin:end])
+                batch[span.key_of(span.blocks + len(blocks))] = encode_block(
+                    known, entries[begin:end], ages[begin * AGE_BYTES : end * AGE_BYTES]
+                )
+                blocks.append(known)
+            if self._rows:
+                batch[span.rows_key(self._row_number)] = b"\n".join(self._rows)
+                self._row_number += len(self._rows)
             batch[_CURSOR] = orjson.dumps(
                 {
                     "v": _VERSION,
                     "keep_ms": self._keep_ms,
                     "rows": self._row_number,
                     "clock_ms": clock_ms,
-                    "spans": {str(each.number): each.identities for each in self._spans if each.end_ms >= oldest_ms},
+                    "spans": {
+                        str(each.number): each.identities + (len(identities) if each is span else 0)
+                        for each in self._spans
+                        if each.end_ms >= oldest_ms
+                    },
                     "cursor": self._cursor,
                 }
             )
             self._database.write(batch)
+            for known in blocks:
+                if span.note(known):
+                    self._list_places()
             for record in self._acknowledged:
                 self._forget(record)
             self._acknowledged.clear()
@@ -312,7 +327,7 @@ class RocksdbIndex:
         except Exception as error:  # rocksdict raises plain Exception
             raise self._condemn(error) from error
 
-    def _span_of(self, clock_ms: int) -> _Span:
+    def _span_of(self, clock_ms: int) -> RocksdbSpan:
         """The family for a clock, which is the newest one or a new one."""
         number = clock_ms // self._span_ms
         if self._spans and self._spans[0].number == number:
@@ -321,15 +336,21 @@ class RocksdbIndex:
             # Whatever shows a cursor of the new family shows the older families whole, whatever became of the write-
             # ahead log, for example in a copy of the folder.
             self._spans[0].table.flush()
-            self._spans[0].table.set_options(_MERGED)
         self._database.create_column_family(f"{_FAMILY}{number}", _options()).close()
         self._spans.insert(0, self._span(number))
+        if len(self._spans) > 1:
+            before = self._spans[1].identities
+            self._spans[0].expected = before + before // _EXPECTED_MORE
         return self._spans[0]
 
-    def _span(self, number: int) -> _Span:
+    def _span(self, number: int) -> RocksdbSpan:
         name, begin_ms = f"{_FAMILY}{number}", number * self._span_ms
         table, handle = self._database.get_column_family(name), self._database.get_column_family_handle(name)
-        return _Span(number, begin_ms, begin_ms + self._span_ms - 1, table, handle)
+        return RocksdbSpan(number, begin_ms, begin_ms + self._span_ms - 1, table, handle, self._seed)
+
+    def _list_places(self) -> None:
+        self._places = [places for span in self._spans for places in span.places]
+        self._tables = [places.table for places in self._places]
 
     def _clear_away(self, oldest_ms: int) -> None:
         """Drop the families of which all is forgotten by the clock that was written."""
@@ -339,22 +360,21 @@ class RocksdbIndex:
             span = self._spans.pop()
             span.table.close()
             self._database.drop_column_family(f"{_FAMILY}{span.number}")
+            self._list_places()
 
     def rows(self) -> Iterator[bytes]:
         """The rows of the families that are alive, in the order in which they came."""
         for span in reversed(self._spans):
-            for key, value in span.table.items(from_key=_ROW):
-                if not isinstance(key, bytes) or key[: len(_ROW)] != _ROW:
-                    break
-                if len(key) == len(_ROW) + 8:
-                    yield value
+            for rows in span.rows():
+                yield from rows.split(b"\n")
 
     def disk_bytes(self) -> int:
-        """What the folder takes, for the operator."""
+        """See `DedupeIndex.disk_bytes`: all files of the folder; a look at each, 2 µs."""
         taken = 0
-        for entry in os.scandir(self._folder):
-            with contextlib.suppress(FileNotFoundError):  # merged or flushed meanwhile
-                taken += entry.stat().st_size
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # flushed or dropped meanwhile
+                    taken += entry.stat().st_size
         return taken
 
     def close(self) -> None:
@@ -375,36 +395,23 @@ class RocksdbIndex:
         return IndexDamaged(self._folder, str(error))
 
 
-def _options(*, grows: bool = True) -> rocksdict.Options:
-    """Of a family: point lookups of random keys, most of them absent, next to none ever overwritten.
+def _options() -> rocksdict.Options:
+    """Of a family: blocks that are written once, in order, and read now and then.
 
-    Nothing is ever outdated, so merging only makes lookups cheaper. The family that grows gathers many files before it
-    merges some; one that was left behind is merged into one file, in the background, and then never again. So an
-    identity is written three times or four, at whatever size. Nor is anything compressed: it is all digests.
-
-    Memory, whatever the size: two memtables and the block cache. With the size: 2 bytes of filter per identity, and
-    about half a byte of block index.
+    Nothing is ever outdated, so nothing is ever merged: an identity is written to the write-ahead log and to one file.
+    Nor is anything compressed: it is all digests. Memory, whatever the size: two memtables and the block cache.
     """
     table = rocksdict.BlockBasedOptions()
-    table.set_bloom_filter(_BLOOM_BITS, block_based=False)
     table.set_block_cache(_block_cache)
-    table.set_block_size(_BLOCK_BYTES)
     table.set_format_version(5)
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_block_based_table_factory(table)
     options.set_compression_type(rocksdict.DBCompressionType.none())
     options.set_write_buffer_size(_MEMTABLE_BYTES)
-    options.set_memtable_whole_key_filtering(True)
-    options.set_memtable_prefix_bloom_ratio(0.1)
     options.set_allow_concurrent_memtable_write(False)
-    options.set_compaction_style(rocksdict.DBCompactionStyle.universal())
-    merging = rocksdict.UniversalCompactOptions()
-    merging.max_size_amplification_percent = _NEVER if grows else 0
-    options.set_universal_compaction_options(merging)
-    options.set_level_zero_file_num_compaction_trigger(_RUNS if grows else 2)
-    options.set_level_zero_slowdown_writes_trigger(_RUNS_STALL[0])
-    options.set_level_zero_stop_writes_trigger(_RUNS_STALL[1])
+    options.set_disable_auto_compactions(True)
+    options.set_max_open_files(_OPEN_FILES)
     options.set_max_background_jobs(2)
     options.set_max_total_wal_size(_WAL_BYTES)
     options.set_keep_log_file_num(2)
@@ -417,7 +424,7 @@ _block_cache: Final = rocksdict.Cache(_BLOCK_CACHE_BYTES)
 """One for all partitions of the process: hits are rare, so it only has to hold what is read again at once."""
 
 
-def _close(database: rocksdict.Rdict, spans: list[_Span]) -> None:
+def _close(database: rocksdict.Rdict, spans: list[RocksdbSpan]) -> None:
     """Close all; the spans are taken off the list, since RocksDB lets go when the last handle of a family is gone."""
     while spans:
         spans.pop().table.close()

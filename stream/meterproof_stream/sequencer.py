@@ -463,6 +463,7 @@ class Sequencer:
                     "counts": dict(lane.state.counts),
                     "foreign": lane.state.foreign,
                     "identities": len(lane.state.index),
+                    "index_disk_bytes": lane.state.index.disk_bytes(),
                     "generation": lane.generation,
                     "writer": lane.writer,
                 }

@@ -28,6 +28,9 @@ class DedupeIndex(Protocol):
     def __len__(self) -> int:
         """Identities held; an index on disk also counts those that it forgot and did not yet clear away."""
 
+    def disk_bytes(self) -> int:
+        """What it takes on disk now; 0 in memory."""
+
 
 class MemoryIndex:
     """A `DedupeIndex` in a dict: about 200 bytes per identity, lost with the process, rebuilt from the log."""
@@ -58,6 +61,10 @@ class MemoryIndex:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def disk_bytes(self) -> int:
+        """See `DedupeIndex.disk_bytes`."""
+        return 0
 
     def items(self) -> dict[bytes, bytes]:
         """A copy of all identities and entries, for comparison."""

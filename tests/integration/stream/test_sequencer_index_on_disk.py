@@ -89,6 +89,7 @@ async def test_killed_it_goes_on_from_its_folder_and_whatever_became_of_the_fold
     state = await on_disk.pipeline.log(0)
     assert status["partitions"]["0"]["counts"] == dict(state.counts)
     assert status["partitions"]["0"]["position"] == state.position
+    assert status["partitions"]["0"]["index_disk_bytes"] > len(state.index) * 52
     with on_disk.pipeline.worker() as worker:  # in memory again: the log alone is enough
         worker.wait_until_holding()
         assert worker.stop() == 0

@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from hypothesis import strategies as st
 
 from meterproof_schemas.dedupe_index import DedupeIndex, MemoryIndex
 from meterproof_schemas.limits import FUTURE_TOLERANCE_MS
-from meterproof_stream import rocksdb_index
+from meterproof_stream import python_place_table, rocksdb_index, rocksdb_span
 from meterproof_stream.errors import IndexDamaged, IndexUnusable
 from meterproof_stream.rocksdb_index import RocksdbIndex
 from tests.unit.stream.index_writer import CLOCK_STEP_MS, acknowledge, add, content
 
 HORIZON_MS = 1_000
 KEEP_MS = HORIZON_MS + FUTURE_TOLERANCE_MS
-PATIENCE_S = 120.0
 Opened = Callable[[], DedupeIndex]
 
 
@@ -44,10 +42,18 @@ def opened_on_disk() -> Iterator[list[RocksdbIndex]]:
         index.close()
 
 
-@pytest.fixture(params=["memory", "rocksdb"])
-def make_index(request: pytest.FixtureRequest, tmp_path: Path, opened_on_disk: list[RocksdbIndex]) -> Opened:
+@pytest.fixture(params=["memory", "rocksdb", "rocksdb without C"])
+def make_index(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    opened_on_disk: list[RocksdbIndex],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Opened:
     """Makes a new empty index."""
     numbers = itertools.count()
+    if request.param == "rocksdb without C":
+        monkeypatch.setattr(rocksdb_span, "PlaceTable", python_place_table.PlaceTable)
+        monkeypatch.setattr(rocksdb_index, "places_of", python_place_table.places_of)
 
     def make() -> DedupeIndex:
         if request.param == "memory":
@@ -237,26 +243,73 @@ def test_a_file_that_goes_while_the_folder_is_measured_takes_nothing(tmp_path: P
     index.close()
 
 
-def test_what_no_longer_grows_is_merged_into_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_files_are_one_index_and_what_is_new_needs_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tables of places, a file for each few blocks; and all of it again after a start."""
     monkeypatch.setattr(rocksdb_index, "_MEMTABLE_BYTES", 64 << 10)
+    monkeypatch.setattr(rocksdb_span, "_CAPACITY_MIN", 2_000)
     folder = tmp_path / "p0"
     index = RocksdbIndex.create(folder, KEEP_MS)
     identities = [identity(number) for number in range(5_000)]
     for begin in range(0, len(identities), 500):
         added = identities[begin : begin + 500]
-        index.add(added, [known * 2 for known in added], 0)
-        index.acknowledge([], {})
+        index.add(added, [known * 2 for known in added], begin)
+        index.acknowledge([b"%d" % begin], {})
         index.write()
-    # The next span, and nothing yet in it that was flushed.
-    index.add([identity(9_999)], [entry(9_999)], KEEP_MS // 2)
+    assert index.get_many(identities) == [known * 2 for known in identities]
+    index = reopened(index, folder)
+    assert len(list(folder.glob("*.sst"))) > 1
+    assert index.get_many(identities) == [known * 2 for known in identities]
+    assert [int(row) for row in index.rows()] == list(range(0, 5_000, 500))
+    assert len(index) == 5_000
+    monkeypatch.setattr(rocksdb_index, "places_of", lambda _tables, _identities: [])
+    assert index.get_many(identities) == [None] * 5_000
+    index.close()
+
+
+def test_an_identity_that_looks_like_another_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block is said to hold it, and one of them has its bytes across two identities."""
+    monkeypatch.setattr(rocksdb_index, "places_of", lambda _tables, known: [(each, 0, 0) for each in range(len(known))])
+    index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
+    first, second, across = b"a" * 8 + b"b" * 8, b"c" * 8 + b"d" * 8, b"b" * 8 + b"c" * 8
+    index.add([first, second], [entry(1), entry(2)], 0)
     index.acknowledge([], {})
     index.write()
-    deadline_s = time.monotonic() + PATIENCE_S
-    while len(files := list(folder.glob("*.sst"))) > 1:
-        assert time.monotonic() < deadline_s, files
-        time.sleep(0.02)
-    assert index.get_many(identities) == [known * 2 for known in identities]
+    assert index.get_many([across, second, b"e" * 16, first]) == [None, entry(2), None, entry(1)]
+    index.add([across], [entry(3)], 0)
+    assert index.get_many([across, second]) == [entry(3), entry(2)]
     index.close()
+
+
+def test_a_block_that_is_gone_is_damage(tmp_path: Path) -> None:
+    """Whether it is noticed by the next start or while it runs."""
+    folder, key = tmp_path / "p0", b"block" + bytes(8)
+    index = RocksdbIndex.create(folder, KEEP_MS)
+    index.add([identity(1)], [entry(1)], 0)
+    index.acknowledge([], {})
+    index.close()
+    families = {name: rocksdict.Options(raw_mode=True) for name in rocksdict.Rdict.list_cf(str(folder))}
+    for value, fault in ((b"half a block", "a block of 12 bytes"), (None, "holds 0 identities, not 1")):
+        with rocksdict.Rdict(str(folder), rocksdict.Options(raw_mode=True), column_families=families) as database:
+            family = database.get_column_family("span-0")
+            if value is None:
+                del family[key]
+            else:
+                family[key] = value
+            family.close()
+        with pytest.raises(IndexDamaged, match=fault):
+            RocksdbIndex.open(folder)
+    index = RocksdbIndex.create(folder, KEEP_MS)
+    index.add([identity(1)], [entry(1)], 0)
+    index.acknowledge([], {})
+    index.write()
+    del index._spans[0].table[key]
+    with pytest.raises(IndexDamaged, match="block 0 of span 0 is missing"):
+        index.get(identity(1))
+    index.close()
+    with pytest.raises(IndexDamaged, match="missing"):
+        RocksdbIndex.open(folder)
 
 
 @pytest.mark.slow
