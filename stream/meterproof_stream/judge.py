@@ -1,6 +1,5 @@
 """The verdict on one source record: a pure function of its bytes, the log before it, and the registry in force."""
 
-import hashlib
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -186,10 +185,9 @@ def judge_opened(
         place = _Place(partition, offset, append_ms, clock_ms)
         verdicts = _verdicts(batch, opened, place, genesis, speakers, state, meters)
     not_accepted, lines, entries, leaves, identities, rejections = verdicts
-    digest = hashlib.sha256(value).hexdigest()
     return Judgement(
         "batch",
-        digest,
+        opened.digest.hex(),
         append_ms,
         clock_ms,
         None,

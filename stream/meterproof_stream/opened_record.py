@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from meterproof_proofs.frontier import batch_root
-from meterproof_proofs.tree_hashing import leaf_hashes
+from meterproof_proofs.tree_hashing import digests, leaf_hashes
 from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
 from meterproof_schemas.errors import InvalidBatch
-from meterproof_schemas.event import entries_of
 from meterproof_schemas.keys import KeyEntry, KeyRegistry
 from meterproof_schemas.log_record import Genesis
 from meterproof_schemas.plain_lines import PlainLines, read_plain_lines
@@ -51,6 +50,8 @@ class OpenedRecord:
     batch: Batch | None = None
     authorities: list[KeyEntry] = field(default_factory=list)
     """The keys that vouch for the batch."""
+    digest: bytes = b""
+    """SHA-256 of the value."""
     entries: list[bytes] = field(default_factory=list)
     """One per line, as all below."""
     leaves: list[bytes] = field(default_factory=list)
@@ -74,14 +75,16 @@ def open_records(records: Iterable[Sourced], genesis: Genesis, registry: KeyRegi
     vouched = [(record, record.batch) for record in opened if record.batch is not None]
     alone = len(vouched) == 1
     lines = vouched[0][1].lines if alone else [line for _, batch in vouched for line in batch.lines]
-    entries = entries_of(lines)
+    # Hashed together: a value is as long as all its lines, and two are hashed at a time.
+    hashed = digests([*[record.value or b"" for record, _ in vouched], *lines])
+    values, entries = hashed[: len(vouched)], hashed[len(vouched) :]
     leaves = leaf_hashes(entries)
     plain = read_plain_lines(lines)
     if alone:
-        _lay_out(vouched[0][0], entries, leaves, plain)
+        _lay_out(vouched[0][0], values[0], entries, leaves, plain)
         return opened
     first = 0
-    for record, batch in vouched:
+    for (record, batch), digest in zip(vouched, values, strict=True):
         end = first + len(batch.lines)
         if plain is not None:
             own: PlainLines | None = PlainLines(
@@ -89,14 +92,16 @@ def open_records(records: Iterable[Sourced], genesis: Genesis, registry: KeyRegi
             )
         else:  # one of the others may be to blame
             own = read_plain_lines(batch.lines)
-        _lay_out(record, entries[first:end], leaves[first:end], own)
+        _lay_out(record, digest, entries[first:end], leaves[first:end], own)
         first = end
     return opened
 
 
-def _lay_out(record: OpenedRecord, entries: list[bytes], leaves: list[bytes], plain: PlainLines | None) -> None:
-    """Note what belongs to the lines of one record, and whether they are those that were signed."""
-    record.entries, record.leaves, record.plain = entries, leaves, plain
+def _lay_out(
+    record: OpenedRecord, digest: bytes, entries: list[bytes], leaves: list[bytes], plain: PlainLines | None
+) -> None:
+    """Note what belongs to one record and its lines, and whether they are those that were signed."""
+    record.digest, record.entries, record.leaves, record.plain = digest, entries, leaves, plain
     record.root_holds = record.batch is not None and batch_root(leaves).hex() == record.batch.header.root  # 4
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meterproof_proofs.frontier import Frontier, batch_root
-from meterproof_proofs.tree_hashing import leaf_hashes
+from meterproof_proofs.tree_hashing import digests, leaf_hashes
 from meterproof_schemas.batch import decode_batch
-from meterproof_schemas.event import entries_of
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import parse_registry
 from meterproof_schemas.limits import (
@@ -42,8 +41,8 @@ from tests.bench.load import DEPLOYMENT, PARTITIONS, PartitionLoad, SignedSeries
 _TOPIC: Final = "usage.batches"
 _PARTITION: Final = 0
 _JUDGING: Final = (
-    *("structure and header", "signature", "entry digest", "leaf hash", "batch root"),
-    *("parse, validate, identity", "dedupe lookup", "digest of the source record"),
+    *("structure and header", "signature", "digests of the record and its lines", "leaf hash", "batch root"),
+    *("parse, validate, identity", "dedupe lookup"),
 )
 """Steps of `judge`."""
 _BUILDING: Final = ("log frontier and root", "record header and lines", "digest of the record", "index")
@@ -157,7 +156,7 @@ class Steps:
     def _single(self) -> dict[str, float]:
         values, built, judgements, registry_ = self.values, self._built, self._judgements, self.registry
         batches = [decode_batch(value) for value in values]
-        entries = [entries_of(batch.lines) for batch in batches]
+        entries = [digests(batch.lines) for batch in batches]
         leaves = [leaf_hashes(each) for each in entries]
         identities = [judgement.identities for judgement in judgements]
         index = LogState().index
@@ -169,12 +168,13 @@ class Steps:
                     for batch in batches
                 ]
             ),
-            "entry digest": self._time(lambda: [entries_of(batch.lines) for batch in batches]),
+            "digests of the record and its lines": self._time(
+                lambda: [digests([value, *batch.lines]) for value, batch in zip(values, batches, strict=True)]
+            ),
             "leaf hash": self._time(lambda: [leaf_hashes(each) for each in entries]),
             "batch root": self._time(lambda: [batch_root(each) for each in leaves]),
             "parse, validate, identity": self._time(lambda: [read_plain_lines(batch.lines) for batch in batches]),
             "dedupe lookup": self._time(lambda: [index.get_many(each) for each in identities]),
-            "digest of the source record": self._time(lambda: [record_digest(value) for value in values]),
             "log frontier and root": self._time(lambda: _grow(judgements)),
             "record header and lines": self._time(
                 lambda: [

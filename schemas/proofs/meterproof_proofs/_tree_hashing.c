@@ -47,68 +47,143 @@ initial_state(void)
     return state;
 }
 
-__attribute__((target("sha,sse4.1"))) static inline State
-compress(State state, const uint8_t *data, size_t blocks)
+/* Four rounds of section 6.2.2 with the words of step `i`, and the words that step `i + 4` needs. */
+#define FOUR_ROUNDS(state, words, i) \
+    do { \
+        const __m128i now = words[(i) & 3]; \
+        const __m128i sum = _mm_add_epi32(now, _mm_load_si128((const __m128i *)(ROUND_CONSTANTS + 4 * (i)))); \
+        state.cdgh = _mm_sha256rnds2_epu32(state.cdgh, state.abef, sum); \
+        state.abef = _mm_sha256rnds2_epu32(state.abef, state.cdgh, _mm_shuffle_epi32(sum, 0x0e)); \
+        if ((i) < 12) { \
+            const __m128i third = words[((i) + 2) & 3], fourth = words[((i) + 3) & 3]; \
+            const __m128i partial = _mm_add_epi32( \
+                _mm_sha256msg1_epu32(now, words[((i) + 1) & 3]), _mm_alignr_epi8(fourth, third, 4)); \
+            words[(i) & 3] = _mm_sha256msg2_epu32(partial, fourth); \
+        } \
+    } while (0)
+
+__attribute__((target("sha,sse4.1"))) static inline void
+load_words(__m128i words[4], const uint8_t *block)
 {
     const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+    for (int i = 0; i < 4; i++)
+        words[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * i)), big_endian);
+}
+
+__attribute__((target("sha,sse4.1"))) static inline State
+sum_of(State state, State before)
+{
+    state.abef = _mm_add_epi32(state.abef, before.abef);
+    state.cdgh = _mm_add_epi32(state.cdgh, before.cdgh);
+    return state;
+}
+
+__attribute__((target("sha,sse4.1"))) static State
+compress(State state, const uint8_t *data, size_t blocks)
+{
     for (; blocks > 0; blocks--, data += BLOCK_BYTES) {
         const State before = state;
         __m128i words[4];
-        for (int i = 0; i < 4; i++)
-            words[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data + 16 * i)), big_endian);
+        load_words(words, data);
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) { /* four rounds each */
-            const __m128i now = words[i & 3];
-            const __m128i sum = _mm_add_epi32(now, _mm_load_si128((const __m128i *)(ROUND_CONSTANTS + 4 * i)));
-            state.cdgh = _mm_sha256rnds2_epu32(state.cdgh, state.abef, sum);
-            state.abef = _mm_sha256rnds2_epu32(state.abef, state.cdgh, _mm_shuffle_epi32(sum, 0x0e));
-            if (i < 12) { /* the words of the rounds after next: section 6.2.2, step 1 */
-                const __m128i third = words[(i + 2) & 3], fourth = words[(i + 3) & 3];
-                const __m128i partial = _mm_add_epi32(
-                    _mm_sha256msg1_epu32(now, words[(i + 1) & 3]), _mm_alignr_epi8(fourth, third, 4));
-                words[i & 3] = _mm_sha256msg2_epu32(partial, fourth);
-            }
-        }
-        state.abef = _mm_add_epi32(state.abef, before.abef);
-        state.cdgh = _mm_add_epi32(state.cdgh, before.cdgh);
+        for (int i = 0; i < 16; i++)
+            FOUR_ROUNDS(state, words, i);
+        state = sum_of(state, before);
     }
     return state;
 }
 
-/* SHA-256 of a few bytes of prefix and a content. A prefix is shorter than a block. */
+/* The same for two messages: the rounds of the one fill the time in which those of the other wait for each other. */
 __attribute__((target("sha,sse4.1"))) static void
-sha256(uint8_t digest[HASH_BYTES], const uint8_t *prefix, size_t prefix_bytes, const uint8_t *content,
-       size_t content_bytes)
+compress_two(State states[2], const uint8_t *data, const uint8_t *other_data, size_t blocks)
 {
-    const uint64_t bits = 8 * ((uint64_t)prefix_bytes + (uint64_t)content_bytes);
-    uint8_t rest[2 * BLOCK_BYTES];
-    State state = initial_state();
-    size_t held = prefix_bytes;
-    if (prefix_bytes > 0) {
-        memcpy(rest, prefix, prefix_bytes);
-        if (prefix_bytes + content_bytes >= BLOCK_BYTES) {
-            const size_t taken = BLOCK_BYTES - prefix_bytes;
-            memcpy(rest + prefix_bytes, content, taken);
-            state = compress(state, rest, 1);
-            content += taken;
-            content_bytes -= taken;
-            held = 0;
+    State one = states[0], other = states[1];
+    for (size_t at = 0; at < blocks * BLOCK_BYTES; at += BLOCK_BYTES) {
+        const State one_before = one, other_before = other;
+        __m128i one_words[4], other_words[4];
+        load_words(one_words, data + at);
+        load_words(other_words, other_data + at);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) {
+            FOUR_ROUNDS(one, one_words, i);
+            FOUR_ROUNDS(other, other_words, i);
         }
+        one = sum_of(one, one_before);
+        other = sum_of(other, other_before);
     }
-    if (held == 0) {
-        state = compress(state, content, content_bytes / BLOCK_BYTES);
-        content += content_bytes - content_bytes % BLOCK_BYTES;
-        content_bytes %= BLOCK_BYTES;
+    states[0] = one;
+    states[1] = other;
+}
+
+/* A message on its way, cut into runs of whole blocks: what begins with its prefix, what stands in it, what is padded. */
+typedef struct {
+    const uint8_t *runs[3];
+    size_t blocks[3];
+    int run; /* at hand; 3 when there is no message */
+    uint8_t first[BLOCK_BYTES];
+    uint8_t last[2 * BLOCK_BYTES];
+    uint8_t *digest; /* where it goes */
+} Lane;
+
+/* Hashes messages two at a time. */
+typedef struct {
+    State states[2];
+    Lane lanes[2];
+} Hasher;
+
+static inline void
+begin(Hasher *hasher)
+{
+    hasher->lanes[0].run = hasher->lanes[1].run = 3;
+}
+
+static inline void
+skip_empty_runs(Lane *lane)
+{
+    while (lane->run < 3 && lane->blocks[lane->run] == 0)
+        lane->run++;
+}
+
+/* Take in a prefix, shorter than a block, and a content, which must stay unless it is shorter than two blocks. */
+static void
+cut(Lane *lane, const uint8_t *prefix, size_t prefix_bytes, const uint8_t *content, size_t content_bytes)
+{
+    uint64_t bits = 8 * ((uint64_t)prefix_bytes + (uint64_t)content_bytes);
+    size_t held = 0;
+    lane->run = 1;
+    if (prefix_bytes > 0 && prefix_bytes + content_bytes >= BLOCK_BYTES) {
+        const size_t taken = BLOCK_BYTES - prefix_bytes;
+        memcpy(lane->first, prefix, prefix_bytes);
+        memcpy(lane->first + prefix_bytes, content, taken);
+        lane->runs[0] = lane->first;
+        lane->blocks[0] = 1;
+        lane->run = 0;
+        content += taken;
+        content_bytes -= taken;
+    } else if (prefix_bytes > 0) {
+        memcpy(lane->last, prefix, prefix_bytes);
+        held = prefix_bytes;
     }
-    memcpy(rest + held, content, content_bytes);
+    lane->runs[1] = content;
+    lane->blocks[1] = content_bytes / BLOCK_BYTES; /* none where a prefix is held */
+    content += content_bytes - content_bytes % BLOCK_BYTES;
+    content_bytes %= BLOCK_BYTES;
+    memcpy(lane->last + held, content, content_bytes);
     held += content_bytes;
     /* Section 5.1.1: a one, zeros, and the length in the last eight bytes of a block. */
-    const size_t padded = held + 9 <= BLOCK_BYTES ? BLOCK_BYTES : 2 * BLOCK_BYTES;
-    rest[held] = 0x80;
-    memset(rest + held + 1, 0, padded - held - 9);
-    for (int i = 0; i < 8; i++)
-        rest[padded - 1 - i] = (uint8_t)(bits >> (8 * i));
-    state = compress(state, rest, padded / BLOCK_BYTES);
+    lane->runs[2] = lane->last;
+    lane->blocks[2] = held + 9 <= BLOCK_BYTES ? 1 : 2;
+    const size_t padded = lane->blocks[2] * BLOCK_BYTES;
+    lane->last[held] = 0x80;
+    memset(lane->last + held + 1, 0, padded - held - 9);
+    bits = __builtin_bswap64(bits);
+    memcpy(lane->last + padded - 8, &bits, sizeof bits);
+    skip_empty_runs(lane);
+}
+
+static void
+put_digest(uint8_t digest[HASH_BYTES], State state)
+{
     uint32_t words[8];
     _mm_storeu_si128((__m128i *)words, state.abef);       /* f e b a */
     _mm_storeu_si128((__m128i *)(words + 4), state.cdgh); /* h g d c */
@@ -119,16 +194,51 @@ sha256(uint8_t digest[HASH_BYTES], const uint8_t *prefix, size_t prefix_bytes, c
     }
 }
 
-/* RFC 6962, section 2.1. `digest` may be one of the children. */
-static void
-node_hash(uint8_t digest[HASH_BYTES], const uint8_t left[HASH_BYTES], const uint8_t right[HASH_BYTES])
+/* Blocks of the run at hand were hashed. */
+static inline void
+advance(Hasher *hasher, int number, size_t blocks)
 {
-    uint8_t node[1 + 2 * HASH_BYTES];
-    node[0] = 0x01;
-    memcpy(node + 1, left, HASH_BYTES);
-    memcpy(node + 1 + HASH_BYTES, right, HASH_BYTES);
-    sha256(digest, NULL, 0, node, sizeof node);
+    Lane *lane = &hasher->lanes[number];
+    lane->runs[lane->run] += blocks * BLOCK_BYTES;
+    lane->blocks[lane->run] -= blocks;
+    skip_empty_runs(lane);
+    if (lane->run == 3)
+        put_digest(lane->digest, hasher->states[number]);
 }
+
+/* Hash a message; its digest is put down by `finish` at the latest. */
+static void
+hash(Hasher *hasher, uint8_t *digest, const uint8_t *prefix, size_t prefix_bytes, const uint8_t *content,
+     size_t content_bytes)
+{
+    Lane *const one = &hasher->lanes[0], *const other = &hasher->lanes[1];
+    const int free_lane = one->run < 3;
+    cut(&hasher->lanes[free_lane], prefix, prefix_bytes, content, content_bytes);
+    hasher->lanes[free_lane].digest = digest;
+    hasher->states[free_lane] = initial_state();
+    while (one->run < 3 && other->run < 3) {
+        const size_t left = one->blocks[one->run], other_left = other->blocks[other->run];
+        const size_t blocks = left < other_left ? left : other_left;
+        compress_two(hasher->states, one->runs[one->run], other->runs[other->run], blocks);
+        advance(hasher, 0, blocks);
+        advance(hasher, 1, blocks);
+    }
+}
+
+static void
+finish(Hasher *hasher)
+{
+    for (int number = 0; number < 2; number++) {
+        const Lane *lane = &hasher->lanes[number];
+        while (lane->run < 3) {
+            const size_t blocks = lane->blocks[lane->run];
+            hasher->states[number] = compress(hasher->states[number], lane->runs[lane->run], blocks);
+            advance(hasher, number, blocks);
+        }
+    }
+}
+
+static const uint8_t LEAF_PREFIX[1] = {0x00}, NODE_PREFIX[1] = {0x01}; /* RFC 6962, section 2.1 */
 
 /* The bytes of an item, or NULL with an error set. `size` below 0 takes any length. */
 static const uint8_t *
@@ -145,10 +255,15 @@ bytes_of(PyObject *item, Py_ssize_t size)
     return (const uint8_t *)PyBytes_AS_STRING(item);
 }
 
-static PyObject *
-hash_object(const uint8_t digest[HASH_BYTES])
+/* Where the bytes of a hash go that becomes item `i` of a list, or NULL with an error set. */
+static uint8_t *
+next_hash(PyObject *hashes, Py_ssize_t i)
 {
-    return PyBytes_FromStringAndSize((const char *)digest, HASH_BYTES);
+    PyObject *hash = PyBytes_FromStringAndSize(NULL, HASH_BYTES);
+    if (hash == NULL)
+        return NULL;
+    PyList_SET_ITEM(hashes, i, hash);
+    return (uint8_t *)PyBytes_AS_STRING(hash);
 }
 
 /* A list of the hash of each item behind a prefix. */
@@ -160,17 +275,19 @@ each_hashed(PyObject *contents, const uint8_t *prefix, size_t prefix_bytes)
         return NULL;
     const Py_ssize_t count = PySequence_Fast_GET_SIZE(items);
     PyObject *hashes = PyList_New(count);
+    Hasher hasher;
+    begin(&hasher);
     for (Py_ssize_t i = 0; hashes != NULL && i < count; i++) {
         PyObject *item = PySequence_Fast_GET_ITEM(items, i);
         const uint8_t *content = bytes_of(item, -1);
-        PyObject *hash = content == NULL ? NULL : PyBytes_FromStringAndSize(NULL, HASH_BYTES);
-        if (hash == NULL) {
+        uint8_t *digest = content == NULL ? NULL : next_hash(hashes, i);
+        if (digest == NULL)
             Py_CLEAR(hashes);
-            break;
-        }
-        sha256((uint8_t *)PyBytes_AS_STRING(hash), prefix, prefix_bytes, content, (size_t)PyBytes_GET_SIZE(item));
-        PyList_SET_ITEM(hashes, i, hash);
+        else
+            hash(&hasher, digest, prefix, prefix_bytes, content, (size_t)PyBytes_GET_SIZE(item));
     }
+    if (hashes != NULL)
+        finish(&hasher);
     Py_DECREF(items);
     return hashes;
 }
@@ -184,8 +301,7 @@ digests(PyObject *Py_UNUSED(module), PyObject *contents)
 static PyObject *
 leaf_hashes(PyObject *Py_UNUSED(module), PyObject *entries)
 {
-    static const uint8_t prefix[1] = {0x00};
-    return each_hashed(entries, prefix, sizeof prefix);
+    return each_hashed(entries, LEAF_PREFIX, sizeof LEAF_PREFIX);
 }
 
 static PyObject *
@@ -196,19 +312,73 @@ pair_hashes(PyObject *Py_UNUSED(module), PyObject *nodes)
         return NULL;
     const Py_ssize_t pairs = PySequence_Fast_GET_SIZE(items) / 2;
     PyObject *parents = PyList_New(pairs);
+    Hasher hasher;
+    begin(&hasher);
     for (Py_ssize_t i = 0; parents != NULL && i < pairs; i++) {
         const uint8_t *left = bytes_of(PySequence_Fast_GET_ITEM(items, 2 * i), HASH_BYTES);
         const uint8_t *right = left == NULL ? NULL : bytes_of(PySequence_Fast_GET_ITEM(items, 2 * i + 1), HASH_BYTES);
-        PyObject *parent = right == NULL ? NULL : PyBytes_FromStringAndSize(NULL, HASH_BYTES);
+        uint8_t *parent = right == NULL ? NULL : next_hash(parents, i);
         if (parent == NULL) {
             Py_CLEAR(parents);
             break;
         }
-        node_hash((uint8_t *)PyBytes_AS_STRING(parent), left, right);
-        PyList_SET_ITEM(parents, i, parent);
+        uint8_t children[2 * HASH_BYTES];
+        memcpy(children, left, HASH_BYTES);
+        memcpy(children + HASH_BYTES, right, HASH_BYTES);
+        hash(&hasher, parent, NODE_PREFIX, sizeof NODE_PREFIX, children, sizeof children);
     }
+    if (parents != NULL)
+        finish(&hasher);
     Py_DECREF(items);
     return parents;
+}
+
+/* Copy hashes to where they stand in a row; 0 with an error set if one is none. */
+static int
+put_in_a_row(uint8_t *row, PyObject *hashes)
+{
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(hashes);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const uint8_t *hash = bytes_of(PySequence_Fast_GET_ITEM(hashes, i), HASH_BYTES);
+        if (hash == NULL)
+            return 0;
+        memcpy(row + i * HASH_BYTES, hash, HASH_BYTES);
+    }
+    return 1;
+}
+
+/* As in Python, level by level to the end: `row` has room for one node before its first, and is used up. */
+static PyObject *
+extended_by(unsigned long long size, const uint8_t *kept, Py_ssize_t held, uint8_t *row, Py_ssize_t count)
+{
+    uint8_t edge[SUBTREES_MAX][HASH_BYTES];
+    int edges = 0;
+    Hasher hasher;
+    begin(&hasher);
+    for (; count > 0; size >>= 1) {
+        uint8_t *nodes = row + HASH_BYTES;
+        if (size & 1) { /* a subtree from before stands left of the new nodes */
+            nodes = row;
+            memcpy(nodes, kept + --held * HASH_BYTES, HASH_BYTES);
+            count++;
+        }
+        if (count & 1) /* an unpaired last node belongs to the new edge */
+            memcpy(edge[edges++], nodes + --count * HASH_BYTES, HASH_BYTES);
+        count /= 2;
+        for (Py_ssize_t i = 0; i < count; i++) /* what is written over was taken in before */
+            hash(&hasher, row + (1 + i) * HASH_BYTES, NODE_PREFIX, sizeof NODE_PREFIX, nodes + 2 * i * HASH_BYTES,
+                 2 * HASH_BYTES);
+        finish(&hasher);
+    }
+    PyObject *hashes = PyList_New(held + edges);
+    for (Py_ssize_t i = 0; hashes != NULL && i < held + edges; i++) {
+        uint8_t *to = next_hash(hashes, i);
+        if (to == NULL)
+            Py_CLEAR(hashes);
+        else
+            memcpy(to, i < held ? kept + i * HASH_BYTES : edge[held + edges - 1 - i], HASH_BYTES);
+    }
+    return hashes;
 }
 
 static PyObject *
@@ -218,57 +388,29 @@ extended(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t arg
         PyErr_SetString(PyExc_TypeError, "extended takes the size, the subtrees and the leaf hashes");
         return NULL;
     }
-    unsigned long long size = PyLong_AsUnsignedLongLong(arguments[0]);
+    const unsigned long long size = PyLong_AsUnsignedLongLong(arguments[0]);
     if (size == (unsigned long long)-1 && PyErr_Occurred())
         return NULL;
-    uint8_t subtrees[SUBTREES_MAX][HASH_BYTES];
-    PyObject *kept = PySequence_Fast(arguments[1], "subtrees must be iterable");
-    if (kept == NULL)
-        return NULL;
-    Py_ssize_t held = PySequence_Fast_GET_SIZE(kept);
-    if (held != __builtin_popcountll(size)) {
-        PyErr_Format(PyExc_ValueError, "a tree of %llu leaves has not %zd subtrees", size, held);
-        Py_DECREF(kept);
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < held; i++) {
-        const uint8_t *subtree = bytes_of(PySequence_Fast_GET_ITEM(kept, i), HASH_BYTES);
-        if (subtree == NULL) {
-            Py_DECREF(kept);
-            return NULL;
-        }
-        memcpy(subtrees[i], subtree, HASH_BYTES);
-    }
-    Py_DECREF(kept);
-    PyObject *leaves = PySequence_Fast(arguments[2], "leaf hashes must be iterable");
+    PyObject *subtrees = PySequence_Fast(arguments[1], "subtrees must be iterable");
+    PyObject *leaves = subtrees == NULL ? NULL : PySequence_Fast(arguments[2], "leaf hashes must be iterable");
+    PyObject *hashes = NULL;
+    uint8_t *row = NULL;
     if (leaves == NULL)
-        return NULL;
-    const Py_ssize_t count = PySequence_Fast_GET_SIZE(leaves);
-    if ((unsigned long long)count > (unsigned long long)INT64_MAX - size) {
+        goto done;
+    const Py_ssize_t held = PySequence_Fast_GET_SIZE(subtrees), count = PySequence_Fast_GET_SIZE(leaves);
+    uint8_t kept[SUBTREES_MAX * HASH_BYTES];
+    if (held != __builtin_popcountll(size))
+        PyErr_Format(PyExc_ValueError, "a tree of %llu leaves has not %zd subtrees", size, held);
+    else if (size > INT64_MAX || (unsigned long long)count > INT64_MAX - size)
         PyErr_SetString(PyExc_ValueError, "no tree is so large");
-        Py_DECREF(leaves);
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++, size++) {
-        const uint8_t *leaf = bytes_of(PySequence_Fast_GET_ITEM(leaves, i), HASH_BYTES);
-        if (leaf == NULL) {
-            Py_DECREF(leaves);
-            return NULL;
-        }
-        memcpy(subtrees[held++], leaf, HASH_BYTES); /* each leaf closes the subtrees that it completes */
-        for (unsigned long long complete = size; complete & 1; complete >>= 1, held--)
-            node_hash(subtrees[held - 2], subtrees[held - 2], subtrees[held - 1]);
-    }
-    Py_DECREF(leaves);
-    PyObject *hashes = PyList_New(held);
-    for (Py_ssize_t i = 0; hashes != NULL && i < held; i++) {
-        PyObject *hash = hash_object(subtrees[i]);
-        if (hash == NULL) {
-            Py_CLEAR(hashes);
-            break;
-        }
-        PyList_SET_ITEM(hashes, i, hash);
-    }
+    else if ((row = PyMem_Malloc(((size_t)count + 1) * HASH_BYTES)) == NULL)
+        PyErr_NoMemory();
+    else if (put_in_a_row(kept, subtrees) && put_in_a_row(row + HASH_BYTES, leaves))
+        hashes = extended_by(size, kept, held, row, count);
+done:
+    PyMem_Free(row);
+    Py_XDECREF(subtrees);
+    Py_XDECREF(leaves);
     return hashes;
 }
 
@@ -279,22 +421,28 @@ joined(PyObject *Py_UNUSED(module), PyObject *subtrees)
     if (items == NULL)
         return NULL;
     Py_ssize_t at = PySequence_Fast_GET_SIZE(items);
-    uint8_t root[HASH_BYTES];
-    if (at == 0)
-        sha256(root, NULL, 0, root, 0);
+    uint8_t node[2 * HASH_BYTES]; /* the root of what stands to the right is its right half */
+    uint8_t *const root = node + HASH_BYTES;
+    Hasher hasher;
+    begin(&hasher);
+    if (at == 0) {
+        hash(&hasher, root, NULL, 0, node, 0);
+        finish(&hasher);
+    }
     for (int begun = 0; at > 0; begun = 1) {
         const uint8_t *subtree = bytes_of(PySequence_Fast_GET_ITEM(items, --at), HASH_BYTES);
         if (subtree == NULL) {
             Py_DECREF(items);
             return NULL;
         }
-        if (begun)
-            node_hash(root, subtree, root);
-        else
-            memcpy(root, subtree, HASH_BYTES);
+        memcpy(begun ? node : root, subtree, HASH_BYTES);
+        if (begun) {
+            hash(&hasher, root, NODE_PREFIX, sizeof NODE_PREFIX, node, sizeof node);
+            finish(&hasher);
+        }
     }
     Py_DECREF(items);
-    return hash_object(root);
+    return PyBytes_FromStringAndSize((const char *)root, HASH_BYTES);
 }
 
 static PyMethodDef FUNCTIONS[] = {
