@@ -1,10 +1,10 @@
 """The sink that carries the log into ClickHouse."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 import structlog
@@ -19,7 +19,9 @@ from meterproof_sinks.reference_rows import put_price_books
 from meterproof_sinks.sink import Density
 from meterproof_sinks.usage_rows import (
     EVENT_COLUMNS,
+    EVENT_FORMAT,
     Books,
+    RecordLines,
     UnfitRow,
     erased_rows,
     event_rows,
@@ -43,6 +45,8 @@ _PRESENT_RECORDS = (
 _DENSITY = "SELECT dense, toInt64(positions) - toInt64(last_position) - 1 FROM density WHERE log = {log:String}"
 _PROGRESS_COLUMNS: Final = ("log", "partition", "epoch", "log_offset", "digest", "next")
 
+_Row = TypeVar("_Row")
+
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.sink")
 
 
@@ -64,7 +68,7 @@ class _Write:
     """What it ends with."""
     books: tuple[PriceBook, ...]
     """That the records name and that are not known to be noted."""
-    events: list[bytes]
+    events: list[RecordLines]
     erased: list[bytes]
     records: list[bytes]
     unfit: list[UnfitRow]
@@ -94,7 +98,7 @@ class ClickHouseSink:
         self._present: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
         self._group: GroupCommit[_Write] = GroupCommit(
             lambda writes: asyncio.to_thread(self._commit, writes),
-            lambda write: len(write.events),
+            lambda write: sum(map(len, write.events)),
             CLICKHOUSE_BOUNDS.rows_max,
         )
 
@@ -194,14 +198,12 @@ class ClickHouseSink:
             self._noted |= named.keys()
         unfit_events = [unfit for write in writes for unfit in write.unfit]
         events = [row for write in writes for row in write.events]
-        unfit_events += [  # 4
-            unfit_event(row, error) for row, error in self._insert("usage_lines", EVENT_COLUMNS, events, "TSVRaw")
-        ]
+        unfit_events += [unfit_event(row, error) for row, error in self._insert_events(events)]  # 4
         if erased := [row for write in writes for row in write.erased]:
             self._clickhouse.insert("usage_erased", (), b"\n".join([*erased, b""]), "JSONEachRow", len(erased))
         rows = [row for write in writes for row in write.records]
         unfit_records = [  # 5
-            unfit_record(row, error) for row, error in self._insert("usage_records", (), rows, "JSONEachRow")
+            unfit_record(row, error) for row, error in _each_that_fits(rows, self._insert_records)
         ]
         self._quarantine(unfit_events, unfit_records)  # 6
         progress = [orjson.dumps(_progress_row(write)) for write in writes]
@@ -220,27 +222,19 @@ class ClickHouseSink:
                 frozenset(offset for offset in offsets if offset > cursor.log_offset),
             )
 
-    def _insert(
-        self, table: str, columns: Sequence[str], rows: list[bytes], format_name: str
-    ) -> list[tuple[bytes, str]]:
-        """Insert rows, and return those that can't be, each with the engine's error.
+    def _insert_events(self, rows: list[RecordLines]) -> list[tuple[RecordLines, str]]:
+        """Insert what can be; the others, each event alone, with the engine's error."""
 
-        A refusal is of all rows together. So halves are tried, until each unfit row stands alone and all others are in.
-        """
-        if not rows:
-            return []
-        try:
-            self._clickhouse.insert(table, columns, b"\n".join([*rows, b""]), format_name, len(rows))
-        except UnfitRows as error:
-            if len(rows) == 1:
-                return [(rows[0], str(error))]
-            half = len(rows) // 2
-            return [
-                unfit
-                for part in (rows[:half], rows[half:])
-                for unfit in self._insert(table, columns, part, format_name)
-            ]
-        return []
+        def insert(rows: list[RecordLines]) -> None:
+            body = b"".join([row.spelled for row in rows])
+            self._clickhouse.insert("record_lines", EVENT_COLUMNS, body, EVENT_FORMAT, len(rows))
+
+        unfit = _each_that_fits(rows, insert)
+        alone = [event for row, _ in unfit for event in row.apart()]
+        return unfit if len(alone) == len(unfit) else _each_that_fits(alone, insert)
+
+    def _insert_records(self, rows: list[bytes]) -> None:
+        self._clickhouse.insert("usage_records", (), b"\n".join([*rows, b""]), "JSONEachRow", len(rows))
 
     def _quarantine(self, events: list[UnfitRow], records: list[UnfitRow]) -> None:
         rows = [
@@ -282,6 +276,23 @@ class ClickHouseSink:
                 f"{sorted(self._books) or 'none'}: publish it again, from the file that it came from"
             )
         return self._books.get
+
+
+def _each_that_fits(rows: list[_Row], insert: Callable[[list[_Row]], None]) -> list[tuple[_Row, str]]:
+    """Insert rows, and return those that can't be, each with the engine's error.
+
+    A refusal is of all rows together. So halves are tried, until each unfit row stands alone and all others are in.
+    """
+    if not rows:
+        return []
+    try:
+        insert(rows)
+    except UnfitRows as error:
+        if len(rows) == 1:
+            return [(rows[0], str(error))]
+        half = len(rows) // 2
+        return [unfit for part in (rows[:half], rows[half:]) for unfit in _each_that_fits(part, insert)]
+    return []
 
 
 def _progress_row(write: _Write) -> dict[str, str | int]:

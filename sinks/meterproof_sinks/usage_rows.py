@@ -1,9 +1,11 @@
-"""Log records as ClickHouse takes them in: event lines unparsed behind what only the record and the price book know."""
+"""Log records as ClickHouse takes them in: event lines unparsed beside what only the record and the price book know."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import compress
+from struct import pack
+from typing import Any, Final, Self
 
 import orjson
 
@@ -11,13 +13,12 @@ from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.quantity import SCALE
-from meterproof_schemas.rating import rate_lines
+from meterproof_schemas.rating import RatedLines, rate_lines
 from meterproof_schemas.reasons import DUPLICATE
 from meterproof_sinks.erased import ERASED_BEGIN, erased_entry
 
 EVENT_COLUMNS: Final = (
     "log",
-    "position",
     "append_ms",
     "price_book",
     "currency",
@@ -25,14 +26,15 @@ EVENT_COLUMNS: Final = (
     "instance",
     "sequence",
     "key_ids",
-    "event_us",
-    "cost",
+    "positions",
+    "events_us",
+    "costs",
     "unpriced",
-    "line",
+    "lines",
 )
-"""Columns of `usage_lines`, in the order of the rows."""
-_SEPARATOR: Final = "\x1f"
-"""Joins names in one column; no name can contain it."""
+"""Columns of `record_lines`, in the order in which `RecordLines` spells them."""
+EVENT_FORMAT: Final = "RowBinary"
+"""Of ClickHouse's formats the one that `RecordLines` is spelled in."""
 _COST_MAX: Final = 10**38
 """Money that `Decimal(38, 12)` cannot hold, in 10^-12."""
 
@@ -79,13 +81,64 @@ def sent_of(record: LogRecord) -> Sent:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class RecordLines:
+    """Accepted events of one log record as one row of `record_lines`."""
+
+    log: str
+    shared: bytes
+    """What is the same for all of them, spelled."""
+    positions: Sequence[int]
+    rated: RatedLines
+    """When they happened, and what they cost."""
+    lines: bytes
+    """Joined by LF."""
+    spelled: bytes
+    """The row, in `EVENT_FORMAT`."""
+
+    @classmethod
+    def of(cls, log: str, shared: bytes, positions: Sequence[int], rated: RatedLines, lines: bytes) -> Self:
+        """The row of so many events."""
+        count = len(positions)
+        length = _length(count)
+        spelled = b"".join(
+            [
+                shared,
+                length,
+                pack(f"<{count}Q", *positions),
+                length,
+                pack(f"<{count}q", *rated.times_us),
+                length,
+                b"".join([cost.to_bytes(16, "little", signed=True) for cost in rated.costs]),
+                length,
+                b"".join(map(_texts, rated.unpriced)) if any(rated.unpriced) else bytes(count),
+                _length(len(lines)),
+                lines,
+            ]
+        )
+        return cls(log, shared, positions, rated, lines, spelled)
+
+    def __len__(self) -> int:
+        """How many events."""
+        return len(self.positions)
+
+    def apart(self) -> "list[RecordLines]":
+        """Each event as a row of its own."""
+        rated = self.rated
+        return [
+            RecordLines.of(self.log, self.shared, [position], RatedLines([time_us], [cost], [unpriced]), line)
+            for position, time_us, cost, unpriced, line in zip(
+                self.positions, rated.times_us, rated.costs, rated.unpriced, self.lines.split(b"\n"), strict=True
+            )
+        ]
+
+
 def event_rows(
     origin: str, records: Sequence[LogRecord], sent: Sequence[Sent], books: Books, present: frozenset[int]
-) -> tuple[list[bytes], list[UnfitRow]]:
-    """The accepted events of these records as TSVRaw rows of `EVENT_COLUMNS`, and those that cost more than one holds.
+) -> tuple[list[RecordLines], list[UnfitRow]]:
+    """The accepted events of these records, and those that cost more than a row holds.
 
     Events that were erased (in an audit folder; never on the topic) have no row here.
-    TSVRaw knows no escapes: a field ends at a tab, a row at LF. Neither can stand in a line or a name of the contract.
 
     Args:
         origin: of the log.
@@ -95,39 +148,77 @@ def event_rows(
         present: positions that the destination has already; they are left out.
 
     """
-    rows: list[bytes] = []
+    rows: list[RecordLines] = []
     unfit: list[UnfitRow] = []
     for record, batch in zip(records, sent, strict=True):
-        if not record.lines:
-            continue
         header = record.header
+        positions, lines = _wanted(record, present)
         book = books(header.price_book)
-        currency = "" if book is None else book.currency
-        # Everything that is the same for all events of the record is spelled once.
-        shared = (
-            f"\t{header.append_ms}\t{header.price_book}\t{currency}\t{batch.producer}\t{batch.instance}"
-            f"\t{batch.sequence}\t{_SEPARATOR.join(batch.key_ids)}\t"
-        )
-        positions: Sequence[int] = range(header.first, header.size)
-        lines = record.lines
-        if present or ERASED_BEGIN in record.value:  # rarely
-            positions = [
-                position
-                for position, line in zip(positions, lines, strict=True)
-                if position not in present and erased_entry(line) is None
+        rated = rate_lines(lines, len(positions), book)
+        if any(cost <= -_COST_MAX or cost >= _COST_MAX for cost in rated.costs):  # rarely
+            split = lines.split(b"\n")
+            held = [-_COST_MAX < cost < _COST_MAX for cost in rated.costs]
+            unfit += [
+                UnfitRow(origin, position, line, _too_dear(cost, header.price_book))
+                for position, line, cost, fits in zip(positions, split, rated.costs, held, strict=True)
+                if not fits
             ]
-            lines = [lines[position - header.first] for position in positions]
-        for position, line, (time_us, cost, unpriced) in zip(positions, lines, rate_lines(lines, book), strict=True):
-            if not -_COST_MAX < cost < _COST_MAX:
-                error = (
-                    f"it costs {_amount(cost)} by price book {header.price_book}, more than Decimal(38, 12) can hold; "
-                    "publish a corrected price book, and rebuild this database from the audit folder"
-                )
-                unfit.append(UnfitRow(origin, position, line, error))
-                continue
-            names = _SEPARATOR.join(unpriced) if unpriced else ""
-            rows.append(f"{origin}\t{position}{shared}{time_us}\t{_amount(cost)}\t{names}\t".encode() + line)
+            positions, lines = list(compress(positions, held)), b"\n".join(compress(split, held))
+            rated = rate_lines(lines, len(positions), book)
+        if positions:
+            shared = b"".join(
+                [
+                    _text(origin),
+                    pack("<qI", header.append_ms, header.price_book),
+                    _text("" if book is None else book.currency),
+                    _text(batch.producer),
+                    _text(batch.instance),
+                    pack("<Q", batch.sequence),
+                    _texts(batch.key_ids),
+                ]
+            )
+            rows.append(RecordLines.of(origin, shared, positions, rated, lines))
     return rows, unfit
+
+
+def _wanted(record: LogRecord, present: frozenset[int]) -> tuple[Sequence[int], bytes]:
+    """Positions and lines of the accepted events that are neither erased nor present."""
+    header, value = record.header, record.value
+    if not present and ERASED_BEGIN not in value:  # nearly always
+        before = (record.header_line, *(record.carried or ()))
+        return range(header.first, header.size), value[sum(map(len, before)) + len(before) : -1]
+    wanted = [
+        (position, line)
+        for position, line in enumerate(record.lines, header.first)
+        if position not in present and erased_entry(line) is None
+    ]
+    return [position for position, _ in wanted], b"\n".join([line for _, line in wanted])
+
+
+def _too_dear(cost: int, price_book: int) -> str:
+    return (
+        f"it costs {_amount(cost)} by price book {price_book}, more than Decimal(38, 12) can hold; "
+        "publish a corrected price book, and rebuild this database from the audit folder"
+    )
+
+
+def _length(count: int) -> bytes:
+    """A length in RowBinary: LEB128, seven bits in a byte, the lowest first."""
+    spelled = bytearray()
+    while count > 0x7F:
+        spelled.append(count & 0x7F | 0x80)
+        count >>= 7
+    spelled.append(count)
+    return bytes(spelled)
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return _length(len(raw)) + raw
+
+
+def _texts(texts: Sequence[str]) -> bytes:
+    return _length(len(texts)) + b"".join(map(_text, texts))
 
 
 def _amount(cost: int) -> str:
@@ -148,10 +239,9 @@ def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
     ]
 
 
-def unfit_event(row: bytes, error: str) -> UnfitRow:
-    """A row of `EVENT_COLUMNS` that was refused."""
-    log, position, *_, line = row.split(b"\t", len(EVENT_COLUMNS) - 1)
-    return UnfitRow(log.decode(), int(position), line, error)
+def unfit_event(row: RecordLines, error: str) -> UnfitRow:
+    """A row of one event that was refused."""
+    return UnfitRow(row.log, row.positions[0], row.lines, error)
 
 
 def unfit_record(row: bytes, error: str) -> UnfitRow:

@@ -75,8 +75,20 @@ class Rate:
     """Price of one unit in 10^-33, where each whole quantity is a whole number of steps; 0 where it must be rounded."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What events of one provider, model and operation pay."""
+
+    by_meter: Mapping[str, tuple[Rate, ...]]
+    """In the book's order; the first one effective at event time applies."""
+    simple: Mapping[str, int]
+    """Price of one unit in 10^-12, of the meters where each whole quantity costs so many times that, at any time."""
+
+
 UNIT_PRICE_PLACES: Final = DECIMAL_PLACES + 9
 """Digits after the point that an amount has, and those that dividing it by what it buys adds."""
+LAST_PLACE: Final = 10**UNIT_PRICE_PLACES
+"""What a quantity in 10^-12 times a unit price in 10^-21 has below 10^-12."""
 _ALWAYS_US: Final = 2**63
 _MATCHES_MAX: Final = 10_000
 """Combinations of provider, model and operation that a book remembers: above it, it looks them up again."""
@@ -92,7 +104,7 @@ class PriceBook(BaseModel):
     prices: Annotated[tuple[UnitPrice, ...], Field(strict=False)]
 
     @cached_property
-    def _rates(self) -> dict[tuple[str, str, str], dict[str, tuple[Rate, ...]]]:
+    def _rates(self) -> dict[tuple[str, str, str], Rates]:
         """What `rates` remembers; looked up at each event, where a private attribute of the library costs its price."""
         return {}
 
@@ -102,12 +114,12 @@ class PriceBook(BaseModel):
         copied.__dict__.pop("_rates", None)
         return copied
 
-    def rates(self, provider: str, model: str, operation: str) -> dict[str, tuple[Rate, ...]]:
-        """By meter, the rates that match, in the book's order; the first one effective at event time applies."""
+    def rates(self, provider: str, model: str, operation: str) -> Rates:
+        """By meter, the rates that match."""
         key = (provider, model, operation)
         rates = self._rates.get(key)
         if rates is None:
-            rates = {
+            by_meter = {
                 meter.name: tuple(
                     _rate(price, meter)
                     for price in self.prices
@@ -118,6 +130,8 @@ class PriceBook(BaseModel):
                 )
                 for meter in self.meters
             }
+            simple = {meter: found[0].whole_price // LAST_PLACE for meter, found in by_meter.items() if _simple(found)}
+            rates = Rates(by_meter, simple)
             if len(self._rates) < _MATCHES_MAX:
                 self._rates[key] = rates
         return rates
@@ -125,6 +139,14 @@ class PriceBook(BaseModel):
     def meter_names(self) -> frozenset[str]:
         """The meters that an event may use."""
         return frozenset(meter.name for meter in self.meters)
+
+
+def _simple(rates: tuple[Rate, ...]) -> bool:
+    if not rates:
+        return False
+    first = rates[0]
+    always = (first.from_us, first.until_us) == (-_ALWAYS_US, _ALWAYS_US)
+    return always and first.whole_price > 0 and first.whole_price % LAST_PLACE == 0
 
 
 def _rate(price: UnitPrice, meter: Meter) -> Rate:

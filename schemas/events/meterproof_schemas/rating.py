@@ -15,12 +15,10 @@ from meterproof_schemas.errors import InvalidEvent
 from meterproof_schemas.event import Event
 from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.instant import parse_instants_us
-from meterproof_schemas.price_book import UNIT_PRICE_PLACES, PriceBook, Rate
+from meterproof_schemas.price_book import LAST_PLACE, PriceBook, Rates
 from meterproof_schemas.quantity import DECIMAL_PLACES, EXACT, scaled
 
-_LAST_PLACE: Final = 10**UNIT_PRICE_PLACES
-"""What a quantity in 10^-12 times a unit price in 10^-21 has below 10^-12."""
-_HALF: Final = _LAST_PLACE // 2
+_HALF: Final = LAST_PLACE // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,48 +39,73 @@ def price(event: Event, book: PriceBook) -> Price:
     return Price(Decimal(cost).scaleb(-DECIMAL_PLACES, EXACT), book.currency, unpriced)
 
 
-RatedLine = tuple[int, int, tuple[str, ...]]
-"""Event time in microseconds since 1970; cost in 10^-12, 0 without a price book; the meters without a price."""
+@dataclass(frozen=True, slots=True)
+class RatedLines:
+    """What accepted lines cost, in one list per question: each is as long as there are lines."""
+
+    times_us: list[int]
+    """Event times, in microseconds since 1970."""
+    costs: list[int]
+    """In 10^-12; 0 without a price book."""
+    unpriced: list[tuple[str, ...]]
+    """The meters without a price."""
 
 
-def rate_lines(lines: Sequence[bytes], book: PriceBook | None) -> list[RatedLine]:
+def rate_lines(lines: bytes, count: int, book: PriceBook | None) -> RatedLines:
     """Price lines that a log has accepted: as `price` does the events of these lines.
 
     The sequencer has held each line against all rules, so only the fields that count are read.
 
+    Args:
+        lines: joined by LF, which may also stand behind the last one.
+        count: how many lines these are.
+        book: the price book in force.
+
     Raises:
         InvalidEvent: one of them is no event.
+        ValueError: it is another number of lines.
+
     """
     try:
-        events: Sequence[_Rated | Event] = _decoder.decode_lines(b"\n".join(lines))
+        events: Sequence[_Rated | Event] = _decoder.decode_lines(lines)
         times_us = parse_instants_us([event.time for event in events])
     except ValueError:
         events, times_us = _by_the_rule(lines)
-    if len(events) != len(lines):  # a line feed within a line
+    if len(events) != count:  # an empty line
         events, times_us = _by_the_rule(lines)
+    if len(events) != count:
+        message = f"{count} lines were announced, and {len(events)} are there"
+        raise ValueError(message)
     if book is None:
-        return [(time_us, 0, tuple(event.data.usage)) for event, time_us in zip(events, times_us, strict=True)]
-    known: dict[tuple[str | None, str | None, str | None], Mapping[str, tuple[Rate, ...]]] = {}
-    rated = []
+        return RatedLines(times_us, [0] * count, [tuple(event.data.usage) for event in events])
+    known: dict[tuple[str | None, str | None, str | None], Rates] = {}
+    costs: list[int] = []
+    unpriced: list[tuple[str, ...]] = []
     for event, time_us in zip(events, times_us, strict=True):
         data = event.data
         named = (data.provider, data.model, data.operation)
         rates = known.get(named)
         if rates is None:
             rates = known[named] = book.rates(data.provider or "", data.model or "", data.operation or "")
-        cost, unpriced = _cost_of(data.usage, time_us, rates)
-        rated.append((time_us, cost, unpriced))
-    return rated
+        cost = 0
+        missing: tuple[str, ...] = ()
+        simple = rates.simple
+        for meter, quantity in data.usage.items():
+            if type(quantity) is not int or meter not in simple:
+                cost, missing = _cost_of(data.usage, time_us, rates)
+                break
+            cost += quantity * simple[meter]
+        costs.append(cost)
+        unpriced.append(missing)
+    return RatedLines(times_us, costs, unpriced)
 
 
-def _cost_of(
-    usage: Mapping[str, int | str], time_us: int, rates: Mapping[str, tuple[Rate, ...]]
-) -> tuple[int, tuple[str, ...]]:
+def _cost_of(usage: Mapping[str, int | str], time_us: int, rates: Rates) -> tuple[int, tuple[str, ...]]:
     """The sum in 10^-12, and the meters without a price."""
     total = 0  # in 10^-33, so exact
     unpriced: tuple[str, ...] = ()
     for meter, quantity in usage.items():
-        for rate in rates.get(meter, ()):
+        for rate in rates.by_meter.get(meter, ()):
             if rate.from_us <= time_us < rate.until_us:
                 if rate.whole_price and type(quantity) is int:
                     total += quantity * rate.whole_price
@@ -91,7 +114,7 @@ def _cost_of(
                 break
         else:
             unpriced += (meter,)
-    cost, rest = divmod(total, _LAST_PLACE)
+    cost, rest = divmod(total, LAST_PLACE)
     # The rest is never negative: half to even goes up, or stays.
     if rest > _HALF or (rest == _HALF and cost & 1):
         cost += 1
@@ -124,9 +147,9 @@ class _Rated(Struct, frozen=True, gc=False):
 _decoder: Final = msgspec.json.Decoder(_Rated)
 
 
-def _by_the_rule(lines: Sequence[bytes]) -> tuple[list[Event], list[int]]:
+def _by_the_rule(lines: bytes) -> tuple[list[Event], list[int]]:
     events = []
-    for event in read_events(lines):
+    for event in read_events(lines.removesuffix(b"\n").split(b"\n")):
         if isinstance(event, InvalidEvent):
             raise event
         events.append(event)

@@ -20,7 +20,7 @@ from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.migrate import migrate
 from tests.rated_log import BOOKS, RatedLog
 
-_STEPS = {"usage_lines": "events", "usage_records": "records", "sink_progress": "progress"}
+_STEPS = {"record_lines": "events", "usage_records": "records", "sink_progress": "progress"}
 
 
 def make_log(seed: int, batches: int) -> RatedLog:

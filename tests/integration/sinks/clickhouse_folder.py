@@ -10,6 +10,7 @@ from meterproof_schemas.price_book import PriceBook
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.migrate import migrate
+from meterproof_sinks.usage_rows import EVENT_COLUMNS, EVENT_FORMAT, RecordLines
 from tests.rated_log import BOOKS, RatedLog, costs
 
 RECONCILIATION = (Path(__file__).parents[3] / "sinks" / "queries" / "reconciliation.sql").read_text(encoding="utf-8")
@@ -41,6 +42,12 @@ def one(clickhouse: ClickHouse, sql: str, parameters: Mapping[str, Any] | None =
     """The only value of a query's only row."""
     ((value,),) = clickhouse.rows(sql, parameters or {})
     return value
+
+
+def insert_events(clickhouse: ClickHouse, rows: list[RecordLines]) -> None:
+    """Insert events as a sink does."""
+    body = b"".join(row.spelled for row in rows)
+    clickhouse.insert("record_lines", EVENT_COLUMNS, body, EVENT_FORMAT, len(rows))
 
 
 def assert_holds_exactly(clickhouse: ClickHouse, log: RatedLog) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, Escaped
+from meterproof_sinks.clickhouse import _INSERT_SETTINGS, ClickHouse, ClickHouseError, Escaped
 
 PASSWORD = "it's a secret"
 _INSERT = re.compile(r"\s*INSERT INTO\s+(\S+)\s*(?:\((.*?)\))?\s*(?:SETTINGS .*?)?\s*FORMAT\s+(\w+)\s*", re.DOTALL)
@@ -126,16 +126,35 @@ class ClickHouseServer:
             return _exception(fault.code, fault.text, "TEST")
         if kind == "cut before":
             return _cut(request)
-        if kind == "half" and body:
+        if kind == "half" and insert is not None:
             # The connection broke while the body came; what came was taken in.
-            lines = body.splitlines(keepends=True)
-            body = b"".join(lines[: len(lines) // 2])
+            await asyncio.to_thread(self._insert_half, insert, body)
+            return _cut(request)
         answer = await asyncio.to_thread(self._run, sql, body, request, insert)
-        if kind in {"cut after", "half"}:
+        if kind == "cut after":
             return _cut(request)
         if fault is not None and kind == "slow":
             await asyncio.sleep(fault.seconds)
         return answer
+
+    def _insert_half(self, insert: re.Match[str], body: bytes) -> None:
+        table, names = insert[1].replace("`", ""), _columns(insert)
+        types = dict(
+            self.engine.rows(
+                "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = {table:String}",
+                {"table": table},
+            )
+        )
+        path = self.engine.folder / "half"
+        path.write_bytes(body)
+        given = {"path": str(path), "structure": ", ".join(f"`{name}` {types[name]}" for name in names)}
+        rows = f"FROM file({{path:String}}, {insert[3]}, {{structure:String}})"
+        ((count,),) = self.engine.rows(f"SELECT count() {rows}", given)
+        self.engine.command(
+            f"INSERT INTO {table} ({', '.join(names)}) SELECT * {rows} LIMIT {{half:UInt64}}",
+            {**given, "half": count // 2},
+        )
+        path.unlink()
 
     def _run(self, sql: str, body: bytes, request: web.Request, insert: re.Match[str] | None) -> web.Response:
         parameters: dict[str, Any] = {
@@ -147,10 +166,11 @@ class ClickHouseServer:
         answer, format_name = b"", "TabSeparated"
         try:
             if insert is not None:
-                columns = [name.strip(" `\n") for name in (insert[2] or "").split(",") if name.strip()]
-                rows = body.count(b"\n")
-                self.engine.insert(insert[1].replace("`", ""), columns, body, insert[3], rows)
-                summary = {"written_rows": str(rows)}
+                with self.engine._calling() as client:
+                    inserted = client.raw_insert(
+                        insert[1].replace("`", ""), _columns(insert), body, settings=_INSERT_SETTINGS, fmt=insert[3]
+                    )
+                summary = {"written_rows": str(inserted.written_rows)}
             elif re.match(r"\s*(SELECT|WITH|SHOW|DESCRIBE|EXISTS|EXPLAIN)\b", sql):
                 clause = _FORMAT.search(sql)
                 format_name = clause[1] if clause else request.query.get("default_format", "TabSeparated")
@@ -167,6 +187,10 @@ class ClickHouseServer:
                 "X-ClickHouse-Query-Id": "1",
             },
         )
+
+
+def _columns(insert: re.Match[str]) -> list[str]:
+    return [name.strip(" `\n") for name in (insert[2] or "").split(",") if name.strip()]
 
 
 def _exception(code: int, text: str, name: str, status: int = 500) -> web.Response:

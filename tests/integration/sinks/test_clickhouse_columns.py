@@ -14,10 +14,10 @@ from meterproof_schemas.event import UsageData, entry_of
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, UnknownPriceBook
-from meterproof_sinks.usage_rows import EVENT_COLUMNS
+from meterproof_sinks.usage_rows import RecordLines, event_rows, sent_of
 from tests.builders import make_event, make_genesis_record, make_key, make_limits
-from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
-from tests.rated_log import HOSTILE, RatedLog
+from tests.integration.sinks.clickhouse_folder import insert_events, new_sink, one, opened
+from tests.rated_log import BOOKS, HOSTILE, RatedLog
 
 pytestmark = pytest.mark.clickhouse
 
@@ -200,11 +200,18 @@ async def test_quantities_are_exact_at_their_limits(clickhouse: ClickHouse) -> N
     assert total == sum((Decimal(quantity) for quantity in quantities), Decimal(0))
 
 
+def _one_line(line: str) -> RecordLines:
+    log = RatedLog()
+    log.batch([make_event("e")])
+    record = log.records[-1][1]
+    rows, _ = event_rows(log.origin, [record], [sent_of(record)], BOOKS.get, frozenset())
+    return RecordLines.of(log.origin, rows[0].shared, [0], rows[0].rated, line.encode())
+
+
 async def test_a_line_that_the_engine_cannot_take_apart_is_refused_loudly(clickhouse: ClickHouse) -> None:
-    row = "log\t0\t0\t0\t\tp\ti\t0\tk\t0\t0\t\t"
     for line in ('{"id":', "{}", '{"id":"a","data":{"usage":{}}}', '{"id":"a","data":{"usage":{"m":"1e400"}}}'):
         with pytest.raises(ClickHouseError):
-            clickhouse.insert("usage_lines", EVENT_COLUMNS, f"{row}{line}\n".encode(), "TSVRaw", 1)
+            insert_events(clickhouse, [_one_line(line)])
     assert one(clickhouse, "SELECT count() FROM usage_rows") == 0
 
 

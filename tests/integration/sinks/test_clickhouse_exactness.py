@@ -13,11 +13,12 @@ import pytest
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.sink import Density
-from meterproof_sinks.usage_rows import EVENT_COLUMNS, event_rows, sent_of
+from meterproof_sinks.usage_rows import event_rows, sent_of
 from tests.integration.sinks.clickhouse_child import carry, make_log
 from tests.integration.sinks.clickhouse_folder import (
     assert_adds_up,
     assert_holds_exactly,
+    insert_events,
     new_sink,
     one,
     opened,
@@ -125,7 +126,7 @@ async def test_rows_above_the_progress_row_are_not_shown_and_not_written_again(c
     # What a crash between the events and the progress row leaves: here only the last month has arrived.
     rest = [record for _, record in log.records[half:]]
     rows, _ = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, frozenset())
-    clickhouse.insert("usage_lines", EVENT_COLUMNS, b"\n".join([*rows, b""]), "TSVRaw", len(rows))
+    insert_events(clickhouse, rows)
     clickhouse.command("ALTER TABLE usage_rows DELETE WHERE toYYYYMM(event_time) = 202512 SETTINGS mutations_sync = 2")
     assert one(clickhouse, "SELECT count() FROM usage_rows WHERE position >= {n:UInt64}", {"n": before}) > 0
     assert one(clickhouse, "SELECT max(position) FROM usage") < before
@@ -171,7 +172,7 @@ async def test_a_write_that_ends_while_a_query_is_analysed_is_not_shown_torn(cli
                     rest = [record for _, record in records]
                     other = frozenset(range(rest[0].header.first, rest[-1].header.size, 2))
                     rows, _ = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, other)
-                    clickhouse.insert("usage_lines", EVENT_COLUMNS, b"\n".join([*rows, b""]), "TSVRaw", len(rows))
+                    insert_events(clickhouse, rows)
                     reading = asyncio.create_task(asyncio.to_thread(one, reader, query, {"view": view}))
                     await asyncio.sleep(moment_s)
                     await sink.write(0, log.genesis, records)

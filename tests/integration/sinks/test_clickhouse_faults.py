@@ -24,17 +24,17 @@ _NO_SPACE = "Cannot reserve 1.00 MiB, not enough space"
 _READ_ONLY = "Table is in readonly mode since table metadata was not found in zookeeper"
 _AWAY: dict[str, list[Fault]] = {
     "a gateway without a server behind it": [Fault("status", times=3)],
-    "cut before the events": [Fault("cut before", "usage_lines", times=2)],
-    "cut after the events": [Fault("cut after", "usage_lines", times=2)],
-    "cut in the middle of the events": [Fault("half", "usage_lines", times=2)],
+    "cut before the events": [Fault("cut before", "record_lines", times=2)],
+    "cut after the events": [Fault("cut after", "record_lines", times=2)],
+    "cut in the middle of the events": [Fault("half", "record_lines", times=2)],
     "cut after the records": [Fault("cut after", "usage_records")],
     "cut before the progress row": [Fault("cut before", "sink_progress")],
     "cut after the progress row": [Fault("cut after", "sink_progress (")],
-    "disk full": [Fault("exception", "usage_lines", times=3, code=243, text=_NO_SPACE)],
+    "disk full": [Fault("exception", "record_lines", times=3, code=243, text=_NO_SPACE)],
     "disk full at the progress row": [Fault("exception", "sink_progress (", code=243, text=_NO_SPACE)],
     "read-only table": [Fault("exception", "usage_records", times=2, code=242, text=_READ_ONLY)],
-    "too many parts": [Fault("exception", "usage_lines", code=252, text="Too many parts (3000)")],
-    "memory": [Fault("exception", "usage_lines", code=241, text="(total) memory limit exceeded")],
+    "too many parts": [Fault("exception", "record_lines", code=252, text="Too many parts (3000)")],
+    "memory": [Fault("exception", "record_lines", code=241, text="(total) memory limit exceeded")],
     "shutting down": [Fault("exception", "", times=2, code=236, text="Server is shutting down")],
 }
 
@@ -116,7 +116,7 @@ async def test_a_server_that_answers_too_late_counts_as_away(server: ClickHouseS
     with _connected(server, answer_timeout_s=1.0) as clickhouse:
         sink = new_sink(clickhouse)
         await sink.cursor(0)
-        server.faults = [Fault("slow", "usage_lines", seconds=4.0)]
+        server.faults = [Fault("slow", "record_lines", seconds=4.0)]
         assert await _write(sink, log, 0, len(log.records)) >= 1
         assert_adds_up(server.engine, log)
 
@@ -191,8 +191,8 @@ async def test_an_error_of_the_tables_is_no_error_of_the_rows(server: ClickHouse
     with _connected(server) as clickhouse:
         sink = new_sink(clickhouse)
         await sink.cursor(0)
-        server.engine.command("DROP TABLE usage_lines_rows")
-        server.engine.command("DROP TABLE usage_lines")
+        server.engine.command("DROP TABLE record_lines_rows")
+        server.engine.command("DROP TABLE record_lines")
         with pytest.raises(ClickHouseError, match="UNKNOWN_TABLE") as missing:
             await sink.write(0, log.genesis, log.records)
         assert not isinstance(missing.value, SinkUnavailable)
@@ -207,8 +207,8 @@ async def test_several_logs_at_once_over_a_bad_network(server: ClickHouseServer)
     with _connected(server) as clickhouse:
         sink = new_sink(clickhouse)
         server.faults = [
-            Fault("cut after", "usage_lines", times=3),
-            Fault("half", "usage_lines", times=3),
+            Fault("cut after", "record_lines", times=3),
+            Fault("half", "record_lines", times=3),
             Fault("status", times=4),
         ]
 

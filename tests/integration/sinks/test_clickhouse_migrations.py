@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, FolderInUse
 from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.migrate import Migration, MigrationChanged, all_migrations, migrate, pending
+from meterproof_sinks.usage_rows import RecordLines
 from tests.integration.sinks.clickhouse_child import make_log
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, opened, read_books
 from tests.meterproof_command import run_meterproof
@@ -68,10 +69,22 @@ class _OlderSink(ClickHouseSink):
         self._present[genesis.origin] = (frozenset(), frozenset())
         await super().write(partition, genesis, records)
 
-    def _insert(
-        self, table: str, columns: Sequence[str], rows: list[bytes], format_name: str
-    ) -> list[tuple[bytes, str]]:
-        return super()._insert("usage_in" if table == "usage_lines" else table, columns, rows, format_name)
+    def _insert_events(self, rows: list[RecordLines]) -> list[tuple[RecordLines, str]]:
+        events = [row for record in rows for row in record.apart()]
+        body = b"".join(
+            b"%s\t%d\t%d\t%s\t%s\n"
+            % (
+                row.log.encode(),
+                row.positions[0],
+                row.rated.times_us[0],
+                f"{Decimal(row.rated.costs[0]).scaleb(-12):f}".encode(),
+                row.lines,
+            )
+            for row in events
+        )
+        columns = ("log", "position", "event_us", "cost", "line")
+        self._clickhouse.insert("usage_in", columns, body, "TSVRaw", len(events))
+        return []
 
 
 async def test_rows_are_carried_into_the_order_of_their_logs_wherever_that_is_cut_off(tmp_path: Path) -> None:

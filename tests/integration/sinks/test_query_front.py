@@ -89,7 +89,7 @@ async def test_money_is_never_rounded(served: Served) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        "INSERT INTO usage_lines (line) VALUES ('x')",
+        "INSERT INTO record_lines (lines) VALUES ('x')",
         "DROP TABLE usage_rows",
         "ALTER TABLE usage_rows DELETE WHERE 1",
         "TRUNCATE TABLE usage_rows",
