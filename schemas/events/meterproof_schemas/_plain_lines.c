@@ -70,6 +70,17 @@ is_plain(uint8_t character)
     return ((uint8_t)(character - 0x20) < 0x7f - 0x20) & (character != '"') & (character != '\\');
 }
 
+/* Whether all of eight characters are plain, or 0 if that is not known (Mycroft 1987: a test of all bytes of a word). */
+static inline int
+are_plain(const uint8_t *at)
+{
+    const uint64_t each = 0x0101010101010101, top = 0x80 * each;
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+    const uint64_t quote = word ^ '"' * each, backslash = word ^ '\\' * each, delete = word ^ 0x7f * each;
+    return !((word | (word - 0x20 * each) | (quote - each) | (backslash - each) | (delete - each)) & top);
+}
+
 static inline int
 is_digit(uint8_t character)
 {
@@ -82,6 +93,8 @@ read_string(Line *line, Text *text)
     if (!take(line, '"'))
         return 0;
     const uint8_t *at = line->at;
+    while (line->end - at >= 8 && are_plain(at))
+        at += 8;
     while (at < line->end && is_plain(*at))
         at++;
     text->start = line->at;
@@ -114,7 +127,7 @@ read_integer(Line *line, int may_be_negative, uint64_t max)
     return value <= max;
 }
 
-/* An object of these fields, in any order; at most 32 of them. */
+/* An object of these fields, in any order; at most 32 of them, required ones first. */
 static int
 read_object(Line *line, const Field *fields, size_t count)
 {
@@ -143,8 +156,8 @@ read_object(Line *line, const Field *fields, size_t count)
         if (!take(line, '}'))
             return 0;
     }
-    for (size_t number = 0; number < count; number++)
-        if (fields[number].required && !(seen >> number & 1))
+    for (size_t number = 0; number < count && fields[number].required; number++)
+        if (!(seen >> number & 1))
             return 0;
     return 1;
 }
