@@ -358,7 +358,7 @@ class RocksdbIndex:
             # The write that moved the clock must not be lost to a power cut while the family is.
             self._database.flush_wal(sync=True)
             span = self._spans.pop()
-            span.table.close()
+            span.close()
             self._database.drop_column_family(f"{_FAMILY}{span.number}")
             self._list_places()
 
@@ -425,9 +425,9 @@ _block_cache: Final = rocksdict.Cache(_BLOCK_CACHE_BYTES)
 
 
 def _close(database: rocksdict.Rdict, spans: list[RocksdbSpan]) -> None:
-    """Close all; the spans are taken off the list, since RocksDB lets go when the last handle of a family is gone."""
+    """Close all, first the spans, which are taken off the list."""
     while spans:
-        spans.pop().table.close()
+        spans.pop().close()
     database.close()
 
 

@@ -94,6 +94,15 @@ class RocksdbSpan:
         """What stands under `rows_key`, in order."""
         return (value for _, value in self._values(_ROWS))
 
+    def close(self) -> None:
+        """Give the family back; not used afterwards.
+
+        RocksDB lets go of a folder when the last handle of a family is gone, and an error's traceback may refer to this
+        object for longer: so the handle goes now.
+        """
+        self.table.close()
+        del self.handle
+
     def _values(self, kind: bytes) -> Iterator[tuple[int, bytes]]:
         """Numbers and values of the keys of a kind, in order."""
         options = rocksdict.ReadOptions()

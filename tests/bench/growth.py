@@ -5,7 +5,7 @@ looked up before, as the sequencer does. The ingest clock goes over a quarter mo
 kept, so the first of them are forgotten again. Then the sequencer's pure class judges and records batches of 100 on top
 of it, each record acknowledged at once. No broker and no runtime: what grows is the index alone.
 
-Processor time is that of all threads, also of those that merge files behind it. Before the class begins these are at
+Processor time is that of all threads, also of those that write files behind it. Before the class begins these are at
 rest, and it ends when they are; what they cost over a long time stands in the price of filling, over its last fifth.
 """
 

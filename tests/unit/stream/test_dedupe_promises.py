@@ -290,6 +290,7 @@ def test_a_block_that_is_gone_is_damage(tmp_path: Path) -> None:
     index.acknowledge([], {})
     index.close()
     families = {name: rocksdict.Options(raw_mode=True) for name in rocksdict.Rdict.list_cf(str(folder))}
+    errors = list[IndexDamaged]()
     for value, fault in ((b"half a block", "a block of 12 bytes"), (None, "holds 0 identities, not 1")):
         with rocksdict.Rdict(str(folder), rocksdict.Options(raw_mode=True), column_families=families) as database:
             family = database.get_column_family("span-0")
@@ -298,8 +299,10 @@ def test_a_block_that_is_gone_is_damage(tmp_path: Path) -> None:
             else:
                 family[key] = value
             family.close()
-        with pytest.raises(IndexDamaged, match=fault):
+        with pytest.raises(IndexDamaged, match=fault) as damaged:
             RocksdbIndex.open(folder)
+        errors.append(damaged.value)
+    # The errors are still there, and so is what their tracebacks refer to; the folder is free all the same.
     index = RocksdbIndex.create(folder, KEEP_MS)
     index.add([identity(1)], [entry(1)], 0)
     index.acknowledge([], {})
@@ -310,6 +313,7 @@ def test_a_block_that_is_gone_is_damage(tmp_path: Path) -> None:
     index.close()
     with pytest.raises(IndexDamaged, match="missing"):
         RocksdbIndex.open(folder)
+    assert len(errors) == 2
 
 
 @pytest.mark.slow
