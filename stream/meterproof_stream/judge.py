@@ -42,7 +42,7 @@ class _Place:
 class Judgement:
     """What becomes of one source record (or of a run of missing ones): all that its log record will say.
 
-    `lines`, `entries`, `leaves` and `identities` belong to the accepted events, in order, one each.
+    `text`, `entries`, `leaves` and `identities` belong to the accepted events, in order, one each.
     """
 
     kind: Kind
@@ -58,14 +58,20 @@ class Judgement:
     """Header and signatures line, if a key of the registry vouched for the batch."""
     batch: BatchHeader | None = None
     """The header in `carried`."""
-    lines: list[bytes] = field(default_factory=list)
+    text: bytes = b""
+    """Their lines, each ended by LF."""
     entries: list[bytes] = field(default_factory=list)
     leaves: list[bytes] = field(default_factory=list)
     identities: list[bytes] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
 
+    @property
+    def lines(self) -> list[bytes]:
+        """The lines of `text`, without their LF; cut anew each time."""
+        return self.text.split(b"\n")[:-1]
 
-_Verdicts = tuple[list[NotAccepted], list[bytes], list[bytes], list[bytes], list[bytes], list[Rejection]]
+
+_Verdicts = tuple[list[NotAccepted], bytes, list[bytes], list[bytes], list[bytes], list[Rejection]]
 """What becomes of the lines of a batch: `not_accepted` to `rejections` of a `Judgement`, in order."""
 
 
@@ -184,7 +190,7 @@ def judge_opened(
     if verdicts is None:
         place = _Place(partition, offset, append_ms, clock_ms)
         verdicts = _verdicts(batch, opened, place, genesis, speakers, state, meters)
-    not_accepted, lines, entries, leaves, identities, rejections = verdicts
+    not_accepted, text, entries, leaves, identities, rejections = verdicts
     return Judgement(
         "batch",
         opened.digest.hex(),
@@ -194,7 +200,7 @@ def judge_opened(
         not_accepted,
         carried,
         header,
-        lines,
+        text,
         entries,
         leaves,
         identities,
@@ -234,22 +240,27 @@ def _plain_verdicts(  # noqa: PLR0917 - as `_verdicts`
     identities, entries = plain.identities, opened.entries
     known = state.index.get_many(identities)
     if not any(known) and (len(identities) == 1 or len(set(identities)) == len(identities)):
-        return [], batch.lines, entries, opened.leaves, identities, []
+        return [], batch.value[batch.start :], entries, opened.leaves, identities, []
     seen: dict[bytes, bytes] = {}
     fresh: list[bool] = []
     duplicates: list[NotAccepted] = []
+    pieces: list[bytes] = []  # of the text, between duplicates
+    start = batch.start
     for identity, entry, held in zip(identities, entries, known, strict=True):
         first = held or seen.get(identity)
         if first is None:
             seen[identity] = entry
             fresh.append(True)
         elif first == entry:
-            duplicates.append((len(fresh), DUPLICATE, entry.hex()))
+            number = len(fresh)
+            duplicates.append((number, DUPLICATE, entry.hex()))
             fresh.append(False)
+            pieces.append(batch.value[start : plain.ends[number - 1] if number else batch.start])
+            start = plain.ends[number]
         else:
             return None
-    lines, leaves = list(compress(batch.lines, fresh)), list(compress(opened.leaves, fresh))
-    return duplicates, lines, list(seen.values()), leaves, list(seen), []
+    pieces.append(batch.value[start:])
+    return duplicates, b"".join(pieces), list(seen.values()), list(compress(opened.leaves, fresh)), list(seen), []
 
 
 def _verdicts(  # noqa: PLR0917 - what a line is judged by
@@ -268,8 +279,8 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
     partition, corrections = genesis.partition, genesis.limits.corrections
     latest_us = (place.append_ms + genesis.limits.future_tolerance_ms) * _US_PER_MS
     earliest_us = (place.clock_ms - genesis.limits.horizon_ms) * _US_PER_MS
-    entries, leaves = opened.entries, opened.leaves
-    events = read_events(batch.lines)
+    entries, leaves, lines = opened.entries, opened.leaves, batch.lines
+    events = read_events(lines)
     identities = [_NONE if isinstance(event, InvalidEvent) else identity_of(event.source, event.id) for event in events]
     known = state.index.get_many(identities)
     seen: dict[bytes, bytes] = {}
@@ -311,7 +322,7 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
             make_rejection(
                 reason,
                 detail,
-                batch.lines[number],
+                lines[number],
                 partition=partition,
                 offset=place.offset,
                 line=number,
@@ -322,7 +333,7 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
         )
     return (
         not_accepted,
-        [batch.lines[number] for number in accepted],
+        b"".join([lines[number] + b"\n" for number in accepted]),
         [entries[number] for number in accepted],
         [leaves[number] for number in accepted],
         list(seen),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from meterproof_proofs.frontier import batch_root
-from meterproof_proofs.tree_hashing import digests, leaf_hashes
+from meterproof_proofs.tree_hashing import leaf_hashes, text_digests
 from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
 from meterproof_schemas.errors import InvalidBatch
 from meterproof_schemas.keys import KeyEntry, KeyRegistry
@@ -73,36 +73,13 @@ def open_records(records: Iterable[Sourced], genesis: Genesis, registry: KeyRegi
     opened = [_verified(record, genesis, registry) for record in records]  # 1-3
     # From here on a known key vouches for the header of each.
     vouched = [(record, record.batch) for record in opened if record.batch is not None]
-    alone = len(vouched) == 1
-    lines = vouched[0][1].lines if alone else [line for _, batch in vouched for line in batch.lines]
-    # Hashed together: a value is as long as all its lines, and two are hashed at a time.
-    hashed = digests([*[record.value or b"" for record, _ in vouched], *lines])
-    values, entries = hashed[: len(vouched)], hashed[len(vouched) :]
-    leaves = leaf_hashes(entries)
-    plain = read_plain_lines(lines)
-    if alone:
-        _lay_out(vouched[0][0], values[0], entries, leaves, plain)
-        return opened
-    first = 0
-    for (record, batch), digest in zip(vouched, values, strict=True):
-        end = first + len(batch.lines)
-        if plain is not None:
-            own: PlainLines | None = PlainLines(
-                plain.speakers[first:end], plain.identities[first:end], plain.times_us[first:end], plain.meters
-            )
-        else:  # one of the others may be to blame
-            own = read_plain_lines(batch.lines)
-        _lay_out(record, digest, entries[first:end], leaves[first:end], own)
-        first = end
+    for record, batch in vouched:
+        record.digest, *entries = text_digests(batch.value, batch.start)
+        record.entries, record.leaves = entries, leaf_hashes(entries)
+        record.root_holds = batch_root(record.leaves).hex() == batch.header.root  # 4
+    for record, batch in vouched:
+        record.plain = read_plain_lines(batch.value, batch.start)
     return opened
-
-
-def _lay_out(
-    record: OpenedRecord, digest: bytes, entries: list[bytes], leaves: list[bytes], plain: PlainLines | None
-) -> None:
-    """Note what belongs to one record and its lines, and whether they are those that were signed."""
-    record.digest, record.entries, record.leaves, record.plain = digest, entries, leaves, plain
-    record.root_holds = record.batch is not None and batch_root(leaves).hex() == record.batch.header.root  # 4
 
 
 def _verified(record: Sourced, genesis: Genesis, registry: KeyRegistry) -> OpenedRecord:

@@ -7,8 +7,8 @@ from meterproof_schemas.log_record import (
     Operator,
     RecordHeader,
     Source,
-    encode_record,
     encode_record_header,
+    encode_record_text,
     record_digest,
 )
 from meterproof_schemas.trusted import trusted
@@ -91,7 +91,7 @@ def append_record(
             "genesis": None,
         },
     )
-    value = encode_record(encode_record_header(header), judgement.carried, judgement.lines)
+    value = encode_record_text(encode_record_header(header), judgement.carried, judgement.text)
     digest = record_digest(value)
     state.append(log_offset, header, digest, frontier, judgement.identities, judgement.entries, judgement.batch)
     return BuiltRecord(value, digest, prev, header)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meterproof_proofs.frontier import Frontier, batch_root
-from meterproof_proofs.tree_hashing import digests, leaf_hashes
+from meterproof_proofs.tree_hashing import leaf_hashes, text_digests
 from meterproof_schemas.batch import decode_batch
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import parse_registry
@@ -27,8 +27,8 @@ from meterproof_schemas.limits import (
 )
 from meterproof_schemas.log_record import (
     Limits,
-    encode_record,
     encode_record_header,
+    encode_record_text,
     make_genesis,
     record_digest,
 )
@@ -156,7 +156,7 @@ class Steps:
     def _single(self) -> dict[str, float]:
         values, built, judgements, registry_ = self.values, self._built, self._judgements, self.registry
         batches = [decode_batch(value) for value in values]
-        entries = [digests(batch.lines) for batch in batches]
+        entries = [text_digests(batch.value, batch.start)[1:] for batch in batches]
         leaves = [leaf_hashes(each) for each in entries]
         identities = [judgement.identities for judgement in judgements]
         index = LogState().index
@@ -169,16 +169,18 @@ class Steps:
                 ]
             ),
             "digests of the record and its lines": self._time(
-                lambda: [digests([value, *batch.lines]) for value, batch in zip(values, batches, strict=True)]
+                lambda: [text_digests(batch.value, batch.start) for batch in batches]
             ),
             "leaf hash": self._time(lambda: [leaf_hashes(each) for each in entries]),
             "batch root": self._time(lambda: [batch_root(each) for each in leaves]),
-            "parse, validate, identity": self._time(lambda: [read_plain_lines(batch.lines) for batch in batches]),
+            "parse, validate, identity": self._time(
+                lambda: [read_plain_lines(batch.value, batch.start) for batch in batches]
+            ),
             "dedupe lookup": self._time(lambda: [index.get_many(each) for each in identities]),
             "log frontier and root": self._time(lambda: _grow(judgements)),
             "record header and lines": self._time(
                 lambda: [
-                    encode_record(encode_record_header(one.header), judgement.carried, judgement.lines)
+                    encode_record_text(encode_record_header(one.header), judgement.carried, judgement.text)
                     for one, judgement in zip(built, judgements, strict=True)
                 ]
             ),

@@ -92,13 +92,21 @@ class Signatures(BaseModel):
 
 @dataclass(slots=True)
 class Batch:
-    """A batch whose structure holds; nothing is verified yet. Lines are verbatim, without their LF."""
+    """A batch whose structure holds; nothing is verified yet."""
 
     header_line: bytes
     header: BatchHeader
     signatures_line: bytes
     signatures: tuple[Signature, ...]
-    lines: list[bytes]
+    value: bytes
+    """The whole batch."""
+    start: int
+    """Where its events begin."""
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The events verbatim, without their LF; cut anew each time."""
+        return self.value[self.start :].split(b"\n")[:-1]
 
 
 def signed_bytes(header_line: bytes) -> bytes:
@@ -151,13 +159,14 @@ def decode_batch(value: bytes) -> Batch:
     """
     if len(value) > BATCH_BYTES_MAX:
         raise InvalidBatch(Reason.TOO_LARGE, f"batch of {len(value)} bytes; at most {BATCH_BYTES_MAX}")
-    lines = value.split(b"\n")
-    if lines.pop() != b"":
+    if value[-1:] not in {b"\n", b""}:
         raise InvalidBatch(Reason.MALFORMED_BATCH, "the last line does not end with LF")
-    if len(lines) < 3:
+    count = value.count(b"\n") - 2
+    if count < 1:
         raise InvalidBatch(Reason.MALFORMED_BATCH, "fewer than three lines: header, signatures and an event")
-    header_line, signatures_line = lines[0], lines[1]
-    del lines[:2]
+    header_end = value.index(b"\n")
+    signatures_end = value.index(b"\n", header_end + 1)
+    header_line, signatures_line = value[:header_end], value[header_end + 1 : signatures_end]
     if len(header_line) > HEADER_LINE_BYTES_MAX:
         raise InvalidBatch(Reason.MALFORMED_BATCH, f"header line above {HEADER_LINE_BYTES_MAX} bytes")
     if len(signatures_line) > SIGNATURES_LINE_BYTES_MAX:
@@ -173,13 +182,13 @@ def decode_batch(value: bytes) -> Batch:
         fault = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:64] for part in fault["loc"])
         raise InvalidBatch(Reason.MALFORMED_BATCH, f"{where}: {fault['msg']}") from None
-    if header.count != len(lines):
-        raise InvalidBatch(Reason.MALFORMED_BATCH, f"header counts {header.count} events, {len(lines)} came")
+    if header.count != count:
+        raise InvalidBatch(Reason.MALFORMED_BATCH, f"header counts {header.count} events, {count} came")
     if len(signatures) > 1 and len({signature.key_id for signature in signatures}) != len(signatures):
         raise InvalidBatch(Reason.MALFORMED_BATCH, "two signatures by one key")
     if (header.sequence == 0) != (header.previous is None):
         raise InvalidBatch(Reason.MALFORMED_BATCH, "previous is null for sequence 0 and only there")
-    return Batch(header_line, header, signatures_line, signatures, lines)
+    return Batch(header_line, header, signatures_line, signatures, value, signatures_end + 1)
 
 
 # --- the spelling of our own helper, accepted at once; all else is left to the models, which alone refuse ------------

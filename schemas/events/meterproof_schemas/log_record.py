@@ -172,7 +172,12 @@ def record_digest(value: bytes) -> str:
 
 def encode_record(header_line: bytes, carried: tuple[bytes, bytes] | None, lines: Sequence[bytes]) -> bytes:
     """The value of the Kafka record from its lines (each without LF)."""
-    return b"\n".join([header_line, *(carried or ()), *lines, b""])
+    return encode_record_text(header_line, carried, b"".join([line + b"\n" for line in lines]))
+
+
+def encode_record_text(header_line: bytes, carried: tuple[bytes, bytes] | None, text: bytes) -> bytes:
+    """The value of the Kafka record; `text` is the accepted lines, each ended by LF."""
+    return b"\n".join([header_line, *(carried or ()), text])
 
 
 def encode_record_header(header: RecordHeader) -> bytes:

@@ -14,10 +14,10 @@ except ImportError:
     read_plain_lines = python_plain_lines.read_plain_lines
 else:
 
-    def read_plain_lines(lines: list[bytes], /) -> PlainLines | None:
+    def read_plain_lines(text: bytes, start: int, /) -> PlainLines | None:
         """As in `python_plain_lines`."""
-        found = _plain_lines.read_plain_lines(lines)
-        return python_plain_lines.read_plain_lines(lines) if found is None else PlainLines._make(found)
+        found = _plain_lines.read_plain_lines(text, start)
+        return python_plain_lines.read_plain_lines(text, start) if found is None else PlainLines._make(found)
 
 
 __all__ = ["PlainLines", "read_plain_lines", "speaker_of"]

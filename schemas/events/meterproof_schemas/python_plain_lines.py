@@ -1,5 +1,6 @@
 """What `plain_lines` offers, in Python, and its definition: what rules ask of event lines that need no special look."""
 
+from itertools import accumulate
 from typing import NamedTuple
 
 from meterproof_schemas.event import identities_of_events
@@ -9,6 +10,8 @@ from meterproof_schemas.fast_event import read_plain_events
 class PlainLines(NamedTuple):
     """Lines that are all spelled the common way, column by column; none of them is a correction."""
 
+    ends: list[int]
+    """Where each line ends in its text, behind its LF."""
     speakers: list[str]
     """`speaker_of` each line."""
     identities: list[bytes]
@@ -16,7 +19,7 @@ class PlainLines(NamedTuple):
     times_us: list[int]
     """Event time of each line."""
     meters: set[str]
-    """All names in `data.usage` of these lines; where they are a part of what was read together, of all of it."""
+    """All names in `data.usage` of all lines."""
 
 
 def speaker_of(source: str, agent: str, customer: str) -> str:
@@ -24,11 +27,16 @@ def speaker_of(source: str, agent: str, customer: str) -> str:
     return f"{source}\0{agent}\0{customer}"
 
 
-def read_plain_lines(lines: list[bytes], /) -> PlainLines | None:
-    """The columns of lines that `parse_event` accepts, all of them; None says nothing about any line."""
-    plain = read_plain_events(lines)
+def read_plain_lines(text: bytes, start: int, /) -> PlainLines | None:
+    """The columns of the lines from `start` to the end of a text, each ended by LF; None says nothing about any line.
+
+    `parse_event` accepts all of them.
+    """
+    *lines, rest = text[start:].split(b"\n")
+    plain = None if rest else read_plain_events(lines)
     if plain is None:
         return None
     events = plain.events
+    ends = list(accumulate((len(line) + 1 for line in lines), initial=start))[1:]
     speakers = [speaker_of(event.source, event.subject, event.data.customer) for event in events]
-    return PlainLines(speakers, identities_of_events(events), plain.times_us, plain.meters)
+    return PlainLines(ends, speakers, identities_of_events(events), plain.times_us, plain.meters)

@@ -299,6 +299,47 @@ digests(PyObject *Py_UNUSED(module), PyObject *contents)
 }
 
 static PyObject *
+text_digests(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t argument_count)
+{
+    const uint8_t *text = argument_count == 2 ? bytes_of(arguments[0], -1) : NULL;
+    if (text == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "text_digests takes a text and where its lines begin");
+        return NULL;
+    }
+    const Py_ssize_t size = PyBytes_GET_SIZE(arguments[0]), start = PyLong_AsSsize_t(arguments[1]);
+    if (start == -1 && PyErr_Occurred())
+        return NULL;
+    if (start < 0 || start > size) {
+        PyErr_Format(PyExc_ValueError, "no line begins at %zd in a text of %zd bytes", start, size);
+        return NULL;
+    }
+    Py_ssize_t count = 1;
+    const uint8_t *const end = text + size;
+    for (const uint8_t *at = text + start; (at = memchr(at, '\n', (size_t)(end - at))) != NULL; at++)
+        count++;
+    PyObject *hashes = PyList_New(count);
+    Hasher hasher;
+    begin(&hasher);
+    const uint8_t *line = text + start;
+    for (Py_ssize_t i = 0; hashes != NULL && i < count; i++) {
+        uint8_t *digest = next_hash(hashes, i);
+        if (digest == NULL) {
+            Py_CLEAR(hashes);
+        } else if (i == 0) { /* as long as all its lines together: it takes one of the two places */
+            hash(&hasher, digest, NULL, 0, text, (size_t)size);
+        } else {
+            const uint8_t *line_end = memchr(line, '\n', (size_t)(end - line));
+            hash(&hasher, digest, NULL, 0, line, (size_t)(line_end - line));
+            line = line_end + 1;
+        }
+    }
+    if (hashes != NULL)
+        finish(&hasher);
+    return hashes;
+}
+
+static PyObject *
 leaf_hashes(PyObject *Py_UNUSED(module), PyObject *entries)
 {
     return each_hashed(entries, LEAF_PREFIX, sizeof LEAF_PREFIX);
@@ -447,6 +488,8 @@ joined(PyObject *Py_UNUSED(module), PyObject *subtrees)
 
 static PyMethodDef FUNCTIONS[] = {
     {"digests", digests, METH_O, "digests(contents, /)\n--\n\nAs in python_tree_hashing."},
+    {"text_digests", (PyCFunction)(void (*)(void))text_digests, METH_FASTCALL,
+     "text_digests(text, start, /)\n--\n\nAs in python_tree_hashing."},
     {"leaf_hashes", leaf_hashes, METH_O, "leaf_hashes(entries, /)\n--\n\nAs in python_tree_hashing."},
     {"pair_hashes", pair_hashes, METH_O, "pair_hashes(nodes, /)\n--\n\nAs in python_tree_hashing."},
     {"extended", (PyCFunction)(void (*)(void))extended, METH_FASTCALL,

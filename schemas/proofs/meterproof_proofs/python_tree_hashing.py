@@ -22,6 +22,14 @@ def digests(contents: Iterable[bytes], /) -> list[bytes]:
     return [sha256(content).digest() for content in contents]
 
 
+def text_digests(text: bytes, start: int, /) -> list[bytes]:
+    """Return the SHA-256 of a text, and of each of its lines from `start` on, without the LF that ends each."""
+    if not 0 <= start <= len(text):
+        message = f"no line begins at {start} in a text of {len(text)} bytes"
+        raise ValueError(message)
+    return digests([text, *text[start:].split(b"\n")[:-1]])
+
+
 def leaf_hashes(entries: Iterable[bytes], /) -> list[bytes]:
     """Return the leaf hash of every entry, in order: SHA-256(0x00 || entry)."""
     copy = _LEAF_CONTEXT.copy

@@ -6,8 +6,8 @@ compiler was when this package was installed, and if this is an x86 processor wi
 """
 
 try:
-    from meterproof_proofs._tree_hashing import digests, extended, joined, leaf_hashes, pair_hashes
+    from meterproof_proofs._tree_hashing import digests, extended, joined, leaf_hashes, pair_hashes, text_digests
 except ImportError:
-    from meterproof_proofs.python_tree_hashing import digests, extended, joined, leaf_hashes, pair_hashes
+    from meterproof_proofs.python_tree_hashing import digests, extended, joined, leaf_hashes, pair_hashes, text_digests
 
-__all__ = ["digests", "extended", "joined", "leaf_hashes", "pair_hashes"]
+__all__ = ["digests", "extended", "joined", "leaf_hashes", "pair_hashes", "text_digests"]

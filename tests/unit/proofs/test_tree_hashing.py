@@ -75,6 +75,19 @@ def test_a_content_of_many_blocks(hashing: ModuleType) -> None:
     assert hashing.leaf_hashes([content]) == [leaf(content)]
 
 
+@pytest.mark.parametrize("lines", [[], [b""], [b"a"], [b"", b"", b"a"], [b"a" * size for size in range(260)]])
+def test_a_text_and_its_lines(hashing: ModuleType, lines: list[bytes]) -> None:
+    text = b"head\nhead\n" + b"".join([line + b"\n" for line in lines])
+    expected = [hashlib.sha256(line).digest() for line in lines]
+    assert hashing.text_digests(text, 10) == [hashlib.sha256(text).digest(), *expected]
+    unended = text + b"no line"
+    assert hashing.text_digests(unended, 10) == [hashlib.sha256(unended).digest(), *expected]
+    assert hashing.text_digests(text, len(text)) == [hashlib.sha256(text).digest()]
+    for start in (-1, len(text) + 1):
+        with pytest.raises(ValueError, match="no line begins at"):
+            hashing.text_digests(text, start)
+
+
 def test_pairs_leave_an_unpaired_last_node_out(hashing: ModuleType) -> None:
     nodes = [bytes([number]) * 32 for number in range(5)]
     assert hashing.pair_hashes(nodes) == [node(nodes[0], nodes[1]), node(nodes[2], nodes[3])]
@@ -131,6 +144,12 @@ def test_the_native_functions_refuse_what_is_no_bytes(name: str) -> None:
     for wrong in (None, 5, ["text", "text"], [None, None], [bytearray(32), bytearray(32)]):
         with pytest.raises(TypeError):
             function(wrong)
+
+
+def test_the_native_text_digests_refuse_what_is_no_text() -> None:
+    for wrong in ((), (b"a",), (b"a", 0, 0), ("a", 0), (bytearray(b"a"), 0), (b"a", "0")):
+        with pytest.raises(TypeError):
+            native().text_digests(*wrong)
 
 
 def test_the_native_functions_let_go_of_what_they_took() -> None:

@@ -39,18 +39,36 @@ def native() -> ModuleType:
         pytest.skip(f"no C compiler, or no {header}: {error}")
 
 
+HEAD = b"a header\n"
+"""What may stand before the lines in their text."""
+
+
+def text_of(lines: list[bytes]) -> bytes:
+    return HEAD + b"".join([line + b"\n" for line in lines])
+
+
+def natively(native: ModuleType, lines: list[bytes]) -> PlainLines | None:
+    found = native.read_plain_lines(text_of(lines), len(HEAD))
+    return None if found is None else PlainLines(*found)
+
+
 def assert_same(native: ModuleType, lines: list[bytes]) -> PlainLines | None:
     """Both readers make the same of each line, and of all of them, but for more meters than the native one holds."""
-    for some in (lines, *[[line] for line in lines]):
-        expected = python_plain_lines.read_plain_lines(some)
-        too_many = expected is not None and len(expected.meters) > METERS_MAX
-        assert native.read_plain_lines(some) == (None if too_many else expected)
-        assert plain_lines.read_plain_lines(some) == expected
-    return plain_lines.read_plain_lines(lines)
+    for some in ([line] for line in lines):
+        assert_same_text(native, text_of(some))
+    return assert_same_text(native, text_of(lines))
+
+
+def assert_same_text(native: ModuleType, text: bytes) -> PlainLines | None:
+    expected = python_plain_lines.read_plain_lines(text, len(HEAD))
+    too_many = expected is not None and len(expected.meters) > METERS_MAX
+    assert native.read_plain_lines(text, len(HEAD)) == (None if too_many else expected)
+    assert plain_lines.read_plain_lines(text, len(HEAD)) == expected
+    return expected
 
 
 def assert_taken(native: ModuleType, line: bytes) -> PlainLines:
-    assert native.read_plain_lines([line]) is not None
+    assert natively(native, [line]) is not None
     columns = assert_same(native, [line])
     assert columns is not None
     return columns
@@ -60,8 +78,11 @@ def test_columns_are_what_the_lines_say(native: ModuleType) -> None:
     other = valid_document(customer="other", usage={"seconds": "0.5"}) | {"id": "other", "subject": "agent"}
     other["time"] = "1969-12-31T23:59:59.999999999Z"
     document = valid_document()
-    columns = assert_same(native, [valid_line(), orjson.dumps(other)])
+    lines = [valid_line(), orjson.dumps(other)]
+    columns = assert_same(native, lines)
     assert columns is not None
+    text = text_of(lines)
+    assert [text[end - 5 : end] for end in columns.ends] == [line[-4:] + b"\n" for line in lines]
     assert columns.speakers == [
         speaker_of(document["source"], document["subject"], document["data"]["customer"]),
         speaker_of(document["source"], "agent", "other"),
@@ -74,8 +95,12 @@ def test_columns_are_what_the_lines_say(native: ModuleType) -> None:
     assert columns.meters == document["data"]["usage"].keys() | {"seconds"}
 
 
-def test_no_lines_are_not_plain(native: ModuleType) -> None:
+def test_no_lines_and_unended_ones_are_not_plain(native: ModuleType) -> None:
     assert assert_same(native, []) is None
+    assert assert_same_text(native, text_of([FULL])[:-1]) is None
+    assert assert_same_text(native, text_of([FULL]) + b"\n") is None
+    for start in (-1, len(FULL), len(FULL) + 1, 1 << 62):
+        assert native.read_plain_lines(FULL, start) is None
 
 
 def test_each_field_alone_and_all_in_any_order(native: ModuleType) -> None:
@@ -136,7 +161,7 @@ def test_more_different_meters_than_the_native_reader_remembers(native: ModuleTy
     columns = assert_same(native, lines)
     assert columns is not None
     assert len(columns.meters) == METERS_MAX + 1
-    assert native.read_plain_lines(lines) is None
+    assert natively(native, lines) is None
 
 
 @pytest.mark.parametrize("size", [4095, 4096, 4097])
@@ -172,10 +197,11 @@ def test_every_day_that_exists_and_none_that_does_not(native: ModuleType) -> Non
         for month in range(1, 13):
             lines = [head + f"{year:04}-{month:02}-{day:02}T12:34:56.789Z".encode() + tail for day in range(1, 32)]
             last = monthrange(year, month)[1]
-            columns = native.read_plain_lines(lines[:last])
+            columns = natively(native, lines[:last])
+            assert columns is not None
             moment = datetime(year, month, 1, 12, 34, 56, 789_000, tzinfo=UTC)
             first_us = (moment - epoch) // timedelta(microseconds=1)
-            assert columns[2] == [first_us + 86_400_000_000 * day for day in range(last)]
+            assert columns.times_us == [first_us + 86_400_000_000 * day for day in range(last)]
             for line in lines[last:]:
                 assert assert_same(native, [line]) is None
 
@@ -201,7 +227,9 @@ def test_identities_of_every_length(native: ModuleType) -> None:
     sizes = [1, 2, 62, 63, 64, 65, 126, 127, 128, 129, 254, 255, 256]
     named = [("s" * first, "".join(drawn.choices("0123456789abc", k=last))) for first in sizes for last in sizes]
     lines = [orjson.dumps(valid_document() | {"source": source, "id": name}) for source, name in named]
-    assert native.read_plain_lines(lines)[1] == [identity_of(*names) for names in named]
+    columns = natively(native, lines)
+    assert columns is not None
+    assert columns.identities == [identity_of(*names) for names in named]
 
 
 @settings(max_examples=60)
@@ -218,20 +246,20 @@ def test_same_columns_for_damaged_lines(native: ModuleType, seeds: list[int], fu
     assert_same(native, [damaged(line, random.Random(seed)) for seed in seeds] + [line])
 
 
-def test_the_native_reader_refuses_what_is_no_list_of_bytes(native: ModuleType) -> None:
-    for wrong in (None, 5, (FULL,), [FULL.decode()], [FULL, None], [bytearray(FULL)]):
+def test_the_native_reader_refuses_what_is_no_text(native: ModuleType) -> None:
+    for wrong in ((), (FULL,), (FULL, 0, 0), (FULL.decode(), 0), (bytearray(FULL), 0), ([FULL], 0), (FULL, "0")):
         with pytest.raises(TypeError):
-            native.read_plain_lines(wrong)
+            native.read_plain_lines(*wrong)
+    with pytest.raises(OverflowError):
+        native.read_plain_lines(FULL, 1 << 64)
 
 
 def test_the_native_reader_lets_go_of_what_it_took(native: ModuleType) -> None:
-    lines = [bytes(bytearray(FULL)) for _ in range(3)]
-    before = [sys.getrefcount(line) for line in lines]
-    columns = native.read_plain_lines(lines)
-    assert [sys.getrefcount(each) for column in columns[:2] for each in column] == [2 + 1] * 6
+    text = text_of([FULL] * 3)
+    before = sys.getrefcount(text)
+    columns = native.read_plain_lines(text, len(HEAD))
+    assert [sys.getrefcount(each) for column in columns[1:3] for each in column] == [2 + 1] * 6
     for _ in range(100):
-        native.read_plain_lines(lines)
-        native.read_plain_lines([*lines, b"{}"])
-        with pytest.raises(TypeError):
-            native.read_plain_lines([*lines, None])
-    assert [sys.getrefcount(line) for line in lines] == before
+        native.read_plain_lines(text, len(HEAD))
+        native.read_plain_lines(text + b"{}", len(HEAD))
+    assert sys.getrefcount(text) == before

@@ -384,20 +384,22 @@ def as_it_was(judgement: Judgement) -> None:
 
 def invent_an_event(judgement: Judgement) -> None:
     line = make_event("invented")
-    judgement.lines = [*judgement.lines, line]
+    judgement.text += line + b"\n"
     judgement.entries = [*judgement.entries, entry_of(line)]
     judgement.leaves = leaf_hashes(judgement.entries)
     judgement.identities = [*judgement.identities, b"i" * 16]
 
 
 def replace_an_event(judgement: Judgement) -> None:
-    judgement.lines = [make_event("replaced"), *judgement.lines[1:]]
-    judgement.entries = [entry_of(line) for line in judgement.lines]
+    lines = [make_event("replaced"), *judgement.lines[1:]]
+    judgement.text = b"".join([line + b"\n" for line in lines])
+    judgement.entries = [entry_of(line) for line in lines]
     judgement.leaves = leaf_hashes(judgement.entries)
 
 
 def leave_an_event_out(judgement: Judgement) -> None:
-    judgement.lines, judgement.entries = judgement.lines[:-1], judgement.entries[:-1]
+    judgement.text = b"".join(judgement.text.splitlines(keepends=True)[:-1])
+    judgement.entries = judgement.entries[:-1]
     judgement.leaves, judgement.identities = judgement.leaves[:-1], judgement.identities[:-1]
 
 
