@@ -190,7 +190,7 @@ class RocksdbIndex:
         return self.get_many((identity,))[0]
 
     def get_many(self, identities: Sequence[bytes]) -> list[bytes | None]:
-        """See `DedupeIndex.get_many`. Costs 0.2 µs for an identity that is new, 10 µs for one that is held.
+        """See `DedupeIndex.get_many`. Costs 0.2 µs for an identity that is new, 5 to 9 more for one that is held.
 
         Raises:
             IndexDamaged: the folder cannot be read.
@@ -214,7 +214,9 @@ class RocksdbIndex:
                 blocks = wanted.setdefault(self._places[each].span, {})
                 blocks.setdefault(self._places[each].first + place, []).append(number)
         for span in self._spans:
-            blocks = wanted.get(span.number, {})
+            blocks = wanted.get(span.number)
+            if blocks is None:
+                continue
             values: list[Any] = span.table[list(map(span.key_of, blocks))]  # type: ignore[assignment]  # a list for a list
             for block, (at, numbers) in zip(values, blocks.items(), strict=True):
                 if block is None:

@@ -32,8 +32,8 @@ class Places:
 class RocksdbSpan:
     """One column family, and in memory the places of what it holds.
 
-    A new table of places is half as large as those before it together, so that nothing is ever moved, and at most a
-    third is empty. Lives as long as its index; a family that is dropped is not used afterwards.
+    The first table of places is made for what is expected; each further one is half as large as all before it, so that
+    nothing is ever moved. Lives as long as its index; a family that is dropped is not used afterwards.
     """
 
     number: int
