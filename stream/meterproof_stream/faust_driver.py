@@ -1,20 +1,24 @@
 """Faust as the runtime of an engine: groups, fetching, flow control, supervision. The only module that knows it.
 
 What Faust is trusted with is delivery of records in order within a partition, mostly. Where to start, what to do about
-gaps and repeats, and when something is done is the engine's business, which asks its own output. Faust is bent in three
+gaps and repeats, and when something is done is the engine's business, which asks its own output. Faust is bent in four
 places, all checked at start against the one version that they were proved with:
 
 - `Consumer.perform_seek`, which Faust calls whenever it wants to know where to start, answers from the engine and never
   from a committed offset. (A seek made inside an agent is not safe: Faust then drops what is read again.)
-- `Consumer.wait_first` runs the delivery of a record in place instead of in four tasks.
-- The same override brakes at `QUEUE_HIGH` records, far below the line where Faust's fetcher sleeps a whole second.
+- `Consumer.getmany` hands out what was fetched of a partition in bundles: to Faust a bundle is one record, which stands
+  where the bundle's last one does. So what Faust does for a record, it does for many.
+- `Consumer._filter_committable_offsets` commits how far the engine has acknowledged, which only displays depend on.
+- `Consumer.wait_first` runs the delivery of a bundle in place instead of in four tasks, and brakes at `QUEUE_HIGH`
+  bundles, far below the line where Faust's fetcher sleeps a whole second.
 """
 
 import asyncio
+import contextlib
 import functools
 import importlib.metadata
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from typing import Any, Final
 
 import faust
@@ -23,6 +27,7 @@ from faust.sensors.monitor import Monitor
 from faust.tables.manager import TableManager
 from faust.transport.conductor import Conductor
 from faust.transport.drivers import aiokafka as driver
+from faust.types.tuples import TP, Message
 
 from meterproof.exit_codes import CLEAN, UNEXPECTED
 from meterproof.health import HealthSettings
@@ -36,14 +41,13 @@ from meterproof_stream.settings import WorkerSettings
 
 FAUST_VERSION: Final = "0.15.3"
 """The version that the overrides were proved with."""
-QUEUE_HIGH: Final = 128
-"""Records in the agent's queue above which no more are put in."""
-QUEUE_LOW: Final = 32
-"""Records in the agent's queue below which it is filled again."""
-_TOGETHER_MAX: Final = 64
-"""Records that the agent takes out of its queue together."""
-_TOGETHER_BYTES_MAX: Final = 256 * 1024
-"""No more of them once they are larger in sum."""
+QUEUE_HIGH: Final = 4
+"""Bundles in the agent's queue above which no more are put in."""
+QUEUE_LOW: Final = 2
+"""Bundles in the agent's queue below which it is filled again."""
+BUNDLE_BYTES_MAX: Final = 256 * 1024
+"""Records of one bundle are no larger in sum, unless it is one alone."""
+_POLL_RECORDS_MAX: Final = 500
 _LOG_APPEND_TIME: Final = 1
 
 
@@ -67,6 +71,8 @@ class FaustDriver(Driver):
         tolerant.apply()
         super().__init__(engine, worker=worker, topic=topic, kafka=kafka, settings=settings, health=health)
         self._queue: Any = None
+        self._acknowledged: dict[int, int] = {}
+        """By partition taken over: the offset behind the last record that the engine has acknowledged."""
 
     def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
         del loop
@@ -90,7 +96,7 @@ class FaustDriver(Driver):
 
     # --- the app ---------------------------------------------------------------------------------------------------
 
-    def _make_app(self) -> faust.App:
+    def _make_consumer(self) -> type[driver.Consumer]:
         this = self
 
         class Consumer(driver.Consumer):
@@ -102,10 +108,39 @@ class FaustDriver(Driver):
                     return await this._deliver(super().wait_first, *waited)
                 return await super().wait_first(*waited, timeout=timeout)
 
+            async def getmany(self, timeout: float) -> AsyncIterator[Any]:  # noqa: ASYNC109 - as in Faust
+                records, active = await self._wait_next_records(timeout)
+                generation = this._app.consumer_generation_id
+                if records is None or active is None or self.should_stop:
+                    return
+                if not self.flow_active:  # what was fetched is thrown away, so it must be fetched again
+                    with contextlib.suppress(Exception):  # as Faust does; the flow begins with another one
+                        await self.perform_seek()
+                    return
+                for place, fetched in records.items():
+                    for bundle in _bundles(fetched):
+                        flows: bool = self.flow_active  # may have ended while this was suspended
+                        if not flows or this._app.consumer_generation_id != generation:
+                            return
+                        if place in active or place in self._buffered_partitions:
+                            yield place, _Bundle(place, bundle, generation)
+
+            def _filter_committable_offsets(self, _: Any) -> dict[Any, int]:  # noqa: ANN401 - Faust's partitions
+                acknowledged = {TP(this._topic, partition): end for partition, end in this._acknowledged.items()}
+                return {place: end for place, end in acknowledged.items() if self._should_commit(place, end)}
+
+            async def _add_gap(self, *_: object) -> None:
+                """Offsets that hold no record need no acknowledgement here."""
+
+        return Consumer
+
+    def _make_app(self) -> faust.App:
+        this = self
+
         class Transport(driver.Transport):
             pass
 
-        Transport.Consumer = Consumer
+        Transport.Consumer = self._make_consumer()
 
         class App(faust.App):
             def _new_transport(self) -> Any:  # noqa: ANN401 - Faust's protocol
@@ -125,7 +160,7 @@ class FaustDriver(Driver):
             broker_request_timeout=max(40, settings.session_timeout_s + 10),
             broker_rebalance_timeout=20,
             broker_max_poll_interval=1000,
-            broker_max_poll_records=200,
+            broker_max_poll_records=_POLL_RECORDS_MAX,
             broker_commit_interval=1.0,
             stream_buffer_maxsize=4096,
             stream_wait_empty=False,
@@ -155,6 +190,7 @@ class FaustDriver(Driver):
             await this._take_over(
                 lambda: ([partition.partition for partition in app.consumer.assignment()], app.consumer_generation_id)
             )
+            this._acknowledged = this._engine.next_offsets()
 
         @app.on_partitions_revoked.connect  # type: ignore[arg-type]  # its type leaves the sender out
         async def on_partitions_revoked(_: object, *revoked: Any, **__: object) -> None:  # noqa: ANN401
@@ -169,42 +205,41 @@ class FaustDriver(Driver):
         return app
 
     async def _take(self, stream: Any) -> None:  # noqa: ANN401 - a Faust stream
-        """The agent: hands the engine what stands in its queue, by partition, each in order."""
+        """The agent: hands the engine the records of one bundle after the other."""
         self._queue = queue = stream.channel.queue
         drained, die = self._drained, self.die
         feeder = Feeder(self._engine)
         async for event in stream.noack().events():
             try:
+                bundle = event.message
                 generation = self._generation
-                delivered: dict[int, list[Delivered]] = {}
-                size_bytes = self._sort(event, delivered)
-                for _ in range(_TOGETHER_MAX - 1):
-                    if queue.empty() or size_bytes > _TOGETHER_BYTES_MAX:
-                        break
-                    size_bytes += self._sort(queue.get_nowait(), delivered)
                 if queue.qsize() < QUEUE_LOW:
                     drained.set()
-                for partition, records in delivered.items():
-                    for together in feeder.cut(records):
-                        if self._generation == generation:  # no rebalance has begun meanwhile
-                            await feeder.feed(partition, together)
+                if bundle.generation_id != generation:
+                    continue  # left over from before a rebalance
+                for together in feeder.cut(self._delivered(bundle)):
+                    if self._generation != generation:  # a rebalance has begun meanwhile
+                        break
+                    await feeder.feed(bundle.partition, together)
+                    await asyncio.sleep(0)  # deliveries and heartbeats go on
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 - before any clean-up of Faust's can acknowledge
                 die(error)
 
-    def _sort(self, event: Any, delivered: dict[int, list[Delivered]]) -> int:  # noqa: ANN401 - a Faust event
-        """Put a record with the others of its partition, unless it is left over from before a rebalance; its bytes."""
-        message = event.message
-        if message.generation_id != self._generation:
-            return 0
-        if message.timestamp_type != _LOG_APPEND_TIME:
-            raise TopicUnfit(self._topic)
-        value = message.value
-        # Faust hands milliseconds out as a float of seconds; rounding gives them back exactly.
-        record = Delivered(message.offset, value, round(message.timestamp * 1000), event.ack)
-        delivered.setdefault(message.partition, []).append(record)
-        return len(value or b"")
+    def _delivered(self, bundle: "_Bundle") -> list[Delivered]:
+        partition, acknowledge = bundle.partition, self._acknowledge
+        delivered: list[Delivered] = []
+        for record in bundle.records:
+            if record.timestamp_type != _LOG_APPEND_TIME:
+                raise TopicUnfit(self._topic)
+            offset = record.offset
+            done = functools.partial(acknowledge, partition, offset + 1)
+            delivered.append(Delivered(offset, record.value, record.timestamp, done))
+        return delivered
+
+    def _acknowledge(self, partition: int, end: int) -> None:
+        self._acknowledged[partition] = end
 
     async def _seek(self, consumer: Any) -> None:  # noqa: ANN401 - a Faust consumer
         """Start every partition where the engine says, and make Faust forget what it thinks of their positions."""
@@ -245,7 +280,7 @@ def check_faust() -> None:
         raise FaustChanged("faust-streaming was installed without its compiled stream iterator; install its wheel")
     handler_names = Conductor._compile_message_handler.__code__.co_varnames  # noqa: SLF001
     drain = driver.Consumer._drain_messages.__code__.co_names  # noqa: SLF001
-    if _DELIVERY not in handler_names or "wait_first" not in drain:
+    if _DELIVERY not in handler_names or not {"wait_first", "getmany", "_add_gap"} <= set(drain):
         raise FaustChanged("Faust delivers records in another way than this driver was proved with")
 
 
@@ -256,6 +291,45 @@ _DELIVERY: Final = "on_message"
 def _is_delivery(waited: object) -> bool:
     code = getattr(waited, "cr_code", None)
     return code is not None and code.co_name == _DELIVERY
+
+
+class _Bundle(Message):
+    """Records of one partition, in order, as one message for Faust, which is not told of their acknowledgement.
+
+    Lives from the fetch until the agent has fed it.
+    """
+
+    __slots__ = ("records",)
+
+    def __init__(self, place: Any, records: Sequence[Any], generation: int) -> None:  # noqa: ANN401 - Faust's partition
+        last = records[-1]
+        super().__init__(
+            place.topic,
+            place.partition,
+            last.offset,
+            last.timestamp / 1000,
+            last.timestamp_type,
+            headers=None,
+            key=None,
+            value=None,
+            checksum=None,
+            tp=place,
+            generation_id=generation,
+        )
+        self.records = records
+        """As the client library hands them out."""
+
+
+def _bundles(fetched: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    """Records of one partition, cut into bundles."""
+    first = size_bytes = 0
+    for number, record in enumerate(fetched):
+        size_bytes += len(record.value or b"")
+        if size_bytes > BUNDLE_BYTES_MAX and number > first:
+            yield fetched[first:number]
+            first, size_bytes = number, len(record.value or b"")
+    if first < len(fetched):
+        yield fetched[first:]
 
 
 class _Resumed:

@@ -3,7 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from meterproof.kafka.producer import Delivery, Posted, RecordProducer
 from meterproof.kafka.reader import PartitionReader, Record
@@ -26,25 +27,36 @@ Acknowledge = Callable[[], object]
 
 @dataclass(slots=True)
 class _Pending:
-    """A log record that is not yet known to be accepted."""
+    """Log records, one behind the other, that are not yet known to be accepted."""
 
-    built: BuiltRecord
-    acknowledge: Acknowledge | None
-    refusals: Sequence[asyncio.Future[Delivery]]
-    posted: Posted | None = None
+    refusals: Sequence[asyncio.Future[Delivery]] = ()
+    """What must be acknowledged before they are sent."""
+    built: list[BuiltRecord] = field(default_factory=list)
+    acknowledges: list[Acknowledge | None] = field(default_factory=list)
+    """One per record."""
+
+
+class _Sent(NamedTuple):
+    """Log records of one batch of records, one behind the other."""
+
+    posted: Posted
+    built: list[BuiltRecord]
+    acknowledges: list[Acknowledge | None]
 
 
 class Lane:
     """The writer of one partition's log.
 
     Promises:
-        - `state` is the fold of the log with everything submitted; the log follows it, in order, or the lane fails;
+        - `state` is the fold of the log with everything submitted or appended; the log follows it, in order, or the
+          lane fails;
         - a log record is sent only after the refusals that it states are acknowledged;
         - a source record is acknowledged, in order, only after its log record stands where every reader accepts it;
         - after a failure nothing more is sent or acknowledged;
         - after `close` nothing more is submitted, so that after `quiesce` nothing more changes.
 
-    Lives from one take-over of its partition to the next, or to the end of the process; `submit` is called by one task.
+    Lives from one take-over of its partition to the next, or to the end of the process; one task at a time submits,
+    appends and sends, and it sends what it appended before it waits for anything.
     """
 
     def __init__(
@@ -79,12 +91,16 @@ class Lane:
         self._on_failure = on_failure
         self._expected = log_end
         self._submitted_end = log_end
+        self._appended = _Pending()
+        """Records that the next `send` takes along."""
         self._outbox: deque[_Pending] = deque()
-        self._sent: deque[_Pending] = deque()
+        self._sent: deque[_Sent] = deque()
         self._watched: asyncio.Future[Delivery] | None = None
         """The newest batch of records whose end is awaited."""
         self._sender: asyncio.Task[None] | None = None
         self._resolver: asyncio.Task[None] | None = None
+        self.in_flight = 0
+        """Log records in `state` that are not known to be accepted."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -97,11 +113,6 @@ class Lane:
     def log_end(self) -> int:
         """The log offset that the next delivery is expected to have."""
         return self._expected
-
-    @property
-    def in_flight(self) -> int:
-        """Log records submitted and not known to be accepted."""
-        return len(self._outbox) + len(self._sent)
 
     async def submit(
         self,
@@ -126,6 +137,7 @@ class Lane:
             Exception: the lane's failure.
         """
         self._check_open()
+        await self.send()
         refusals: Sequence[asyncio.Future[Delivery]] = ()
         if judgement.rejections:
             refusals = [  # 1
@@ -134,8 +146,37 @@ class Lane:
                 )
                 for rejection in judgement.rejections
             ]
-            self._check_open()
-        built = append_record(  # 2
+        self.append(  # 2
+            judgement,
+            source_offset=source_offset,
+            source_count=source_count,
+            registry=registry,
+            price_book=price_book,
+            acknowledge=acknowledge,
+            operator=operator,
+        )
+        self._appended.refusals = refusals
+        await self.send()  # 3
+
+    def append(
+        self,
+        judgement: Judgement,
+        *,
+        source_offset: int,
+        source_count: int = 1,
+        registry: str,
+        price_book: int,
+        acknowledge: Acknowledge | None = None,
+        operator: Operator | None = None,
+    ) -> None:
+        """`submit` a judgement without refusals, up to its step 2: `send` takes several along as one.
+
+        Raises:
+            LaneClosed: nothing was recorded.
+            Exception: the lane's failure.
+        """
+        self._check_open()
+        built = append_record(
             self.state,
             judgement,
             log_offset=self._submitted_end,
@@ -146,24 +187,31 @@ class Lane:
         )
         self.last = built.header
         self._submitted_end += 1
+        self.in_flight += 1
         self._room.take(len(built.value))
+        appended = self._appended
+        appended.built.append(built)
+        appended.acknowledges.append(acknowledge)
+
+    async def send(self) -> None:
+        """Send what was appended: at once if nothing waits before it, else by the lane's own task.
+
+        Raises:
+            Exception: sending failed, and the lane with it.
+        """
+        pending = self._appended
+        if not pending.built:
+            return
+        self._appended = _Pending()
+        if self.failure is not None:
+            return  # nothing is sent after it
         self._idle.clear()
-        pending = _Pending(built, acknowledge, refusals)
-        if refusals or self._outbox:  # 3
-            self._outbox.append(pending)
-            if self._sender is None:
-                self._sender = asyncio.create_task(self._send_outbox())
-            return
-        try:
-            posted = self._producer.post_at_once(self._log_topic, self.partition, built.value)
-        except BaseException as error:
-            self._fail(error)
-            raise
-        if posted is not None:
-            self._note_sent(pending, posted)
-            return
+        waits = bool(pending.refusals or self._outbox)
         self._outbox.append(pending)
-        await self._send_first()
+        if not waits:
+            await self._send_first()
+        elif self._sender is None:
+            self._sender = asyncio.create_task(self._send_outbox())
 
     def close(self) -> None:
         """Take nothing more; what is on its way goes on."""
@@ -187,23 +235,27 @@ class Lane:
             raise self.failure
 
     async def _send_first(self) -> None:
-        """Send the first record of the outbox, which leaves the outbox when its place behind those sent is certain."""
-        pending = self._outbox[0]
+        """Send the records that wait first; each leaves the outbox when its place behind those sent is certain."""
+        pending, producer = self._outbox[0], self._producer
+        built, acknowledges = pending.built, pending.acknowledges
+        first = 0
         try:
-            posted = await self._producer.post(self._log_topic, self.partition, pending.built.value)
+            while first < len(built):
+                values = [one.value for one in built[first:]]
+                posted = producer.post_at_once(self._log_topic, self.partition, values)
+                if posted is None:
+                    posted = await producer.post(self._log_topic, self.partition, values[0])
+                end = first + posted.records
+                self._sent.append(_Sent(posted, built[first:end], acknowledges[first:end]))
+                first = end
+                if posted.batch is not self._watched:
+                    self._watched = posted.batch
+                    posted.batch.add_done_callback(self._on_delivery)
         except BaseException as error:
             # Also when cancelled: whether the record was taken is unknown, so the state may be ahead of the log.
             self._fail(error)
             raise
         self._outbox.popleft()
-        self._note_sent(pending, posted)
-
-    def _note_sent(self, pending: _Pending, posted: Posted) -> None:
-        pending.posted = posted
-        self._sent.append(pending)
-        if posted.batch is not self._watched:
-            self._watched = posted.batch
-            posted.batch.add_done_callback(self._on_delivery)
 
     async def _send_outbox(self) -> None:
         try:
@@ -224,7 +276,7 @@ class Lane:
             return
         sent = self._sent
         try:
-            while sent and (posted := sent[0].posted) is not None and posted.batch.done():
+            while sent and (posted := sent[0].posted).batch.done():
                 if posted.batch.cancelled():
                     raise DeliveryLost(f"{self._log_topic}[{self.partition}]: the producer gave a log record up")
                 offset = posted.offset()
@@ -235,14 +287,18 @@ class Lane:
         except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be acknowledged after it
             self._fail(error)
 
-    def _accept(self, pending: _Pending, offset: int) -> None:
-        self._expected = offset + 1
-        self.delivered += 1
-        self.state.acknowledge(offset)
-        self._room.give_back(len(pending.built.value))
-        if pending.acknowledge is not None:
-            pending.acknowledge()
-        if not self._sent and not self._outbox:
+    def _accept(self, accepted: _Sent, first: int) -> None:
+        """Records stand on the log, from this offset on."""
+        self._expected = end = first + len(accepted.built)
+        self.delivered += end - first
+        self.in_flight -= end - first
+        for offset in range(first, end):
+            self.state.acknowledge(offset)
+        for built, acknowledge in zip(accepted.built, accepted.acknowledges, strict=True):
+            self._room.give_back(len(built.value))
+            if acknowledge is not None:
+                acknowledge()
+        if not self.in_flight:
             self._idle.set()
 
     async def _resolve(self, offset: int) -> None:
@@ -251,9 +307,11 @@ class Lane:
         - Below: the log is not the one that we wrote to.
         - Above, or unknown (-1): read from the expected offset on. Every record before our own must be an echo: if one
           continues the chain, readers accept it in place of ours.
+
+        Nothing can stand between records of one batch, so what holds for the first of them holds for all.
         """
         try:
-            pending = self._sent[0]
+            sent = self._sent[0]
             if 0 <= offset < self._expected:
                 raise StageStopped(
                     StopReason.LOG_DIVERGED,
@@ -261,13 +319,13 @@ class Lane:
                     f"{self._expected} was due: the topic was re-created or truncated under this sequencer. "
                     "Restore the topic, or start a new deployment.",
                 )
-            found = await self._find(pending.built, None if offset < 0 else offset + 1)
+            found = await self._find(sent.built[0], None if offset < 0 else offset + 1)
             shift = found - self._expected
             self.state.foreign += shift
             self._submitted_end += shift
             self.state.log_offset += shift
             self._sent.popleft()
-            self._accept(pending, found)
+            self._accept(sent, found)
         except BaseException as error:
             self._fail(error)
             if isinstance(error, asyncio.CancelledError):

@@ -267,34 +267,51 @@ class Sequencer:
     async def feed_many(self, partition: int, records: Sequence[Delivered]) -> None:
         """`feed` each record, in order. What does not depend on the log is found out for all of them together.
 
+        Whatever is waited for, what was appended before is on its way: each log record is as early as if it came alone.
+
         Raises:
             StageStopped: as `feed` does.
         """
         lane = self.lanes.get(partition)
         if lane is None:
             return
+        if self._is_to_be_checked(partition):
+            await self._check_source(lane)
         opened: dict[int, OpenedRecord] = {}
         registry: KeyRegistry | None = None
-        for number, record in enumerate(records):
-            if self._is_to_be_checked(partition):
-                await self._check_source(lane)
-            if lane.closed:
-                return
-            offset = record.offset
-            if offset < lane.next:
-                record.acknowledge()
-                continue
-            try:
+        room = self._room
+        try:
+            for number, record in enumerate(records):
+                if lane.closed:
+                    return
+                offset = record.offset
+                if offset < lane.next:
+                    record.acknowledge()
+                    continue
                 if offset > lane.next:
+                    await lane.send()
                     await self._fill(lane, offset)
-                if self._room.is_full:
-                    await self._room.wait()
+                if room.is_full:
+                    await lane.send()
+                    await room.wait()
                 if registry is not self._registry.current:  # another one came into force while something was awaited
                     registry = self._registry.current
                     opened = _opened(records[number:], lane, registry)
-                await self._record_opened(lane, offset, opened[offset], registry, record.acknowledge)
-            except LaneClosed:
-                _log.info("record_left", partition=partition, offset=offset)
+                judgement = self._judge(lane, offset, opened[offset], registry)
+                if judgement.rejections:
+                    await self._submit(lane, judgement, registry, record.acknowledge)
+                else:
+                    lane.append(
+                        judgement,
+                        source_offset=offset,
+                        registry=registry.digest,
+                        price_book=self._price_book,
+                        acknowledge=record.acknowledge,
+                    )
+        except LaneClosed:
+            _log.info("record_left", partition=partition, offset=lane.next)
+        finally:
+            await lane.send()
 
     async def _check_source(self, lane: Lane) -> None:
         """Compare the source with the log; a broker that is away is waited for, since nothing may count before."""
@@ -335,15 +352,8 @@ class Sequencer:
         self._compared_s[partition] = now_s
         return True
 
-    async def _record_opened(
-        self,
-        lane: Lane,
-        offset: int,
-        opened: OpenedRecord,
-        registry: KeyRegistry,
-        acknowledge: Acknowledge | None = None,
-    ) -> None:
-        """Steps 3 to 6 for the record that is due."""
+    def _judge(self, lane: Lane, offset: int, opened: OpenedRecord, registry: KeyRegistry) -> Judgement:
+        """Steps 3 to 5 for the record that is due."""
         judgement = judge_opened(
             opened,
             partition=lane.partition,
@@ -353,9 +363,15 @@ class Sequencer:
             meters=self._meters,
         )
         self._refusals.note(judgement, opened.value)
+        return judgement
+
+    async def _submit(
+        self, lane: Lane, judgement: Judgement, registry: KeyRegistry, acknowledge: Acknowledge | None = None
+    ) -> None:
+        """Step 6 for the record that is due."""
         await lane.submit(
             judgement,
-            source_offset=offset,
+            source_offset=lane.next,
             registry=registry.digest,
             price_book=self._price_book,
             acknowledge=acknowledge,
@@ -393,7 +409,7 @@ class Sequencer:
                     registry = self._registry.current
                     source = SourceRecord(record.value, record.timestamp_ms)
                     (opened,) = open_records([source], genesis_of(lane.state), registry)
-                    await self._record_opened(lane, record.offset, opened, registry)
+                    await self._submit(lane, self._judge(lane, record.offset, opened, registry), registry)
         await self._record_hole(lane, offset)
 
     async def _record_hole(self, lane: Lane, until: int) -> None:

@@ -1,6 +1,7 @@
 """`RecordProducer`: bytes to explicit partitions, in order, exactly once per send."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Self
 
@@ -35,18 +36,20 @@ class Delivery(NamedTuple):
 
 
 class Posted(NamedTuple):
-    """A record on its way: one of a batch that is acknowledged as a whole."""
+    """Records on their way that stand one behind the other: part of a batch that is acknowledged as a whole."""
 
     batch: "asyncio.Future[Delivery]"
     """Where the batch's first record stands (its time is -1 on topics without LogAppendTime); raises
     `DeliveryRefused`. One for all records of the batch."""
     number: int
-    """The record's place in the batch, from 0."""
+    """The first one's place in the batch, from 0."""
     sent_ms: int
     """The time of sending."""
+    records: int = 1
+    """How many."""
 
     def offset(self) -> int:
-        """Where the record stands, once the batch is done; -1 where the broker no longer knows.
+        """Where the first one stands, once the batch is done; -1 where the broker no longer knows.
 
         Raises:
             DeliveryRefused: it was not taken.
@@ -154,12 +157,12 @@ class RecordProducer:
         posted.batch.add_done_callback(partial(_hand_on, delivery, posted))
         return delivery
 
-    def post_at_once(self, topic: str, partition: int, value: bytes) -> Posted | None:
-        """`post` where nothing has to be waited for: into a batch that is open and has room. None: use `post`."""
+    def post_at_once(self, topic: str, partition: int, values: Sequence[bytes]) -> Posted | None:
+        """`post` as many, from the first on, as need not wait: into a batch that is open and has room. None: none."""
         place = self._places.get((topic, partition))
-        if place is None or place.callers or self._producer is None or len(value) > _SMALL_BYTES:
+        if place is None or place.callers or self._producer is None:
             return None
-        return _join(place, value, None)
+        return _join(place, values)
 
     async def post(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> Posted:
         """`send` for whoever sends much: without a future for every record.
@@ -176,13 +179,13 @@ class RecordProducer:
         if place is None:
             waiting = self._producer._message_accumulator._batches  # noqa: SLF001 - see `_join`
             place = self._places[topic, partition] = _Place(topic, partition, waiting)
-        elif not place.callers and (posted := _join(place, value, key)) is not None:
+        elif not place.callers and (posted := _join(place, (value,), key)) is not None:
             return posted
         place.callers += 1
         try:
             async with place.order:
                 # While this call waited, another one may have opened a batch.
-                return _join(place, value, key) or await self._open(place, value, key)
+                return _join(place, (value,), key) or await self._open(place, value, key)
         finally:
             place.callers -= 1
 
@@ -210,8 +213,8 @@ class RecordProducer:
         return Posted(batch, 0, appended.timestamp)
 
 
-def _join(place: _Place, value: bytes | None, key: bytes | None) -> Posted | None:
-    """Put a record into the open batch; None where there is none, or no room in it.
+def _join(place: _Place, values: Sequence[bytes | None], key: bytes | None = None) -> Posted | None:
+    """Put records into the open batch, from the first on as many as have room; None where there is none, or no room.
 
     The library closes a batch some time after it has taken it away and counted its records: until then the builder
     would take one more, which nobody counts. So the batch must still be the one that waits.
@@ -219,12 +222,16 @@ def _join(place: _Place, value: bytes | None, key: bytes | None) -> Posted | Non
     batch, waiting = place.batch, place.waiting.get(place.at)
     if batch is None or not waiting or waiting[-1] is not place.waiting_batch or batch.done():
         return None
-    appended = place.builder.append(timestamp=None, key=key, value=value)
-    if appended is None:
+    number, append, sent_ms, count = place.count, place.builder.append, -1, 0
+    for value in values:
+        appended = append(timestamp=None, key=key, value=value)
+        if appended is None:
+            break
+        sent_ms, count = appended.timestamp, count + 1
+    if not count:
         return None
-    number = place.count
-    place.count = number + 1
-    return Posted(batch, number, appended.timestamp)
+    place.count = number + count
+    return Posted(batch, number, sent_ms, count)
 
 
 def _check_size(topic: str, partition: int, value: bytes | None, key: bytes | None) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -47,7 +47,7 @@ class BentProducer(RecordProducer):
 
         return asyncio.ensure_future(told())
 
-    def post_at_once(self, topic: str, partition: int, value: bytes) -> None:
+    def post_at_once(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
         """Never: everything is to go through `post`."""
 
     async def post(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> Posted:
@@ -111,6 +111,18 @@ async def submit(lane: Lane, acknowledged: list[int], *, noise: bool = False) ->
     )
 
 
+def append(lane: Lane, acknowledged: list[int]) -> None:
+    """Record a hole, to be sent with others."""
+    offset = lane.next
+    lane.append(
+        judge_hole(lane.state),
+        source_offset=offset,
+        registry="0" * 64,
+        price_book=0,
+        acknowledge=lambda: acknowledged.append(offset),
+    )
+
+
 async def test_an_offset_that_the_broker_does_not_know_is_looked_up(pipeline: Pipeline, producer: BentProducer) -> None:
     acknowledged: list[int] = []
     failures: list[BaseException] = []
@@ -136,6 +148,49 @@ async def test_an_offset_below_the_expected_one_means_another_log(pipeline: Pipe
     assert stopped.value.stop_reason is StopReason.LOG_DIVERGED
     assert acknowledged == [0]
     assert failures == [stopped.value]
+
+
+class UnsureProducer(RecordProducer):
+    """Its broker has forgotten where the batches of records stand that it opens."""
+
+    def post_at_once(self, topic: str, partition: int, values: Sequence[bytes]) -> Posted | None:
+        posted = super().post_at_once(topic, partition, values)
+        return None if posted is None else self._unsure(posted)
+
+    async def post(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> Posted:
+        return self._unsure(await super().post(topic, partition, value, key))
+
+    @staticmethod
+    def _unsure(posted: Posted) -> Posted:
+        async def told() -> Delivery:
+            return (await posted.batch)._replace(offset=-1)
+
+        return posted._replace(batch=asyncio.ensure_future(told()))
+
+
+@pytest.mark.parametrize("make", [RecordProducer, UnsureProducer])
+async def test_records_that_are_sent_together_are_accepted_and_acknowledged_in_order(
+    pipeline: Pipeline, make: type[RecordProducer]
+) -> None:
+    """A record goes ahead, so that the others find a batch that is open; one that is refused comes between."""
+    acknowledged: list[int] = []
+    failures: list[BaseException] = []
+    async with make(pipeline.kafka) as producer:
+        lane = await open_lane(pipeline, producer, failures)
+        await submit(lane, acknowledged)
+        for run in (3, 4):
+            for _ in range(run):
+                append(lane, acknowledged)
+            assert lane.in_flight >= run
+            await lane.send()
+            await submit(lane, acknowledged, noise=True)
+        append(lane, acknowledged)
+        await lane.send()
+        await lane.quiesce()
+    assert acknowledged == list(range(11))
+    assert (lane.log_end, lane.in_flight, lane.delivered) == (12, 0, 11)
+    assert (await pipeline.log(0)).next_source_offset == 11
+    assert not failures
 
 
 async def test_nothing_is_acknowledged_after_a_delivery_that_failed(pipeline: Pipeline, producer: BentProducer) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 
 import faust.streams
 import pytest
+from aiokafka import ConsumerRecord
+from faust.types.tuples import TP
 
 from meterproof.exit_codes import exit_code_of
 from meterproof.kafka.errors import BrokerUnreachable
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
 from meterproof_stream.errors import FaustChanged
-from meterproof_stream.faust_driver import _finish, _is_delivery, check_faust
+from meterproof_stream.faust_driver import BUNDLE_BYTES_MAX, _Bundle, _bundles, _finish, _is_delivery, check_faust
 
 
 def test_the_installed_faust_is_the_one_that_the_driver_was_proved_with() -> None:
@@ -92,6 +94,29 @@ async def test_only_deliveries_are_run_in_place() -> None:
     assert not _is_delivery(asyncio.Event())
     delivery.close()
     other.close()
+
+
+def fetched(sizes: list[int]) -> list[ConsumerRecord[bytes, bytes]]:
+    return [
+        ConsumerRecord("t", 3, 10 + number, 1_000 + number, 1, None, bytes(size), None, -1, size, ())
+        for number, size in enumerate(sizes)
+    ]
+
+
+def test_bundles_hold_every_record_in_order_and_are_no_larger_than_said() -> None:
+    half = BUNDLE_BYTES_MAX // 2
+    records = fetched([half, half, 1, BUNDLE_BYTES_MAX + 1, 0, half])
+    bundles = [list(bundle) for bundle in _bundles(records)]
+    assert bundles == [records[:2], records[2:3], records[3:4], records[4:]]
+    assert list(_bundles([])) == []
+
+
+def test_a_bundle_stands_where_its_last_record_does_and_faust_waits_for_no_acknowledgement() -> None:
+    records = fetched([1, 1])
+    bundle = _Bundle(TP("t", 3), records, 7)
+    assert (bundle.topic, bundle.partition, bundle.offset, bundle.generation_id) == ("t", 3, 11, 7)
+    assert bundle.records is records
+    assert bundle.tracked
 
 
 @pytest.mark.parametrize(
