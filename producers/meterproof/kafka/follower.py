@@ -16,6 +16,8 @@ from meterproof_schemas.topics import Topic
 
 CHECK_INTERVAL_S: Final = 5.0
 """An idle follower makes sure this often that the log is still the one it has read."""
+_FETCH_WAIT_S: Final = 1.0
+"""How often brokers are asked for what comes next on a log that is idle: each log of each sink has a follower."""
 _IDLE_POLL_S: Final = 1.0
 _BOUNDED_POLL_S: Final = 0.05
 
@@ -42,8 +44,8 @@ class LogFollower:
         self._topic = settings.topic(Topic.LOG)
         self._partition = partition
         self._cursor = cursor
-        self._reader = PartitionReader(settings, self._topic, partition)
-        # Of its own, since re-reading a record would throw away what the first has fetched ahead.
+        self._reader = PartitionReader(settings, self._topic, partition, fetch_wait_s=_FETCH_WAIT_S)
+        # Of its own, since re-reading a record would throw away what the first has fetched ahead, and wait for it.
         self._witness = PartitionReader(settings, self._topic, partition)
         self._checked_s = 0.0
 
@@ -69,7 +71,7 @@ class LogFollower:
                 self.genesis = await read_genesis(self._settings, self._partition)
                 await self._reader.seek(0)
             else:
-                found = await self._reader.at(self._cursor.log_offset)
+                found = await self._witness.at(self._cursor.log_offset)
                 self.chain.resume(self._cursor, None if found is None else found.value)
                 self.genesis = self.chain.genesis = await read_genesis(self._settings, self._partition)
                 if self.genesis.epoch != self._cursor.epoch:

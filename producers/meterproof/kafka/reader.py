@@ -21,7 +21,7 @@ CHUNK_RECORDS_MAX: Final = 2_000
 """Records in one chunk."""
 FETCH_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX
 """Bytes that one fetch returns, and so one chunk holds, unless a single batch of records is larger."""
-_FETCH_WAIT_MS: Final = 250
+_FETCH_WAIT_S: Final = 0.25
 _BOUNDED_POLL_S: Final = 0.05
 """A marker at the very end of a partition hands out no record, so a bounded read looks at the position this often."""
 _IDLE_POLL_S: Final = 1.0
@@ -50,14 +50,29 @@ class PartitionReader:
     """
 
     def __init__(
-        self, settings: KafkaSettings, topic_name: str, partition: int, *, fetch_bytes_max: int = FETCH_BYTES_MAX
+        self,
+        settings: KafkaSettings,
+        topic_name: str,
+        partition: int,
+        *,
+        fetch_bytes_max: int = FETCH_BYTES_MAX,
+        fetch_wait_s: float = _FETCH_WAIT_S,
     ) -> None:
-        """Describe a reader; `fetch_bytes_max` bounds one fetch, of which a first batch of records comes always whole.
+        """Describe a reader.
 
-        For single records here and there, 1 fetches no more than the batch that each stands in.
+        Args:
+            settings: how the brokers are reached.
+            topic_name: with its prefix.
+            partition: of that topic.
+            fetch_bytes_max: bounds one fetch, of which a first batch of records comes always whole. For single records
+                here and there, 1 fetches no more than the batch that each stands in.
+            fetch_wait_s: how long a broker that has nothing new waits before it says so. Records come at once however
+                long that is, but a `seek` may wait for it.
+
         """
         self._settings = settings
         self._fetch_bytes_max = fetch_bytes_max
+        self._fetch_wait_s = fetch_wait_s
         self._topic = topic_name
         self._partition = TopicPartition(topic_name, partition)
         self._consumer: Any = None
@@ -77,7 +92,7 @@ class PartitionReader:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_uncommitted",
-            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            fetch_max_wait_ms=round(self._fetch_wait_s * 1000),
             max_partition_fetch_bytes=self._fetch_bytes_max,
         )
         await start_client(self._settings, consumer)

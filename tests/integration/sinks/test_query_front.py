@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,22 @@ class Served:
             return response.status, await response.text()
 
 
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    folder = tmp_path / "clickhouse"
+@pytest.fixture(scope="module")
+def carried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ClickHouse, RatedLog]]:
+    """A log in a folder, for all tests of this file: one of them writes, another log."""
     log = RatedLog(seed=21)
     log.grow(8)
-    with opened(folder) as owner:
-        await new_sink(owner).write(0, log.genesis, log.records)
-        async with QueryFront(folder) as front:
-            yield Served(front, owner, folder, log)
-        assert read_endpoint(folder) is None
+    with opened(tmp_path_factory.mktemp("front") / "clickhouse") as owner:
+        asyncio.run(new_sink(owner).write(0, log.genesis, log.records))
+        yield owner, log
+
+
+@pytest.fixture
+async def served(carried: tuple[ClickHouse, RatedLog]) -> AsyncIterator[Served]:
+    owner, log = carried
+    async with QueryFront(owner.folder) as front:
+        yield Served(front, owner, owner.folder, log)
+    assert read_endpoint(owner.folder) is None
 
 
 async def test_it_says_where_it_is_while_it_lives(served: Served) -> None:
@@ -55,7 +61,7 @@ async def test_it_says_where_it_is_while_it_lives(served: Served) -> None:
 
 async def test_it_answers_as_clickhouse_does(served: Served) -> None:
     size = served.log.state.position
-    assert await served.ask("SELECT count() FROM usage") == (200, f"{size}\n")
+    assert await served.ask(f"SELECT count() FROM usage WHERE log = '{served.log.origin}'") == (200, f"{size}\n")
     assert await served.ask("SELECT 7 AS n", default_format="JSONEachRow") == (200, '{"n":7}\n')
     assert await served.ask("SELECT 1 AS n FORMAT CSVWithNames", default_format="JSON") == (200, '"n"\n1\n')
     assert await served.ask("", query="SELECT 2") == (200, "2\n")
@@ -82,7 +88,8 @@ async def test_parameters_are_bound_and_never_pasted(served: Served) -> None:
 
 async def test_money_is_never_rounded(served: Served) -> None:
     spend = sum(costs(served.log.records), Decimal(0))
-    _, text = await served.ask("SELECT sum(cost) AS spend FROM usage", default_format="JSONEachRow")
+    query = f"SELECT sum(cost) AS spend FROM usage WHERE log = '{served.log.origin}'"
+    _, text = await served.ask(query, default_format="JSONEachRow")
     assert orjson.loads(text) == {"spend": format(spend.normalize(), "f")}
 
 
@@ -117,7 +124,8 @@ async def test_nothing_can_be_changed_through_it(served: Served, tmp_path: Path,
     assert status == 500
     assert "DB::Exception" in text
     assert not outside.exists()
-    assert one(served.owner, "SELECT count() FROM usage") == served.log.state.position
+    count = one(served.owner, "SELECT count() FROM usage WHERE log = {l:String}", {"l": served.log.origin})
+    assert count == served.log.state.position
     assert await served.ask("SELECT currentDatabase()") == (200, "meterproof\n")
 
 
@@ -141,10 +149,12 @@ async def test_browsers_are_turned_away(served: Served) -> None:
 
 
 async def test_clickhouse_s_own_client_works_through_it(served: Served) -> None:
+    query = "SELECT position, cost, usage FROM usage WHERE id = {i:String} AND log = {l:String}"
+
     def ask() -> tuple[Any, ...]:
         client = ClickHouse.connect(served.front.url)
         try:
-            rows = client.rows("SELECT position, cost, usage FROM usage WHERE id = {i:String}", {"i": "r1"})
+            rows = client.rows(query, {"i": "r1", "l": served.log.origin})
             raw = client.raw("SELECT {x:String} AS x", "JSONEachRow", {"x": Escaped("it\\'s")})
             with pytest.raises(ClickHouseError, match="READONLY"):
                 client.command("DROP TABLE usage_rows")
@@ -153,7 +163,7 @@ async def test_clickhouse_s_own_client_works_through_it(served: Served) -> None:
             client.close()
 
     rows, raw = await asyncio.to_thread(ask)
-    assert rows == served.owner.rows("SELECT position, cost, usage FROM usage WHERE id = 'r1'")
+    assert rows == served.owner.rows(query, {"i": "r1", "l": served.log.origin})
     assert len(rows) == 1
     assert orjson.loads(raw) == {"x": "it's"}
 
