@@ -23,6 +23,8 @@ _REST: Final = 9
 """After a refresh, that many times its duration is rested: roll-ups take a tenth of the machine at most."""
 LAST_REFRESH_S: Final = 20.0
 """After which the last refresh of a worker that stops begins no further day."""
+_ASIDE: Final = "SETTINGS max_threads = 1, os_threads_nice_value_query = 15"
+"""One thread, and that behind all others where the process may say so (CAP_SYS_NICE)."""
 _STAGING: Final = "staging_"
 _STAGING_AGE_S: Final = 3600
 """A staging table that is older was left by a crash."""
@@ -60,9 +62,20 @@ class Rollups:
     only a cache of what it built, so several may run beside one another. Lives as long as its connection.
     """
 
-    def __init__(self, clickhouse: ClickHouse, new_name: Callable[[], str] = lambda: token_hex(8)) -> None:
+    def __init__(
+        self, clickhouse: ClickHouse, new_name: Callable[[], str] = lambda: token_hex(8), *, aside: bool = False
+    ) -> None:
+        """Build nothing yet.
+
+        Args:
+            clickhouse: stays the caller's.
+            new_name: of a staging table.
+            aside: let whatever else this process does go first.
+
+        """
         self._clickhouse = clickhouse
         self._new_name = new_name
+        self._settings = _ASIDE if aside else ""
         self._seen: Bounds | None = None
         self._built: dict[date, dict[str, int]] = {}
 
@@ -181,7 +194,8 @@ FROM (
   WHERE {moment} >= toDateTime64({{day:String}}, 3, 'UTC') AND {moment} < toDateTime64({{after:String}}, 3, 'UTC')
     {below}
   GROUP BY bucket, {_DIMENSIONS}, tags, currency, meters
-)"""  # noqa: S608 - nothing of it comes from outside
+)
+{self._settings}"""  # noqa: S608 - nothing of it comes from outside
         parameters: dict[str, object] = {
             "day": f"{day.isoformat()} 00:00:00",
             "after": f"{(day + timedelta(days=1)).isoformat()} 00:00:00",
@@ -254,7 +268,7 @@ async def keep_rollups(clickhouse: ClickHouse, stop: asyncio.Event, interval_s: 
             try:
                 if connection is None or rollups is None:
                     connection = await asyncio.to_thread(clickhouse.another)
-                    rollups = Rollups(connection)
+                    rollups = Rollups(connection, aside=clickhouse.embedded)
                 await asyncio.to_thread(_refresh_once, rollups, request)
             except ClickHouseError as error:
                 _log.warning("rollups_not_refreshed", reason=str(error))

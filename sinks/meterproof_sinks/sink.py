@@ -29,7 +29,7 @@ class Sink(Protocol):
 
     Made before its worker and closed after it. Its own output is its only memory: no committed offset, no local note.
     The worker calls `cursor` once per log, then `write` for that log's records in order, each record once per run;
-    never two calls for one log at a time, but calls for different logs may overlap.
+    never two calls for one log at a time, but calls for different logs may overlap, and `density` any call.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """Log records as ClickHouse takes them in: event lines unparsed beside what only the record and the price book know."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Final, Self
 
 import orjson
 
+from meterproof_schemas.errors import InvalidEvent
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
@@ -152,10 +154,9 @@ def event_rows(
     unfit: list[UnfitRow] = []
     for record, batch in zip(records, sent, strict=True):
         header = record.header
-        positions, lines = _wanted(record, present)
         book = books(header.price_book)
-        rated = rate_lines(lines, len(positions), book)
-        if any(cost <= -_COST_MAX or cost >= _COST_MAX for cost in rated.costs):  # rarely
+        positions, lines, rated = _wanted(record, present, book)
+        if positions and not -_COST_MAX < min(rated.costs) <= max(rated.costs) < _COST_MAX:  # rarely
             split = lines.split(b"\n")
             held = [-_COST_MAX < cost < _COST_MAX for cost in rated.costs]
             unfit += [
@@ -181,18 +182,24 @@ def event_rows(
     return rows, unfit
 
 
-def _wanted(record: LogRecord, present: frozenset[int]) -> tuple[Sequence[int], bytes]:
-    """Positions and lines of the accepted events that are neither erased nor present."""
-    header, value = record.header, record.value
-    if not present and ERASED_BEGIN not in value:  # nearly always
+def _wanted(
+    record: LogRecord, present: frozenset[int], book: PriceBook | None
+) -> tuple[Sequence[int], bytes, RatedLines]:
+    """Positions of the accepted events that are neither erased nor present, their lines joined, and what they cost."""
+    header = record.header
+    if not present:
         before = (record.header_line, *(record.carried or ()))
-        return range(header.first, header.size), value[sum(map(len, before)) + len(before) : -1]
+        joined = record.value[sum(map(len, before)) + len(before) : -1]
+        # An erased line is no event; looking for one in every record would cost as much as spelling its rows.
+        with contextlib.suppress(InvalidEvent):
+            return range(header.first, header.size), joined, rate_lines(joined, header.accepted, book)
     wanted = [
         (position, line)
         for position, line in enumerate(record.lines, header.first)
         if position not in present and erased_entry(line) is None
     ]
-    return [position for position, _ in wanted], b"\n".join([line for _, line in wanted])
+    joined = b"\n".join([line for _, line in wanted])
+    return [position for position, _ in wanted], joined, rate_lines(joined, len(wanted), book)
 
 
 def _too_dear(cost: int, price_book: int) -> str:
@@ -235,7 +242,7 @@ def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
         orjson.dumps({"log": origin, "position": position, "entry": entry.hex(), "request": ""})
         for record in records
         for position, line in enumerate(record.lines, record.header.first)
-        if (entry := erased_entry(line)) is not None
+        if line.startswith(ERASED_BEGIN) and (entry := erased_entry(line)) is not None
     ]
 
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -33,7 +34,9 @@ _IDLE_POLL_S: Final = 0.5
 _LAG_INTERVAL_S: Final = 2.0
 _LOOK_INTERVAL_S: Final = 2.0
 _COUNT_INTERVAL_S: Final = 10.0
-"""How often a destination is asked for its own count."""
+"""How often a destination is asked for its own count of a log."""
+_FIRST_COUNT_S: Final = 0.5
+"""How soon it is asked again while it has none."""
 _DEFAULT_BOUNDS: Final = BatchBounds()
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 15.0
@@ -104,9 +107,10 @@ async def run_sink(
     6. advance: the write's return is the new cursor, which the status file shows
     7. back to 3, or end if asked to stop; what is gathered and not written is read again by the next run
 
-    Beside them one task watches that every log moves. A destination that takes long or is away, and a broker that does
-    not answer, are told and waited for. A log that stands while its records wait for this worker alone is unhealthy;
-    if it still does at the next look, the worker ends.
+    Beside them one task shows the destination's own count of each log, and one watches that every log moves. A
+    destination that takes long or is away, and a broker that does not answer, are told and waited for. A log that
+    stands while its records wait for this worker alone is unhealthy; if it still does at the next look, the worker
+    ends.
 
     Raises:
         WorkerStalled: records wait, nothing outside is waited for, and none is read for `worker.stall_timeout_s`.
@@ -138,6 +142,7 @@ async def run_sink(
     show("starting")
     tasks = [asyncio.create_task(carrier.run(stop), name=f"{sink.name}-{carrier.partition}") for carrier in carriers]
     tasks.append(asyncio.create_task(watch.run(stop), name=f"{sink.name}-watch"))
+    tasks.append(asyncio.create_task(_count(carriers, stop), name=f"{sink.name}-count"))
     ended: set[asyncio.Task[None]] = set()
     try:
         while not ended and not stop.is_set():
@@ -162,6 +167,17 @@ async def run_sink(
         raise failure
 
 
+async def _count(carriers: "Sequence[_Carrier]", stop: asyncio.Event) -> None:
+    """Let the destination count one log after another until `stop` is set."""
+    for carrier in cycle(carriers):
+        await carrier.count()
+        pause_s = _FIRST_COUNT_S if carrier.progress.dense is None else _COUNT_INTERVAL_S / len(carriers)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause_s)
+        if stop.is_set():
+            return
+
+
 class _AskedToStop(Exception):
     """The worker was asked to stop while its destination was away."""
 
@@ -179,7 +195,6 @@ class _Carrier:
         self._bounds = bounds
         self._clock = clock
         self._lag_asked_s: float | None = None
-        self._counted_s: float | None = None
         self._writing_since_s: float | None = None
 
     @property
@@ -222,7 +237,6 @@ class _Carrier:
                     )  # 5
                     self._advance(records, self._clock() - began_s)  # 6
                 await self._measure_lag(follower)
-                await self._count()
 
     async def _reached(
         self, call: Callable[[], Awaitable[_Answer]], stop: asyncio.Event, follower: LogFollower | None = None
@@ -283,22 +297,14 @@ class _Carrier:
         else:
             self.progress.lag = max(0, end - self.progress.log_offset - 1)
 
-    async def _count(self) -> None:
-        """Let the destination count now and then, between writes. For display only, so one that is away is let be."""
-        now_s = self._clock()
-        if self._counted_s is not None and now_s - self._counted_s < _COUNT_INTERVAL_S:
+    async def count(self) -> None:
+        """Let the destination count, once reading has begun. For display only, so one that is away is let be."""
+        if self.progress.next is None:
             return
-        self._writing_since_s = now_s
-        try:
+        with contextlib.suppress(SinkUnavailable):
             density = await self._sink.density(self.partition)
-        except SinkUnavailable:
-            self._counted_s = now_s
-        else:
             if density is not None:
-                self._counted_s = now_s
                 self.progress.dense, self.progress.surplus_rows = density.dense, density.surplus_rows
-        finally:
-            self._writing_since_s = None
 
 
 class _Watch:

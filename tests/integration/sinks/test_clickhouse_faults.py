@@ -191,7 +191,7 @@ async def test_an_error_of_the_tables_is_no_error_of_the_rows(server: ClickHouse
     with _connected(server) as clickhouse:
         sink = new_sink(clickhouse)
         await sink.cursor(0)
-        server.engine.command("DROP TABLE record_lines_rows")
+        server.engine.command("DROP TABLE record_lines_apart")
         server.engine.command("DROP TABLE record_lines")
         with pytest.raises(ClickHouseError, match="UNKNOWN_TABLE") as missing:
             await sink.write(0, log.genesis, log.records)
