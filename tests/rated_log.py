@@ -126,6 +126,7 @@ class RatedLog(LogBuilder):
                 state=self.state,
                 registry=self.registry,
                 meters=frozenset(meter.name for meter in DEFAULT_METERS),
+                books={version: book for version, book in BOOKS.items() if version == self.price_book},
             )
         )
 

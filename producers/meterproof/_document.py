@@ -78,6 +78,11 @@ def event_line(
         raise InvalidEvent(Reason.MALFORMED_EVENT, f"a value cannot be written: {error}") from None
 
 
+def spelled_usage(usage: Mapping[str, int | str | Decimal]) -> dict[str, int | str]:
+    """Quantities as an event spells them."""
+    return {meter: plain(quantity) if isinstance(quantity, Decimal) else quantity for meter, quantity in usage.items()}
+
+
 def time_us_of(time: datetime) -> int:
     """Microseconds since 1970 of an aware datetime.
 

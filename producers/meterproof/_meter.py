@@ -9,15 +9,16 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Final, Literal, Self, Unpack
 
-from meterproof._document import UsageFields, event_line, time_us_of
+from meterproof._document import UsageFields, event_line, spelled_usage, time_us_of
 from meterproof._series import Series
 from meterproof._transport import Transport
 from meterproof.deployment import DataFolder
 from meterproof.errors import BufferFull, DeliveryFailed, MeterClosed, WrongPartitionCount
 from meterproof.keys import ProducerKey
 from meterproof.settings import MeterSettings
+from meterproof_schemas.correction import check_correction, correction_line
 from meterproof_schemas.event import parse_event
 from meterproof_schemas.limits import (
     BATCH_BYTES_MAX,
@@ -163,8 +164,29 @@ class Meter:
             MeterClosed: the meter is not open.
         """
         event_id = self._random_bytes(16).hex() if id is None else id
-        line = event_line(
-            event_id=event_id,
+        await self.record_line(
+            self.line(agent=agent, customer=customer, usage=usage, id=event_id, time=time, source=source, **fields)
+        )
+        return event_id
+
+    def line(
+        self,
+        *,
+        agent: str,
+        customer: str,
+        usage: Mapping[str, int | str | Decimal],
+        id: str | None = None,  # noqa: A002 - the event's own field
+        time: datetime | None = None,
+        source: str | None = None,
+        **fields: Unpack[UsageFields],
+    ) -> bytes:
+        """The line that `record` would record, for `record_line`; whoever keeps it can `void` or `replace` the event.
+
+        Raises:
+            InvalidEvent: `malformed_event` for a value that has no spelling in the contract, like a float.
+        """
+        return event_line(
+            event_id=self._random_bytes(16).hex() if id is None else id,
             source=source or self._settings.source,
             agent=agent,
             customer=customer,
@@ -173,8 +195,53 @@ class Meter:
             salt=self._random_bytes(16),
             fields=fields,
         )
-        await self.record_line(line)
-        return event_id
+
+    async def void(self, line: bytes, *, id: str | None = None) -> str:  # noqa: A002 - the event's own field
+        """Take an earlier event back, of which this is the line: every total is as if it had never been recorded.
+
+        Both stay in the log. It must come within the horizon of the event's time, and an event can be corrected once.
+        Where the line was not kept, the audit folder has it. Returns the id of the correction; a retry passes it.
+
+        Raises:
+            InvalidEvent: the line is not that of an event that can be corrected; nothing is recorded.
+            BufferFull: too much waits for Kafka; nothing is recorded.
+            MeterClosed: the meter is not open.
+        """
+        return await self._correct(line, "void", None, id)
+
+    async def replace(
+        self,
+        line: bytes,
+        *,
+        usage: Mapping[str, int | str | Decimal],
+        id: str | None = None,  # noqa: A002 - the event's own field
+    ) -> str:
+        """Put other quantities of the same meters in the place of an earlier event's, of which this is the line.
+
+        To put anything else right, `void` the event and record it anew. Otherwise as `void`.
+
+        Raises:
+            InvalidEvent: the line is not that of an event that can be corrected so; nothing is recorded.
+            BufferFull: too much waits for Kafka; nothing is recorded.
+            MeterClosed: the meter is not open.
+        """
+        return await self._correct(line, "replace", usage, id)
+
+    async def _correct(
+        self,
+        line: bytes,
+        kind: Literal["void", "replace"],
+        usage: Mapping[str, int | str | Decimal] | None,
+        event_id: str | None,
+    ) -> str:
+        correction_id = self._random_bytes(16).hex() if event_id is None else event_id
+        spelled = None if usage is None else spelled_usage(usage)
+        correction = correction_line(
+            line, correction_id=correction_id, kind=kind, salt=self._random_bytes(16).hex(), usage=spelled
+        )
+        check_correction(parse_event(correction), correction)
+        await self.record_line(correction)
+        return correction_id
 
     async def record_line(self, line: bytes) -> None:
         """Record one event that is already a line of the contract, verbatim.

@@ -56,6 +56,24 @@ class SyncMeter:
             )
         )
 
+    def record_line(self, line: bytes) -> None:
+        """Record one event that is already a line of the contract; see `Meter.record_line`."""
+        self._run(self._opened().record_line(line))
+
+    def void(self, line: bytes, *, id: str | None = None) -> str:  # noqa: A002 - the event's own field
+        """Take an earlier event back; see `Meter.void`."""
+        return self._run(self._opened().void(line, id=id))
+
+    def replace(
+        self,
+        line: bytes,
+        *,
+        usage: Mapping[str, int | str | Decimal],
+        id: str | None = None,  # noqa: A002 - the event's own field
+    ) -> str:
+        """Put other quantities in the place of an earlier event's; see `Meter.replace`."""
+        return self._run(self._opened().replace(line, usage=usage, id=id))
+
     def flush(self) -> None:
         """Return when Kafka has acknowledged every event recorded before the call; see `Meter.flush`."""
         self._run(self._opened().flush())

@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from meterproof_schemas.effect import Effect
+from meterproof_schemas.log_record import RecordHeader
 from meterproof_sinks.audit_folder import read_log_name, segments_of
 from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit
 from meterproof_sinks.erased import erased_entry
@@ -27,6 +29,8 @@ class KeptEvent:
     position: int
     line: bytes
     """Byte for byte as the log accepted it, or what erasure left in its place; without LF."""
+    effect: Effect | None = None
+    """Of a correction: what it does, by its record."""
 
     @property
     def erased(self) -> str | None:
@@ -38,7 +42,8 @@ class KeptEvent:
         """One JSON object, in which the event's line stands as it is: no number is spelled anew."""
         erased = self.erased
         kept = b'"event":%s' % self.line if erased is None else b'"erased":"%s"' % erased.encode()
-        return b'{"log":"%s","position":%d,%s}' % (self.log.encode(), self.position, kept)
+        effect = b"" if self.effect is None else b'"correction":"%s",' % self.effect.encode()
+        return b'{"log":"%s","position":%d,%s%s}' % (self.log.encode(), self.position, effect, kept)
 
 
 def kept_events(folder: Path, on_record: OnRecord = lambda _: None) -> Iterator[KeptEvent]:
@@ -82,8 +87,11 @@ def events_in(origin: str, stored: StoredRecord) -> Iterator[KeptEvent]:
     """The events of one record."""
     if stored.events:
         lines = stored.value[len(stored.head) : -1].split(b"\n")
+        header_line = stored.head.partition(b"\n")[0]
+        rarely = b'"corrections":' in header_line
+        effects = RecordHeader.model_validate_json(header_line).effects if rarely else {}
         for position, line in enumerate(lines, stored.position):
-            yield KeptEvent(origin, position, line)
+            yield KeptEvent(origin, position, line, effects.get(position))
 
 
 class LogTail:

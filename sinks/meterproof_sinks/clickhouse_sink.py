@@ -14,6 +14,7 @@ from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_sinks.batch_bounds import CLICKHOUSE_BOUNDS
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, UnfitRows
+from meterproof_sinks.correction_rows import correction_rows
 from meterproof_sinks.group_commit import GroupCommit
 from meterproof_sinks.reference_rows import put_price_books
 from meterproof_sinks.sink import Density
@@ -70,6 +71,7 @@ class _Write:
     """That the records name and that are not known to be noted."""
     events: list[RecordLines]
     erased: list[bytes]
+    corrections: list[bytes]
     records: list[bytes]
     unfit: list[UnfitRow]
 
@@ -132,7 +134,7 @@ class ClickHouseSink:
         and then, together with the logs that have come so far meanwhile:
 
         3. note the price books in `price_books`
-        4. insert the events that are not there, and the places of those that were erased
+        4. insert the events that are not there, the places of those that were erased, and what corrections do
         5. insert the records that are not there
         6. insert the rows that steps 4 and 5 found unfit, each alone, into `quarantine`
         7. all are acknowledged: insert the progress rows
@@ -187,6 +189,7 @@ class ClickHouseSink:
             tuple(book for version in sorted(named) if (book := books(version))),
             events,
             erased_rows(origin, carried),
+            correction_rows(origin, carried),
             record_rows(origin, records, sent, offsets),
             unfit,
         )
@@ -201,6 +204,9 @@ class ClickHouseSink:
         unfit_events += [unfit_event(row, error) for row, error in self._insert_events(events)]  # 4
         if erased := [row for write in writes for row in write.erased]:
             self._clickhouse.insert("usage_erased", (), b"\n".join([*erased, b""]), "JSONEachRow", len(erased))
+        if corrections := [row for write in writes for row in write.corrections]:
+            body = b"\n".join([*corrections, b""])
+            self._clickhouse.insert("usage_corrections", (), body, "JSONEachRow", len(corrections))
         rows = [row for write in writes for row in write.records]
         unfit_records = [  # 5
             unfit_record(row, error) for row, error in _each_that_fits(rows, self._insert_records)

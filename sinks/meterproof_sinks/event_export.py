@@ -34,9 +34,9 @@ NUMBERS: Final = (
     *("status_code", "total_us", "queue_us", "upstream_us", "first_token_us"),
     *("request_bytes", "response_bytes"),
 )
-COLUMNS: Final = ("log", "position", "entry", "erased", *_PATHS)
+COLUMNS: Final = ("log", "position", "entry", "erased", "correction", *_PATHS)
 """Of CSV and Parquet. `entry` is the SHA-256 of the line, which the log's tree holds; `erased` says whether it is all
-that is left; `usage` and `tags` are maps."""
+that is left; `correction` says what a correction does; `usage` and `tags` are maps."""
 
 
 class ExportFormat(StrEnum):
@@ -111,6 +111,8 @@ def columns_of(event: KeptEvent) -> dict[str, Any]:
         "entry": entry_of_kept(event.line).hex(),
         "erased": event.erased is not None,
     }
+    if event.effect is not None:
+        row["correction"] = event.effect.value
     if row["erased"]:
         return row
     event_fields = orjson.loads(event.line)

@@ -303,15 +303,20 @@ SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({length}(start),
 FROM usage_{grain}s GROUP BY log, hour
 """
 _ROLLED_UP: Final = """
-SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({length}(event_time), 3, 'UTC')), 3600000)) AS hour,
-       count(), sum(cost), sumMap(usage)
-FROM usage_final
-INNER JOIN (
+WITH built AS (
   SELECT built.1 AS log, toDate(built.2) AS day, built.3 AS next FROM (
     SELECT arrayJoin(arrayZip({logs:Array(String)}, {days:Array(String)}, {nexts:Array(UInt64)})) AS built
   )
-) AS built ON built.log = usage_final.log AND built.day = toDate(event_time)
+)
+SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({length}(event_time), 3, 'UTC')), 3600000)) AS hour,
+       count(), sum(cost), sumMap(usage)
+FROM usage_final INNER JOIN built ON built.log = usage_final.log AND built.day = toDate(event_time)
 WHERE position < built.next
+  AND (usage_final.log, position) NOT IN (
+    SELECT usage_uncounted.log, usage_uncounted.position
+    FROM usage_uncounted INNER JOIN built ON built.log = usage_uncounted.log AND built.day = usage_uncounted.day
+    WHERE usage_uncounted.by < built.next
+  )
 GROUP BY log, hour
 """
 

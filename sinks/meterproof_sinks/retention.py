@@ -124,14 +124,18 @@ def _retire_month(clickhouse: ClickHouse, month: int) -> int:
 _DIFFERENT: Final = """
 SELECT day FROM (
   SELECT toDate(event_time) AS day, toInt64(count()) AS held, sum(cost) AS spent FROM usage_final
-  WHERE toYYYYMM(event_time) = {month:UInt32} GROUP BY day
+  WHERE toYYYYMM(event_time) = {month:UInt32}
+    AND (log, position) NOT IN (SELECT log, position FROM usage_uncounted) GROUP BY day
   UNION ALL
   SELECT toDate(start), -toInt64(sum(events)), -sum(cost) FROM usage_by_day
   WHERE toYYYYMM(start) = {month:UInt32} GROUP BY toDate(start)
 ) GROUP BY day HAVING sum(held) != 0 OR sum(spent) != 0 ORDER BY day
 """
 _NOTE: Final = """
-INSERT INTO usage_retired (log, month, events, last_position, position_sum, cost)
-SELECT log, {month:UInt32}, count(), max(position), sum(position), sum(cost) FROM usage_final
+INSERT INTO usage_retired (log, month, events, uncounted, last_position, position_sum, cost)
+WITH (log, position) IN (SELECT log, position FROM usage_uncounted) AS is_uncounted
+SELECT log, {month:UInt32}, count(), countIf(is_uncounted), max(position), sum(position),
+       sumIf(cost, NOT is_uncounted)
+FROM usage_final
 WHERE toYYYYMM(event_time) = {month:UInt32} GROUP BY log
 """

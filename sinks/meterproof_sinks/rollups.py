@@ -35,6 +35,13 @@ _SUMS: Final = {
     False: "sum(events) AS counted, sum(cost) AS spent, sum(latency_us) AS latency, sum(latency_events) AS timed",
 }
 """Of events, and of rows that are sums already."""
+_NEXT: Final = "mapFromArrays({logs:Array(String)}, {nexts:Array(UInt64)})[log]"
+_BELOW: Final = f"""
+    AND position < {_NEXT} AND (
+      (SELECT count() FROM usage_corrections) = 0
+      OR (log, position) NOT IN (SELECT log, position FROM usage_uncounted WHERE by < {_NEXT})
+    )"""  # noqa: S608 - ours
+"""Of the events: those that count, as far as the day is built to."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.rollups")
 
@@ -180,9 +187,7 @@ class Rollups:
         Rows that name the same meters are added up meter by meter, which takes a third of the time of adding up maps.
         """
         moment, source = ("event_time", "usage_final") if finer is None else ("start", finer)
-        below = (
-            "AND position < mapFromArrays({logs:Array(String)}, {nexts:Array(UInt64)})[log]" if finer is None else ""
-        )
+        below = _BELOW if finer is None else ""
         sql = f"""
 INSERT INTO {staging}
 SELECT bucket, {_DIMENSIONS}, mapSort(tags), currency, counted, spent, mapFromArrays(meters, quantities),

@@ -28,7 +28,7 @@ def make_statement(folder: Path, customer: str, period: Period, books: Mapping[i
         CannotProve: no checkpoint covers one of the events yet, the published files do not hold, or lines that may be
             of the period were given up.
         DamagedAudit: the folder does not hold.
-        StatementNotTrue: a price book is missing, or an event corrects another.
+        StatementNotTrue: a price book is missing.
     """
     logs = [_stated(log, customer, period) for log in logs_of(folder)]
     return Statement.of(customer, period, books, sorted(logs, key=lambda log: log.origin))

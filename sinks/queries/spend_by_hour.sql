@@ -7,6 +7,7 @@ SELECT
   sum(events) AS calls,
   sum(cost) AS spend,
   (SELECT sum(events) FROM up_to) - (SELECT count() FROM usage_erased FINAL)
+  - (SELECT uncounted_events.events FROM uncounted_events)
   - (SELECT sum(usage_by_hour.events) FROM usage_by_hour) AS events_behind,
   (SELECT max(append_time) FROM up_to) AS up_to
 FROM usage_by_hour

@@ -19,13 +19,13 @@ from meterproof_schemas.budget import (
     lies_in_one_log,
     subject_in,
 )
+from meterproof_schemas.correction import Counted, counted
 from meterproof_schemas.errors import InvalidEvent, InvalidRegistry
 from meterproof_schemas.event import Event
 from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
-from meterproof_schemas.quantity import EXACT, decimal_of, plain
-from meterproof_schemas.rating import price
+from meterproof_schemas.quantity import EXACT, plain
 from meterproof_schemas.window import window_end_us, window_start_us
 
 _US_PER_MS: Final = 1000
@@ -33,17 +33,16 @@ _FORGET_INTERVAL_US: Final = 60_000_000
 """How much ingest time passes between two looks for windows to forget."""
 KEPT_FINAL_US: Final = 3_600_000_000
 """For how much ingest time a final window is kept: whoever comes next may have to alert for it."""
-_NOTHING: Final = Decimal(0)
 _SPREAD_MIN: Final = 20_000
 """Offsets that the sums may be spread over, at least, before the oldest are stated again."""
 
 
 class _Spent(NamedTuple):
-    """One event, priced, with where it stands."""
+    """One event with what it counts for, and where it stands."""
 
     event: Event
     position: int
-    amount: Decimal
+    counted: Counted
     append_ms: int
 
 
@@ -62,13 +61,13 @@ class _Sum:
 
     def add(self, spent: _Spent, meters: frozenset[str]) -> None:
         """Add an event; what was handed out as `usage` before stays as it was."""
-        self.spend = EXACT.add(self.spend, spent.amount)
+        self.spend = EXACT.add(self.spend, spent.counted.spend)
         if meters:
             self.usage = usage = dict(self.usage)
-            for meter, quantity in spent.event.data.usage.items():
+            for meter, quantity in spent.counted.usage.items():
                 if meter in meters:
-                    usage[meter] = EXACT.add(usage.get(meter, Decimal(0)), decimal_of(quantity))
-        self.events += 1
+                    usage[meter] = EXACT.add(usage.get(meter, Decimal(0)), quantity)
+        self.events += spent.counted.events
         self.position = spent.position + 1
         self.event_time, self.append_ms = spent.event.time, spent.append_ms
 
@@ -77,9 +76,10 @@ class BudgetLedger:
     """The partial sums of one log. A pure function of the log, the budgets and the price books.
 
     Promises: a sum holds every accepted event of its scope and window below its position, once, priced by the book that
-    its record names. A threshold of a scope that lies in this log alone is reported by the event that reaches it, so
-    that a replay reports the same alerts; other scopes are `ScopeTotals`' business. A window is forgotten once the
-    ingest clock passed its end by the horizon, when no event can change it any more, and an hour.
+    its record names, and without what corrections took back. A threshold of a scope that lies in this log alone is
+    reported by the event that reaches it, so that a replay reports the same alerts; other scopes are `ScopeTotals`'
+    business. A window is forgotten once the ingest clock passed its end by the horizon, when no event can change it any
+    more, and an hour.
     """
 
     def __init__(
@@ -165,6 +165,7 @@ class BudgetLedger:
         book = self._book(header.price_book) if header.price_book else None
         if book is not None and book.currency != self._currency:
             self._check_currency(book)
+        effects = header.effects
         for position, event in enumerate(read_events(record.lines), header.first):
             if isinstance(event, InvalidEvent):
                 raise event
@@ -174,8 +175,7 @@ class BudgetLedger:
                 if subject is None or not (watches := watched.concerning(subject)):
                     continue
                 if spent is None:  # priced only where somebody watches
-                    amount = _NOTHING if book is None else price(event, book).amount
-                    spent = _Spent(event, position, amount, header.append_ms)
+                    spent = _Spent(event, position, counted(event, effects.get(position), book), header.append_ms)
                 self._add(kind, watched, watches, subject, spent)
 
     def _add(

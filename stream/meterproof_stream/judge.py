@@ -7,16 +7,19 @@ from itertools import compress
 from typing import Final
 
 from meterproof_schemas.batch import Batch, BatchHeader
+from meterproof_schemas.correction import claim_of
+from meterproof_schemas.effect import Effect
 from meterproof_schemas.errors import InvalidEvent
 from meterproof_schemas.event import identity_of
 from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import KeyEntry, KeyRegistry
-from meterproof_schemas.log_record import Genesis, Kind, NotAccepted
+from meterproof_schemas.log_record import Genesis, Kind, NotAccepted, StatedEffect
 from meterproof_schemas.partitioner import partition_of
 from meterproof_schemas.plain_lines import speaker_of
 from meterproof_schemas.reasons import DUPLICATE, Reason
 from meterproof_schemas.rejection import Rejection, make_rejection
+from meterproof_stream.correction_verdict import NO_BOOKS, Books, fault_of_correction, judged_effect
 from meterproof_stream.opened_record import Fault, OpenedRecord, SourceRecord, open_records
 
 _US_PER_MS: Final = 1_000
@@ -42,7 +45,8 @@ class _Place:
 class Judgement:
     """What becomes of one source record (or of a run of missing ones): all that its log record will say.
 
-    `text`, `entries`, `leaves` and `identities` belong to the accepted events, in order, one each.
+    `text` and `leaves` belong to the accepted events, in order, one each; so do `identities` and `entries`, behind
+    which stands what the corrections among them claim.
     """
 
     kind: Kind
@@ -64,6 +68,8 @@ class Judgement:
     leaves: list[bytes] = field(default_factory=list)
     identities: list[bytes] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
+    corrections: list[StatedEffect] = field(default_factory=list)
+    """What the accepted corrections do."""
 
     @property
     def lines(self) -> list[bytes]:
@@ -71,8 +77,8 @@ class Judgement:
         return self.text.split(b"\n")[:-1]
 
 
-_Verdicts = tuple[list[NotAccepted], bytes, list[bytes], list[bytes], list[bytes], list[Rejection]]
-"""What becomes of the lines of a batch: `not_accepted` to `rejections` of a `Judgement`, in order."""
+_Verdicts = tuple[list[NotAccepted], bytes, list[bytes], list[bytes], list[bytes], list[Rejection], list[StatedEffect]]
+"""What becomes of the lines of a batch: `not_accepted` to `corrections` of a `Judgement`, in order."""
 
 
 class _Speakers:
@@ -128,6 +134,7 @@ def judge(
     state: LogState,
     registry: KeyRegistry,
     meters: AbstractSet[str],
+    books: Books = NO_BOOKS,
 ) -> Judgement:
     """Judge one source record on top of `state`, which is not changed. Refuses by recording, never by raising.
 
@@ -148,10 +155,13 @@ def judge(
         state: the fold of the log up to the record before; it holds the genesis.
         registry: who may report what.
         meters: names that `data.usage` may have.
+        books: all price books that were published, by version.
 
     """
     (opened,) = open_records([SourceRecord(value, append_ms)], genesis_of(state), registry)  # 1-3, and the root of 4
-    return judge_opened(opened, partition=partition, offset=offset, state=state, registry=registry, meters=meters)
+    return judge_opened(
+        opened, partition=partition, offset=offset, state=state, registry=registry, meters=meters, books=books
+    )
 
 
 def judge_opened(
@@ -162,6 +172,7 @@ def judge_opened(
     state: LogState,
     registry: KeyRegistry,
     meters: AbstractSet[str],
+    books: Books = NO_BOOKS,
 ) -> Judgement:
     """`judge` for a record that was opened with the same registry and the genesis of the same log."""
     value, append_ms, batch = opened.value, opened.append_ms, opened.batch
@@ -189,8 +200,8 @@ def judge_opened(
     verdicts = _plain_verdicts(batch, opened, clock_ms, genesis, speakers.allowed, state, meters)  # 6
     if verdicts is None:
         place = _Place(partition, offset, append_ms, clock_ms)
-        verdicts = _verdicts(batch, opened, place, genesis, speakers, state, meters)
-    not_accepted, text, entries, leaves, identities, rejections = verdicts
+        verdicts = _verdicts(batch, opened, place, genesis, speakers, state, meters, books)
+    not_accepted, text, entries, leaves, identities, rejections, corrections = verdicts
     return Judgement(
         "batch",
         opened.digest.hex(),
@@ -205,6 +216,7 @@ def judge_opened(
         leaves,
         identities,
         rejections,
+        corrections,
     )
 
 
@@ -240,7 +252,7 @@ def _plain_verdicts(  # noqa: PLR0917 - as `_verdicts`
     identities, entries = plain.identities, opened.entries
     known = state.index.get_many(identities)
     if not any(known) and (len(identities) == 1 or len(set(identities)) == len(identities)):
-        return [], batch.value[batch.start :], entries, opened.leaves, identities, []
+        return [], batch.value[batch.start :], entries, opened.leaves, identities, [], []
     seen: dict[bytes, bytes] = {}
     fresh: list[bool] = []
     duplicates: list[NotAccepted] = []
@@ -260,7 +272,8 @@ def _plain_verdicts(  # noqa: PLR0917 - as `_verdicts`
         else:
             return None
     pieces.append(batch.value[start:])
-    return duplicates, b"".join(pieces), list(seen.values()), list(compress(opened.leaves, fresh)), list(seen), []
+    leaves = list(compress(opened.leaves, fresh))
+    return duplicates, b"".join(pieces), list(seen.values()), leaves, list(seen), [], []
 
 
 def _verdicts(  # noqa: PLR0917 - what a line is judged by
@@ -271,12 +284,13 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
     speakers: _Speakers,
     state: LogState,
     meters: AbstractSet[str],
+    books: Books,
 ) -> _Verdicts:
     """Step 6, for each line: the event itself, its partition, the key's authority, meters, correction, time, identity.
 
     One pass, every rule in its order. `_plain_verdicts` is the same for lines of which none is refused.
     """
-    partition, corrections = genesis.partition, genesis.limits.corrections
+    partition = genesis.partition
     latest_us = (place.append_ms + genesis.limits.future_tolerance_ms) * _US_PER_MS
     earliest_us = (place.clock_ms - genesis.limits.horizon_ms) * _US_PER_MS
     entries, leaves, lines = opened.entries, opened.leaves, batch.lines
@@ -287,6 +301,8 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
     accepted: list[int] = []
     not_accepted: list[NotAccepted] = []
     rejections: list[Rejection] = []
+    corrections: list[StatedEffect] = []
+    claims: dict[bytes, bytes] = {}
 
     for number, event, identity, held in zip(range(len(events)), events, identities, known, strict=True):
         first: bytes | None = None
@@ -300,8 +316,8 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
             elif not data.usage.keys() <= meters:
                 undeclared = min(data.usage.keys() - meters)
                 reason, detail = Reason.UNKNOWN_METER, f"data.usage.{undeclared}: no such meter is declared"
-            elif data.corrects is not None and not corrections:
-                reason, detail = Reason.CORRECTION_NOT_ALLOWED, "data.corrects: this deployment takes no corrections"
+            elif data.corrects is not None and (wrong := fault_of_correction(event, lines[number], genesis)):
+                reason, detail = Reason.CORRECTION_NOT_ALLOWED, wrong
             elif event.time_us > latest_us:
                 reason, detail = Reason.IN_FUTURE, "time: beyond the tolerance after the broker's append time"
             elif event.time_us < earliest_us:
@@ -310,6 +326,11 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
                 entry = entries[number]
                 first = held or seen.get(identity)
                 if first is None:
+                    if data.corrects is not None:
+                        effect = judged_effect(event, seen, claims, state, books)
+                        if effect is Effect.APPLIED:
+                            claims[claim_of(event.source, data.corrects.id)] = entry
+                        corrections.append((state.position + len(accepted), effect))
                     seen[identity] = entry
                     accepted.append(number)
                     continue
@@ -334,10 +355,11 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
     return (
         not_accepted,
         b"".join([lines[number] + b"\n" for number in accepted]),
-        [entries[number] for number in accepted],
+        [*(entries[number] for number in accepted), *claims.values()],
         [leaves[number] for number in accepted],
-        list(seen),
+        [*seen, *claims],
         rejections,
+        corrections,
     )
 
 

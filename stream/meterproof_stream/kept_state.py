@@ -10,6 +10,7 @@ import orjson
 
 from meterproof_proofs.frontier import Frontier
 from meterproof_schemas.batch import BatchHeader
+from meterproof_schemas.books_in_force import BooksInForce
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.errors import ContractError
 from meterproof_schemas.fold import LogState, count_verdicts
@@ -33,9 +34,9 @@ class KeptState(LogState):
     """The fold of one partition's log, of which the acknowledged part is also kept in a folder.
 
     The folder is a cache of the log. Beside the index stand, in the same write batch, a cursor (epoch, log offset and
-    digest of the last record, counts of verdicts, source records far apart) and what the record's batch changed in its
-    producer's series. The cursor is good for the log that holds this very record there; the record itself says the
-    rest: next source offset, ingest clock, position, frontier.
+    digest of the last record, counts of verdicts, source records far apart, price books in force) and what the record's
+    batch changed in its producer's series. The cursor is good for the log that holds this very record there; the record
+    itself says the rest: next source offset, ingest clock, position, frontier.
 
     Promises what `LogState` promises; and a state that `resume_at` brings back equals the fold of the same records.
     Lives as long as its partition is held; `close` gives the folder back.
@@ -49,11 +50,13 @@ class KeptState(LogState):
         self._kept_genesis: dict[str, Any] = {}
         self._kept_counts: Counter[str] = Counter()
         self._kept_anchors = SourceAnchors()
+        self._kept_books = BooksInForce(0)
         self._appended: deque[_Appended] = deque()
         self._new_index = self._create
 
     def _create(self, keep_ms: int) -> RocksdbIndex:
         self._kept = RocksdbIndex.create(self._folder, keep_ms)
+        self._kept_books = BooksInForce(keep_ms)
         return self._kept
 
     @classmethod
@@ -73,6 +76,11 @@ class KeptState(LogState):
             state.counts.update(kept["counts"])
             anchors = [SourceAnchor(*anchor) for anchor in kept["anchors"]]
             state.anchors, state._kept_anchors = SourceAnchors(anchors), SourceAnchors(anchors)
+            runs, keep_ms = (
+                [(clock_ms, version) for clock_ms, version in kept["books"]],
+                genesis.limits.identities_kept_ms,
+            )
+            state.books, state._kept_books = BooksInForce(keep_ms, runs), BooksInForce(keep_ms, runs)
             state.series = SeriesIndex(genesis.limits.horizon_ms)
             for row in index.rows():
                 state.series.restore(_decode_row(row))
@@ -110,6 +118,7 @@ class KeptState(LogState):
         appended = self._appended.popleft()
         count_verdicts(self._kept_counts, appended.header)
         self._kept_anchors.add(appended.header)
+        self._kept_books.add(appended.header)
         if self._kept is None or self.genesis is None:
             message = "a record before the genesis was acknowledged"
             raise ValueError(message)
@@ -124,6 +133,7 @@ class KeptState(LogState):
                 "foreign": self.foreign,
                 "counts": dict(self._kept_counts),
                 "anchors": list(map(tuple, self._kept_anchors)),
+                "books": list(map(tuple, self._kept_books)),
             },
         )
 

@@ -89,6 +89,7 @@ def append_record(
             "generation": in_force.generation,
             "operator": operator,
             "genesis": None,
+            "corrections": tuple(judgement.corrections) if judgement.corrections else None,
         },
     )
     value = encode_record_text(encode_record_header(header), judgement.carried, judgement.text)

@@ -6,7 +6,7 @@ repeats or omissions. Its only state is the log.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof_schemas.keys import KeyRegistry
 from meterproof_schemas.log_record import Genesis, Operator, RecordHeader
-from meterproof_schemas.price_book import DEFAULT_METERS
+from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook
 from meterproof_schemas.topics import Topic
 from meterproof_stream.engine import Delivered
 from meterproof_stream.errors import LaneClosed, TopicUnfit
@@ -97,6 +97,7 @@ class Sequencer:
         self._producer = RecordProducer(kafka)
         self._partitions = 0
         self._geneses: dict[int, Genesis] = {}
+        self._books: Mapping[int, PriceBook] = {}
         self._price_book = 0
         self._meters = frozenset(meter.name for meter in DEFAULT_METERS)
         self._monotonic_s = monotonic_s
@@ -361,6 +362,7 @@ class Sequencer:
             state=lane.state,
             registry=registry,
             meters=self._meters,
+            books=self._books,
         )
         self._refusals.note(judgement, opened.value)
         return judgement
@@ -422,7 +424,7 @@ class Sequencer:
         newest = max(books, default=0)
         if newest == self._price_book:
             return
-        self._price_book = newest
+        self._books, self._price_book = books, newest
         meters = books[newest].meters
         self._meters = frozenset(meter.name for meter in meters)
         _log.info("price_book_in_force", version=newest, meters=len(meters))

@@ -8,6 +8,7 @@ written down by hand beside each message; nothing is asked of the code that is t
 import hashlib
 import hmac
 from base64 import b64encode
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from itertools import count, islice
@@ -39,6 +40,7 @@ from meterproof_schemas.checkpoint_record import (
     RecordsCheckpoint,
     encode_checkpoint_record,
 )
+from meterproof_schemas.effect import Effect
 from meterproof_schemas.event import entry_of, identity_of
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.keys import KeyEntry, encode_registry, key_id_of
@@ -204,6 +206,7 @@ def valid_events() -> dict[str, bytes]:
         "correction-replace": line(
             "e-2", data={"corrects": {"id": "e-1", "kind": "replace"}, "usage": {"requests": 2}}
         ),
+        "correction-with-its-line": correction("void", "e-2", line()),
         "correction-negative-quantities": line(
             "e-2", data={"corrects": {"id": "e-1", "kind": "replace"}, "usage": {"requests": -1, "seconds": "-0.5"}}
         ),
@@ -420,6 +423,7 @@ def hostile_events() -> dict[str, tuple[Reason, str, bytes]]:
     add("correction-unknown-kind", "a kind that is not listed", line(data={"corrects": {"id": "e-0", "kind": "undo"}}))
     add("correction-without-id", "no id", line(data={"corrects": {"kind": "void"}}))
     add("correction-without-kind", "no kind", line(data={"corrects": {"id": "e-0"}}))
+    add("correction-line-a-number", "line is a number", line(data={"corrects": {"id": "e", "kind": "void", "line": 1}}))
     add("correction-a-string", "corrects is a string", line(data={"corrects": "e-0"}))
     return cases
 
@@ -790,6 +794,8 @@ SIGNER: Final = Signer("meter.example.com/golden", LOG_SEED)
 class GoldenLog:
     """A log that is written by hand: verdicts are given, positions and roots follow."""
 
+    limits: Limits = LIMITS
+
     def __post_init__(self) -> None:
         self.genesis = make_genesis(
             name="meter.example.com/golden",
@@ -798,7 +804,7 @@ class GoldenLog:
             source_topic=TOPIC,
             partition=PARTITION,
             partitions=PARTITIONS,
-            limits=LIMITS,
+            limits=self.limits,
             created_ms=NOW_MS - HOUR_MS,
         )
         self.files: dict[str, bytes] = {}
@@ -826,6 +832,7 @@ class GoldenLog:
         carried: bool = True,
         offsets: int = 1,
         operator: Operator | None = None,
+        effects: tuple[Effect, ...] = (),
     ) -> bytes:
         """Write the record that answers for one source record (or a hole of so many `offsets`)."""
         lines: list[bytes] = []
@@ -867,6 +874,7 @@ class GoldenLog:
                 generation=7,
                 operator=operator,
                 genesis=None,
+                corrections=tuple(enumerate(effects, first)) or None,
             )
         )
         value = encode_record(header_line, (parsed.header_line, parsed.signatures_line) if parsed else None, lines)
@@ -1056,6 +1064,40 @@ def golden_log() -> tuple[dict[str, bytes], dict[str, Any]]:
     return files, expected
 
 
+def correction(kind: str, correction_id: str, of: bytes, **usage: Any) -> bytes:
+    """A correction of the event of a line, with this usage or the event's own."""
+    event = orjson.loads(of)
+    corrects = {"id": event["id"], "kind": kind, "line": of.decode()}
+    data = event["data"] | {"corrects": corrects} | ({"usage": usage} if usage else {})
+    return orjson.dumps(event | {"id": correction_id, "data": data})
+
+
+def correction_files() -> dict[str, bytes]:
+    """The files of a log with corrections, and what they add up to."""
+    log = GoldenLog(limits=LIMITS.model_copy(update={"corrections": True}))
+    first, second, third = (line(f"e-{number}", data={"usage": {"requests": 10**number}}) for number in range(3))
+    log.write("events", batch([first, second, third]), append_ms=NOW_MS, verdicts=_accepted(3))
+    corrections = [
+        correction("void", "c-0", first),
+        correction("replace", "c-1", second, requests=7),
+        correction("void", "c-2", second),
+        correction("void", "c-3", line("e-2", data={"usage": {"requests": 101}})),
+        correction("void", "c-4", line("e-9")),
+    ]
+    effects = (
+        Effect.APPLIED, Effect.APPLIED, Effect.ALREADY_CORRECTED, Effect.OTHER_CONTENT, Effect.UNKNOWN_TARGET,
+    )  # fmt: skip
+    source = batch(corrections, sequence=1, previous="0" * 64)
+    log.write("corrections", source, append_ms=NOW_MS + 1_000, verdicts=_accepted(5), effects=effects)
+    expected = {
+        "records": sorted(log.files),
+        "digest": log.digest,
+        "counts": {"accepted": 8, **{f"correction:{name}": count for name, count in Counter(effects).items()}},
+        "customers": {"acme": {"events": 2, "usage": {"requests": "107"}, "spend": "0.107"}},
+    }
+    return log.files | {"expected.json": pretty(expected)}
+
+
 def _records_checkpoint(origin: str, files: dict[str, bytes]) -> RecordsCheckpoint:
     """The second tree over the log's records but the echoes, signed: what of a record is no event line is hashed."""
     frontier = Frontier()
@@ -1083,6 +1125,7 @@ is a new version with new files beside these, which stay readable.
   `batches/registry.json` is the key registry in force.
 - `log/expected.json`: the physical records of one log in order of their offsets, the source records that they answer
   for, and the state that folding them gives.
+- `corrections/expected.json`: the physical records of a log that takes corrections, and what they add up to.
 - `budgets/index.json`: the Kafka key of each record of `usage.budget-state` and `usage.alerts`, and the partition of
   four in which the alerts of a scope stand. A file holds one value. `budgets/budgets.json` is a budget file.
 
@@ -1141,6 +1184,7 @@ def golden_files() -> dict[str, bytes]:
     log_files, expected = golden_log()
     files |= {f"log/{name}": content for name, content in log_files.items()}
     files["log/expected.json"] = pretty(expected)
+    files |= {f"corrections/{name}": content for name, content in correction_files().items()}
     return files | budget_files()
 
 

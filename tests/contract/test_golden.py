@@ -209,6 +209,16 @@ def test_the_sequencer_makes_the_same_log_from_the_same_source() -> None:
     assert state.digest == LOG["fold"]["digest"]
 
 
+def test_a_log_with_corrections_adds_up_to_what_stands() -> None:
+    expected = orjson.loads((FOLDER / "corrections/expected.json").read_bytes())
+    book = parse_price_book((FOLDER / "log/price-book.json").read_bytes())
+    accounts = Accounts({book.version: book})
+    records = [(FOLDER / "corrections" / name).read_bytes() for name in expected["records"]]
+    state = fold(enumerate(records), LogState(accounts=accounts))
+    assert (state.digest, dict(state.counts)) == (expected["digest"], expected["counts"])
+    assert {name: _account(account) for name, account in accounts.customers.items()} == expected["customers"]
+
+
 @pytest.mark.parametrize("name", LOG["rejections"])
 def test_rejections_are_read(name: str) -> None:
     value = (FOLDER / "log" / name).read_bytes()

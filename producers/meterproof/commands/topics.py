@@ -51,7 +51,7 @@ def create(
         ),
     ] = None,
     horizon_hours: Annotated[int, typer.Option(min=1, max=24 * 366, help="How late an event may come.")] = 24,
-    corrections: Annotated[bool, typer.Option("--corrections", help="Let the logs take corrections.")] = False,
+    corrections: Annotated[bool, typer.Option(help="Whether the logs take corrections: for ever so or not.")] = True,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     as_json: AsJson = False,

@@ -166,7 +166,7 @@ def _create_command(settings: KafkaSettings, genesis: Genesis | None = None) -> 
         return f"{command} --name NAME --deployment DEPLOYMENT --partitions P"
     command = f"{command} --name {genesis.name} --deployment {genesis.deployment} --partitions {genesis.partitions}"
     command += f" --horizon-hours {genesis.limits.horizon_ms // 3_600_000}"
-    return f"{command} --corrections" if genesis.limits.corrections else command
+    return command if genesis.limits.corrections else f"{command} --no-corrections"
 
 
 def _alter_command(settings: KafkaSettings, name: str, wanted: Mapping[str, str]) -> str:

@@ -54,7 +54,7 @@ class Deployment:
     """Replicas that must have a record before it is acknowledged; None is 2 from three replicas on, else 1."""
     horizon_ms: int = HORIZON_MS_DEFAULT
     """How late an event may come."""
-    corrections: bool = False
+    corrections: bool = True
     """Whether the logs take corrections."""
 
     def limits(self) -> Limits:

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from decimal import Decimal
 
+from meterproof_schemas.correction import counted
 from meterproof_schemas.fast_event import read_event
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import PriceBook
-from meterproof_schemas.quantity import EXACT, decimal_of
-from meterproof_schemas.rating import price
+from meterproof_schemas.quantity import EXACT
 
 
 class Account:
@@ -37,11 +37,12 @@ class Accounts:
             KeyError: the record names a price book that was not given.
         """
         book = self._books[record.header.price_book] if record.header.price_book else None
-        for line in record.lines:
+        effects = record.header.effects
+        for position, line in enumerate(record.lines, record.header.first):
             event = read_event(line)
-            amount = price(event, book).amount if book is not None else Decimal(0)
+            events, usage, spend = counted(event, effects.get(position), book)
             for account in (self.agents[event.subject], self.customers[event.data.customer]):
-                account.events += 1
-                account.spend = EXACT.add(account.spend, amount)
-                for meter, quantity in event.data.usage.items():
-                    account.usage[meter] = EXACT.add(account.usage[meter], decimal_of(quantity))
+                account.events += events
+                account.spend = EXACT.add(account.spend, spend)
+                for meter, quantity in usage.items():
+                    account.usage[meter] = EXACT.add(account.usage[meter], quantity)

@@ -38,11 +38,13 @@ _OPEN: Final = ConfigDict(extra="allow", frozen=True, strict=True)
 
 
 class Correction(BaseModel):
-    """What an event corrects: the id of an earlier one of the same source and subject."""
+    """What an event corrects: an earlier one of the same source and subject. See `meterproof_schemas.correction`."""
 
     model_config = _OPEN
     id: Name
     kind: Literal["void", "replace"]
+    line: Annotated[str, StringConstraints(strict=True, max_length=LINE_BYTES_MAX)] | None = None
+    """That event's line, verbatim."""
 
 
 class Latency(BaseModel):
@@ -135,6 +137,10 @@ class CorrectionView(Protocol):
     @property
     def kind(self) -> str:
         """`void` or `replace`."""
+
+    @property
+    def line(self) -> str | None:
+        """That event's line."""
 
 
 class DataView(Protocol):

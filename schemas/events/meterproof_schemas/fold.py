@@ -5,6 +5,7 @@ Workers are checked against it; tests use it as the oracle.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -13,8 +14,11 @@ from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.accounts import Accounts
 from meterproof_schemas.batch import BatchHeader, root_of_entries
+from meterproof_schemas.books_in_force import BooksInForce
 from meterproof_schemas.chain import Cursor, LogChain
+from meterproof_schemas.correction import claim_of, effect_of
 from meterproof_schemas.dedupe_index import DedupeIndex, MemoryIndex
+from meterproof_schemas.effect import Effect
 from meterproof_schemas.event import entry_of, identity_of
 from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, decode_record, frontier_of
 from meterproof_schemas.series import SeriesIndex
@@ -35,8 +39,10 @@ class LogState(LogChain):
         self.index: DedupeIndex = index(0)
         self.series = SeriesIndex(0)
         self.counts: Counter[str] = Counter()
-        """Lines by verdict: `accepted`, `duplicate`, each reason; whole records by reason under `record:<reason>`."""
+        """Lines by verdict: `accepted`, `duplicate`, each reason; under `record:<reason>` whole records, under
+        `correction:<effect>` accepted corrections."""
         self.anchors = SourceAnchors()
+        self.books = BooksInForce(0)
         self.accounts = accounts
 
     def offer(self, offset: int, value: bytes | None) -> LogRecord | None:
@@ -55,15 +61,58 @@ class LogState(LogChain):
         if stated != (frontier.size, frontier.root().hex(), b"".join(frontier.hashes).hex()):
             raise self.diverged(offset, "states a size, root or frontier that does not follow from its accepted lines")
         batch = self._batch_of(offset, record, entries)
-        identities = identities_of(record.lines)
+        documents = list(map(orjson.loads, record.lines))
+        identities = [identity_of(document["source"], document["id"]) for document in documents]
+        claims: dict[bytes, bytes] = {}
+        if record.header.corrections is not None:
+            claims = self._claims_of(offset, record.header, documents, identities, entries)
         self.index.evict(record.header.clock_ms)
         if len(set(identities)) != len(identities) or any(self.index.get_many(identities)):
             raise self.diverged(offset, "accepts an identity that was accepted before")
-        self.append(offset, record.header, record.digest, frontier, identities, entries, batch)
+        identities, claimed_by = [*identities, *claims], [*entries, *claims.values()]
+        self.append(offset, record.header, record.digest, frontier, identities, claimed_by, batch)
         self.acknowledge(offset)
         if self.accounts is not None:
             self.accounts.add(record)
         return record
+
+    def _claims_of(
+        self,
+        offset: int,
+        header: RecordHeader,
+        documents: Sequence[dict[str, Any]],
+        identities: Sequence[bytes],
+        entries: Sequence[bytes],
+    ) -> dict[bytes, bytes]:
+        """What the corrections applied by a record claim, with the correction's entry; each states what it does.
+
+        Asks for what the log held before the record, as whoever made it did: nothing is evicted by its clock yet.
+
+        Raises:
+            StageStopped: `log_diverged` when one states another effect than the log before it gives.
+        """
+        stated, claims, before = header.effects, dict[bytes, bytes](), dict[bytes, bytes]()
+        for position, document, identity, entry in zip(
+            range(header.first, header.size), documents, identities, entries, strict=True
+        ):
+            effect, corrects = stated.pop(position, None), document["data"].get("corrects")
+            if (effect is None) != (corrects is None):
+                raise self.diverged(offset, f"states the effect {effect} of the event at position {position}")
+            if corrects is not None:
+                source = document["source"]
+                target, claim = identity_of(source, corrects["id"]), claim_of(source, corrects["id"])
+                held = before.get(target) or self.index.get(target)
+                claimed = claim in claims or self.index.get(claim) is not None
+                found = effect_of(corrects.get("line", "").encode(), held, corrected_before=claimed)
+                # Another price is for the sequencer to tell, which has the price books.
+                if effect != found and not (effect is Effect.OTHER_PRICE and found is Effect.APPLIED):
+                    raise self.diverged(offset, f"states the effect {effect} of the correction at position {position}")
+                if effect is Effect.APPLIED:
+                    claims[claim] = entry
+            before[identity] = entry
+        if stated:
+            raise self.diverged(offset, "states the effect of an event that it does not accept")
+        return claims
 
     def begin_behind(self, genesis: Genesis, cursor: Cursor, value: bytes | None) -> RecordHeader:
         """Begin behind a record of a log whose beginning was trimmed; `value` is what stands at the cursor now.
@@ -81,6 +130,7 @@ class LogState(LogChain):
         self.genesis, self.frontier = genesis, frontier_of(header)
         self.index = self._new_index(genesis.limits.identities_kept_ms)
         self.series = SeriesIndex(genesis.limits.horizon_ms, begun=True)
+        self.books = BooksInForce(genesis.limits.identities_kept_ms)
         return header
 
     def _batch_of(self, offset: int, record: LogRecord, accepted: Sequence[bytes]) -> BatchHeader | None:
@@ -113,11 +163,23 @@ class LogState(LogChain):
         entries: Sequence[bytes],
         batch: BatchHeader | None,
     ) -> None:
-        """Advance by one record; `batch` is the header of the batch that it carries."""
+        """Advance by one record.
+
+        Args:
+            offset: where it stands on the log.
+            header: the record's.
+            digest: of the record's value.
+            frontier: of the log after it.
+            identities: of the events that it accepts, then what its corrections claim (`claim_of`).
+            entries: one for each of the identities.
+            batch: header of the batch that it carries.
+
+        """
         self.advance(offset, header, digest)
         if header.genesis is not None:
             limits = header.genesis.limits
             self.index, self.series = self._new_index(limits.identities_kept_ms), SeriesIndex(limits.horizon_ms)
+            self.books = BooksInForce(limits.identities_kept_ms)
         self.frontier = frontier
         self.index.evict(header.clock_ms)
         self.index.add(identities, entries, header.clock_ms)
@@ -126,6 +188,7 @@ class LogState(LogChain):
             self.series.add(batch, header.clock_ms)
         count_verdicts(self.counts, header)
         self.anchors.add(header)
+        self.books.add(header)
 
     def acknowledge(self, offset: int) -> None:
         """The oldest record appended and not acknowledged stands on the log, at this offset, for every reader.
@@ -142,14 +205,10 @@ def count_verdicts(counts: Counter[str], header: RecordHeader) -> None:
     counts["accepted"] += header.accepted
     for _, verdict, _ in header.not_accepted:
         counts[verdict] += 1
+    for _, effect in header.corrections or ():
+        counts[f"correction:{effect}"] += 1
     if header.reason is not None:
         counts[f"record:{header.reason}"] += 1
-
-
-def identities_of(lines: Iterable[bytes]) -> list[bytes]:
-    """The identities of accepted (so: valid) event lines, 16 bytes each."""
-    documents = map(orjson.loads, lines)
-    return [identity_of(document["source"], document["id"]) for document in documents]
 
 
 def fold(records: Iterable[tuple[int, bytes | None]], state: LogState | None = None) -> LogState:

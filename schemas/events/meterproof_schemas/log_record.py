@@ -21,6 +21,7 @@ from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.tree import EMPTY_ROOT
 from meterproof_schemas.batch import Digest, Token
+from meterproof_schemas.effect import Effect
 from meterproof_schemas.errors import InvalidRecord
 from meterproof_schemas.event import Count, Name, VersionOne
 from meterproof_schemas.limits import BATCH_LINES_MAX
@@ -37,6 +38,8 @@ NotAccepted = tuple[
     Digest,
 ]
 """(line number in the batch from 0, `duplicate` or a reason, entry in hexadecimal)."""
+StatedEffect = tuple[Count, Annotated[Effect, Field(strict=False)]]
+"""(position of an accepted correction, what it does)."""
 
 _CLOSED: Final = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -140,6 +143,14 @@ class RecordHeader(BaseModel):
     """The consumer group's generation; it repeats, so it proves nothing."""
     operator: Operator | None = None
     genesis: Genesis | None = None
+    corrections: Annotated[tuple[Annotated[StatedEffect, Field(strict=False)], ...], Field(strict=False)] | None = None
+    """Every accepted correction with its effect, in order; null where there is none, and in records from before they
+    were applied, whose corrections count like any other event."""
+
+    @property
+    def effects(self) -> dict[int, Effect]:
+        """What each accepted correction does, by position."""
+        return dict(self.corrections or ())
 
     @property
     def accepted(self) -> int:
@@ -181,7 +192,7 @@ def encode_record_text(header_line: bytes, carried: tuple[bytes, bytes] | None, 
 
 
 def encode_record_header(header: RecordHeader) -> bytes:
-    """Line 0, without LF: the fields in their order; `operator` and `genesis` only where there is one."""
+    """Line 0, without LF: the fields in their order; those of `_OPTIONAL` only where they say something."""
     fields = header.__dict__.copy()
     for name in _OPTIONAL:
         if fields[name] is None:
@@ -232,7 +243,7 @@ def frontier_of(header: RecordHeader) -> Frontier:
         raise InvalidRecord(message) from None
 
 
-_OPTIONAL: Final = ("operator", "genesis")
+_OPTIONAL: Final = ("operator", "genesis", "corrections")
 
 
 def _fields_of(model: BaseModel) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Reason(StrEnum):
     UNKNOWN_METER = "unknown_meter"
     """A usage key that the meter registry in force does not declare."""
     CORRECTION_NOT_ALLOWED = "correction_not_allowed"
-    """A correction that the deployment does not take."""
+    """A correction where the log takes none, or one that may not be."""
     UNREADABLE_RECORD = "unreadable_record"
     """A source record without a value, or one whose bytes cannot be read."""
     SOURCE_LOST = "source_lost"

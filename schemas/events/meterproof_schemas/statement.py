@@ -17,7 +17,8 @@ records-checkpoint <base64 of a signed note>            of its second tree
 ```
 Every line ends with LF, and the whole has exactly one spelling. `usage` is the exact sum by meter, `money` by currency,
 as `price(event, book)` gives it for each event with the book that its record names; `unpriced` counts, by meter, the
-events that no price matches. `price_books` has the digest of each book's line below, by version.
+events that no price matches. What a correction voided does not count, and what it replaced counts as replaced;
+`events` is the number of those that count. `price_books` has the digest of each book's line below, by version.
 
 What a statement that holds shows: each event listed is in the log, counted once, is the customer's and in the period,
 and the figures follow from these events and these price books to the last decimal. What it does not show: that no event
@@ -46,6 +47,7 @@ from meterproof_proofs.event_proof import keys_of_log
 from meterproof_proofs.multi_proof import root_of_multi_proof
 from meterproof_proofs.note import Verifier
 from meterproof_proofs.tree import EMPTY_ROOT, leaf_hash
+from meterproof_schemas.effect import Effect
 from meterproof_schemas.errors import ContractError, InvalidEvent
 from meterproof_schemas.event import Event, entry_of, identity_of
 from meterproof_schemas.fast_event import read_event
@@ -288,33 +290,23 @@ def _add_up(
     usage: dict[str, Decimal] = {}
     money: dict[str, Decimal] = {}
     unpriced: Counter[str] = Counter()
-    used: set[int] = set()
-    count = 0
+    standing: list[tuple[str, int, Event]] = []
     for log in logs:
-        identities: set[bytes] = set()
-        for where, version, event in _events(log):
-            identity = identity_of(event.source, event.id)
-            if identity in identities:
-                raise StatementNotTrue(f"{where}: source {event.source!r} has the id {event.id!r} twice")
-            identities.add(identity)
-            if event.data.customer != customer or not period.from_us <= event.time_us < period.until_us:
-                raise StatementNotTrue(f"{where}: the event is not customer {customer!r}'s in {period.text}")
-            if event.data.corrects is not None:
-                raise StatementNotTrue(f"{where}: the event corrects another, which statements cannot tell of yet")
-            count += 1
-            for meter, quantity in event.data.usage.items():
-                usage[meter] = EXACT.add(usage.get(meter, Decimal(0)), decimal_of(quantity))
-            if not version:
-                unpriced.update(event.data.usage.keys())
-                continue
-            if version not in books:
-                raise StatementNotTrue(f"{where}: was accepted under price book {version}, which is not here")
-            used.add(version)
-            rated = price(event, books[version])
-            money[rated.currency] = EXACT.add(money.get(rated.currency, Decimal(0)), rated.amount)
-            unpriced.update(rated.unpriced)
+        standing += _standing(log, customer, period)
+    for where, version, event in standing:
+        for meter, quantity in event.data.usage.items():
+            usage[meter] = EXACT.add(usage.get(meter, Decimal(0)), decimal_of(quantity))
+        if not version:
+            unpriced.update(event.data.usage.keys())
+            continue
+        if version not in books:
+            raise StatementNotTrue(f"{where}: was accepted under price book {version}, which is not here")
+        rated = price(event, books[version])
+        money[rated.currency] = EXACT.add(money.get(rated.currency, Decimal(0)), rated.amount)
+        unpriced.update(rated.unpriced)
+    used = {version for _, version, _ in standing if version}
     figures = {
-        "events": count,
+        "events": len(standing),
         "usage": {meter: plain(total) for meter, total in sorted(usage.items())},
         "money": {currency: plain(total) for currency, total in sorted(money.items())},
         "unpriced": dict(sorted(unpriced.items())),
@@ -322,8 +314,37 @@ def _add_up(
     return figures, sorted(used)
 
 
-def _events(log: StatedLog) -> Iterable[tuple[str, int, Event]]:
-    """Each event of a log: where it is, the price book in force, the event. Every record listed has one or more."""
+def _standing(log: StatedLog, customer: str, period: Period) -> list[tuple[str, int, Event]]:
+    """The events of a log that count: but for those that a correction voided, and with what replaced the others.
+
+    The log's records say which corrections were applied; that each of them is of an event listed here, which it carries
+    as it stands and which no other one corrects, is checked.
+    """
+    standing: dict[bytes, tuple[str, int, Event]] = {}
+    seen: dict[bytes, bytes] = {}
+    for where, header, position, event, line in _events(log):
+        identity = identity_of(event.source, event.id)
+        if identity in seen:
+            raise StatementNotTrue(f"{where}: source {event.source!r} has the id {event.id!r} twice")
+        seen[identity] = line
+        if event.data.customer != customer or not period.from_us <= event.time_us < period.until_us:
+            raise StatementNotTrue(f"{where}: the event is not customer {customer!r}'s in {period.text}")
+        corrects, effect = event.data.corrects, header.effects.get(position)
+        if (corrects is None) != (effect is None):
+            raise StatementNotTrue(f"{where}: its record does not say what the correction does")
+        if corrects is None:
+            standing[identity] = where, header.price_book, event
+        elif effect is Effect.APPLIED:
+            target = identity_of(event.source, corrects.id)
+            if standing.pop(target, None) is None or seen[target] != (corrects.line or "").encode():
+                raise StatementNotTrue(f"{where}: the event that it corrects is not listed, or was corrected before")
+            if corrects.kind == "replace":
+                standing[identity] = where, header.price_book, event
+    return list(standing.values())
+
+
+def _events(log: StatedLog) -> Iterable[tuple[str, RecordHeader, int, Event, bytes]]:
+    """Each event of a log: where it is, its record, position, the event, its line. Every record has one or more."""
     events = iter(log.events)
     listed = next(events, None)
     for record in log.records:
@@ -339,7 +360,7 @@ def _events(log: StatedLog) -> Iterable[tuple[str, int, Event]]:
         while listed is not None and listed[0] < header.size:
             position, line = listed
             try:
-                yield f"{log.origin}, position {position}", header.price_book, read_event(line)
+                yield f"{log.origin}, position {position}", header, position, read_event(line), line
             except InvalidEvent as error:
                 raise StatementNotTrue(f"{log.origin}, position {position}: {error}") from error
             listed = next(events, None)

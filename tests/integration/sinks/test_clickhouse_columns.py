@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from meterproof_schemas.correction import correction_line
 from meterproof_schemas.event import UsageData, entry_of
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
@@ -69,7 +70,8 @@ async def test_every_optional_field_round_trips(clickhouse: ClickHouse) -> None:
     assert set(UsageData.model_fields) == {*FULL, "corrects"}, "this test knows every field of the contract"
     time = "2026-01-01T00:00:00.123456789Z"
     log.batch([make_event("full", data=FULL, time=time)])
-    log.batch([make_event("void", data={"corrects": {"id": "full", "kind": "void"}}, usage={"requests": "-1.5"})])
+    lost = make_event("lost", usage={"requests": "1.5"})
+    log.batch([correction_line(lost, correction_id="void", kind="void", salt="0" * 32)])
     assert log.records[-1][1].header.accepted == 1
     await _carry(clickhouse, log)
 
@@ -136,8 +138,12 @@ async def test_every_optional_field_round_trips(clickhouse: ClickHouse) -> None:
             datetime(2026, 1, 1, 0, 0, 0, 123456, tzinfo=UTC).replace(tzinfo=None),
         )
     ]
-    void = clickhouse.rows("SELECT usage, corrects_id, corrects_kind, cost FROM usage WHERE id = 'void'")
-    assert void == [({"requests": Decimal("-1.5")}, "full", "void", Decimal("-0.000000000002"))]
+    void = clickhouse.rows("SELECT usage, corrects_id, corrects_kind, cost FROM usage_final WHERE id = 'void'")
+    assert void == [({"requests": Decimal("1.5")}, "lost", "void", Decimal("0.000000000002"))]
+    assert clickhouse.rows("SELECT id, corrects_id, kind, effect FROM corrections") == [
+        ("void", "lost", "void", "unknown_target")
+    ]
+    assert clickhouse.rows("SELECT id FROM usage") == [("full",)]
 
 
 async def test_what_an_event_does_not_say_is_not_made_up(clickhouse: ClickHouse) -> None:

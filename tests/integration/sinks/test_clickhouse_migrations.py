@@ -159,6 +159,7 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
         "usage_hours",
         "usage_days",
         "usage_erased",
+        "usage_corrections",
         "erasures",
         "price_books",
         "budgets",

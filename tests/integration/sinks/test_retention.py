@@ -47,7 +47,8 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
 
         # A hold keeps the month whole, also one that a run was about to drop, and had noted, when it was killed
         clickhouse.command(
-            "INSERT INTO usage_retired SELECT log, 202512, count(), max(position), sum(position), sum(cost) "
+            "INSERT INTO usage_retired (log, month, events, last_position, position_sum, cost) "
+            "SELECT log, 202512, count(), max(position), sum(position), sum(cost) "
             "FROM usage_final WHERE toYYYYMM(event_time) = 202512 GROUP BY log"
         )
         for customer in ("globex", None):

@@ -163,7 +163,8 @@ async def test_late_writers_and_erasure_leave_every_answer_exact(
     _assert_counted(clickhouse, log, _counted(kept, tmp_path))
 
 
-def _assert_counted(clickhouse: ClickHouse, log: RatedLog, expected: dict[str, Any]) -> None:
+def _assert_counted(clickhouse: ClickHouse, log: RatedLog, expected: dict[str, Any], *, behind: bool = False) -> None:
+    """Assert that the shipped queries answer what is expected; those of a roll-up alone, unless it is behind."""
     answers = {
         name: _answer(clickhouse, name)
         for name in (
@@ -237,6 +238,8 @@ def _assert_counted(clickhouse: ClickHouse, log: RatedLog, expected: dict[str, A
         assert Fraction(row["spend_on_failed_calls"]) == Fraction(on_failed)
         assert Fraction(row["spend_on_repeated_calls"]) == Fraction(on_repeated)
 
+    if behind:
+        return
     hours = answers["spend_by_hour"]
     _same({f"{row['hour'].replace(' ', 'T')[:13]}/{row['customer']}": row["spend"] for row in hours}, expected["hours"])
     assert {row["events_behind"] for row in hours} == {0}

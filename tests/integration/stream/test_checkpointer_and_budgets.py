@@ -17,7 +17,8 @@ from meterproof_proofs.checkpoint import open_checkpoint
 from meterproof_schemas.accounts import Accounts
 from meterproof_schemas.budget import Alert, Marker, PartialSum, decode_alert, decode_budget_state
 from meterproof_schemas.checkpoint_record import CheckpointRecord, decode_checkpoint_record
-from meterproof_schemas.fold import LogState, fold
+from meterproof_schemas.correction import correction_line
+from meterproof_schemas.fold import LogState
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_schemas.topics import Topic
 from meterproof_stream.runtime import Runtime
@@ -47,14 +48,33 @@ async def deployment(broker: LocalBroker, prefix: str, data: Path, runtime: Runt
     return pipeline
 
 
-async def sequenced(pipeline: Pipeline, rounds: int = 5) -> None:
-    """Batches of new events through a sequencer to the end of the log."""
+async def sequenced(pipeline: Pipeline, rounds: int = 5, *, correct: bool = False) -> None:
+    """Batches of new events through a sequencer to the end of the log; some are taken back or replaced at once."""
     with pipeline.worker() as sequencer:
         for _ in range(rounds):
             for partition in range(pipeline.partitions):
-                await pipeline.send(partition, [pipeline.batch(partition, pipeline.new_events(partition, 20))])
+                lines = pipeline.new_events(partition, 20)
+                corrections = _corrections_of(lines) if correct else []
+                await pipeline.send(partition, [pipeline.batch(partition, [*lines, *corrections])])
         await pipeline.wait_until_sequenced(sequencer)
         assert sequencer.stop() == CLEAN
+
+
+_SPEND = {"void": Decimal("-0.25"), "again": Decimal(0), "replace": Decimal("0.25")}
+"""What a line adds to spend, by the first word of its id; an event adds 0.25."""
+
+
+def _corrections_of(lines: list[bytes]) -> list[bytes]:
+    """A void, one more of the same event, and a replacement."""
+    documents = [orjson.loads(line) for line in lines[:2]]
+    twice = {meter: 2 * int(quantity) for meter, quantity in documents[1]["data"]["usage"].items()}
+    return [
+        correction_line(lines[0], correction_id=f"void {documents[0]['id']}", kind="void", salt="0" * 32),
+        correction_line(lines[0], correction_id=f"again {documents[0]['id']}", kind="void", salt="0" * 32),
+        correction_line(
+            lines[1], correction_id=f"replace {documents[1]['id']}", kind="replace", salt="0" * 32, usage=twice
+        ),
+    ]
 
 
 async def checkpoints(pipeline: Pipeline) -> list[CheckpointRecord]:
@@ -141,17 +161,25 @@ async def test_budgets_equal_the_fold_across_a_kill_and_alert_once(
 ) -> None:
     pipeline = await deployment(broker, topic_prefix, tmp_path, runtime)
     for instance in ("first", "second"):
-        await sequenced(pipeline)
+        await sequenced(pipeline, correct=True)
         with pipeline.worker("--interval-s=0.05", stage="budgets", instance=instance) as budgets:
             await wait_for(budgets, pipeline, "marked")
             budgets.kill()
-    spend: defaultdict[str, Decimal] = defaultdict(Decimal)
+    expected: set[tuple[str, str]] = set()
     for partition in range(pipeline.partitions):
         accounts = Accounts({1: BOOK})
-        state = fold(
-            ((record.offset, record.value) for record in await pipeline.records(Topic.LOG, partition)),
-            LogState(accounts=accounts),
-        )
+        state, spend = LogState(accounts=accounts), defaultdict[str, Decimal](Decimal)
+        for stored in await pipeline.records(Topic.LOG, partition):
+            record = state.offer(stored.offset, stored.value)
+            for line in record.lines if record else ():
+                event = orjson.loads(line)
+                spend[event["subject"]] += _SPEND.get(event["id"].partition(" ")[0], Decimal("0.25"))
+                for threshold in ("50", "80", "100"):
+                    if spend[event["subject"]] >= 20 * Decimal(threshold) / 100:
+                        expected.add((event["subject"], threshold))
+        assert spend == {agent: account.spend for agent, account in accounts.agents.items()}
+        assert state.counts["correction:applied"] == 20
+        assert state.counts["correction:already_corrected"] == 10
         sums, marker = await budget_state(pipeline, partition)
         assert marker is not None
         assert (marker.log_offset, marker.digest, marker.position) == (state.log_offset, state.digest, state.position)
@@ -163,18 +191,10 @@ async def test_budgets_equal_the_fold_across_a_kill_and_alert_once(
                     by_agent[total.subject] += Decimal(total.spend)
                     events += total.events
             assert by_agent == {agent: account.spend for agent, account in accounts.agents.items()}
-            assert events == state.position
-        for agent, account in accounts.agents.items():
-            spend[agent] += account.spend
+            assert events == sum(account.events for account in accounts.agents.values()) == 190
     raised = await alerts(pipeline)
     assert len({key for key, _ in raised}) == len(raised)
     monthly = {(alert.subject, alert.threshold) for _, alert in raised if alert.budget == "month"}
-    expected = {
-        (agent, threshold)
-        for agent, total in spend.items()
-        for threshold in ("50", "80", "100")
-        if total >= 20 * Decimal(threshold) / 100
-    }
     assert monthly == expected
     assert expected
     for _, alert in raised:

@@ -5,6 +5,7 @@ import hashlib
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,3 +232,56 @@ def test_keys_are_written_once_for_their_owner_and_never_shown(tmp_path: Path) -
     path.write_text("METERPROOF+LOG+ED25519+AAAA")
     with pytest.raises(Exception, match="not of the kind"):
         ProducerKey.load(path)
+
+
+async def test_an_event_is_taken_back_or_replaced_by_its_line() -> None:
+    transport = MemoryTransport(partitions=1)
+    async with meter(transport) as open_meter:
+        line = open_meter.line(agent="a", customer="acme", usage={"requests": 1, "seconds": Decimal("0.5")}, model="m")
+        await open_meter.record_line(line)
+        voided = await open_meter.void(line)
+        usage: dict[str, int | str | Decimal] = {"requests": Decimal("2.50"), "seconds": 1}
+        assert await open_meter.replace(line, usage=usage, id="mine") == "mine"
+    (batch,) = batches(transport, 0)
+    event, void, replacement = map(parse_event, batch.lines)
+    assert (void.id, replacement.id) == (voided, "mine")
+    for correction, kind in ((void, "void"), (replacement, "replace")):
+        corrects = correction.data.corrects
+        assert corrects is not None
+        assert (corrects.id, corrects.kind, corrects.line) == (event.id, kind, line.decode())
+        assert (correction.time, correction.subject, correction.data.model) == (event.time, "a", "m")
+        assert correction.data.salt not in {None, event.data.salt}
+    assert void.data.usage == event.data.usage
+    assert replacement.data.usage == {"requests": "2.5", "seconds": 1}
+
+
+async def test_what_cannot_be_corrected_so_is_refused_at_the_call() -> None:
+    transport = MemoryTransport(partitions=1)
+    async with meter(transport) as open_meter:
+        line = open_meter.line(agent="a", customer="acme", usage={"requests": 1})
+        await open_meter.void(line)
+        wrong: list[tuple[dict[str, Any], Reason]] = [
+            ({"seconds": 1}, Reason.CORRECTION_NOT_ALLOWED),
+            ({"requests": 1.5}, Reason.MALFORMED_EVENT),
+            ({"requests": 2**70}, Reason.MALFORMED_EVENT),
+        ]
+        for usage, reason in wrong:
+            with pytest.raises(InvalidEvent) as refused:
+                await open_meter.replace(line, usage=usage)
+            assert refused.value.reason == reason
+        await open_meter.flush()
+        (batch,) = batches(transport, 0)
+        with pytest.raises(InvalidEvent, match="itself a correction"):
+            await open_meter.void(batch.lines[0])
+    assert len(batches(transport, 0)) == 1
+
+
+def test_the_blocking_meter_corrects_too() -> None:
+    transport = MemoryTransport(partitions=1)
+    with SyncMeter(lambda: meter(transport)) as open_meter:
+        line = meter(transport).line(agent="a", customer="acme", usage={"requests": 1})
+        open_meter.record_line(line)
+        open_meter.void(line, id="v")
+        open_meter.replace(line, usage={"requests": 2}, id="r")
+    (batch,) = batches(transport, 0)
+    assert [parse_event(one).id for one in batch.lines[1:]] == ["v", "r"]

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from meterproof_schemas.batch import BatchHeader, encode_header
+from meterproof_schemas.effect import Effect
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.log_record import Operator, RecordHeader, Source, encode_record_header
 from meterproof_schemas.reasons import Reason
@@ -50,12 +51,14 @@ def record_fields(**fields: Any) -> dict[str, Any]:
         "generation": 1,
         "operator": None,
         "genesis": None,
+        "corrections": None,
     } | fields
 
 
 RECORDS = (
     record_fields(),
     record_fields(reason=Reason.BAD_ROOT, not_accepted=(), size=10),
+    record_fields(corrections=((9, Effect.APPLIED),)),
     record_fields(kind="hole", source=Source(offset=7, count=3, digest=None), operator=Operator(who="a", why="b")),
 )
 
@@ -87,7 +90,7 @@ def test_stays_frozen() -> None:
 
 @pytest.mark.parametrize("fields", RECORDS)
 def test_a_record_header_is_written_as_its_model_dumps(fields: dict[str, Any]) -> None:
-    absent = {name for name in ("operator", "genesis") if fields[name] is None}
+    absent = {name for name in ("operator", "genesis", "corrections") if fields[name] is None}
     line = encode_record_header(trusted(RecordHeader, dict(fields)))
     assert line == encode_record_header(RecordHeader(**fields))
     assert line == orjson.dumps(RecordHeader(**fields).model_dump(exclude=absent))

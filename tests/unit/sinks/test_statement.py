@@ -1,5 +1,6 @@
 """`meterproof statement`: exact, with nobody else's data; changed in any way it does not hold."""
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from meterproof_proofs.note import Verifier
 from meterproof_schemas.commands.statement import main
+from meterproof_schemas.correction import correction_line
 from meterproof_schemas.errors import ContractError
 from meterproof_schemas.event import parse_event
 from meterproof_schemas.price_book import encode_price_book
@@ -19,6 +21,8 @@ from meterproof_schemas.quantity import plain
 from meterproof_schemas.statement import MalformedStatement, Period, Statement, StatementNotTrue
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.price_book_folder import keep_price_book
+from meterproof_sinks.statement_maker import make_statement
+from tests.builders import make_event, make_genesis_record, make_limits
 from tests.published_log import publish, vkey_of
 from tests.rated_log import BOOKS, RatedLog, costs
 
@@ -91,6 +95,38 @@ def test_the_figures_are_those_of_an_independent_sum(
     assert len(said["checkpoints"]) == 4
     if period != "2026-01":
         assert (count > 0) == (customer in CUSTOMERS and period.startswith("2025"))
+
+
+def test_what_was_voided_or_replaced_is_stated_so(tmp_path: Path) -> None:
+    log = RatedLog(seed=3, genesis_value=make_genesis_record(limits=make_limits(corrections=True)))
+    usages = {"a": {"output_tokens": 3}, "b": {"output_tokens": 5}, "c": {"requests": 7, "bytes": 1}}
+    events = {name: make_event(name, subject=log.agent, usage=usage) for name, usage in usages.items()}
+    log.batch(list(events.values()))
+    instead = {"output_tokens": 11}
+    log.batch(
+        [
+            correction_line(events["a"], correction_id="x", kind="replace", salt="0" * 32, usage=instead),
+            correction_line(events["b"], correction_id="y", kind="void", salt="0" * 32),
+            correction_line(events["b"], correction_id="z", kind="void", salt="0" * 32),
+        ]
+    )
+    publish(tmp_path / "audit", log)
+    books = {version: encode_price_book(book) for version, book in BOOKS.items()}
+    made = make_statement(tmp_path / "audit", "acme", Period.parse("2026-01-01"), books)
+    checked = Statement.parse(made.format()).verify([Verifier.parse(vkey_of(log))])
+    spend = log.accounts.customers["acme"].spend
+    assert checked.events == log.accounts.customers["acme"].events == 2
+    assert checked.usage == {"bytes": "1", "output_tokens": "11", "requests": "7"}
+    assert checked.money == {"USD": plain(spend)}
+    assert checked.unpriced == {"bytes": 1}
+    (stated,) = made.logs
+    (first, second) = stated.records
+    lies = replace(second, header_line=second.header_line.replace(b'"already_corrected"', b'"applied"'))
+    with pytest.raises(StatementNotTrue, match="corrected before"):
+        Statement.of("acme", Period.parse("2026-01-01"), books, [replace(stated, records=(first, lies))])
+    silent = replace(second, header_line=re.sub(rb',"corrections":.*\]\]', b"", second.header_line))
+    with pytest.raises(StatementNotTrue, match="does not say"):
+        Statement.of("acme", Period.parse("2026-01-01"), books, [replace(stated, records=(first, silent))])
 
 
 @pytest.mark.parametrize("customer", CUSTOMERS)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meterproof_schemas.batch import decode_batch, encode_batch
+from meterproof_schemas.correction import correction_line
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.fold import LogState, fold
 from meterproof_schemas.instant import format_instant_ms
@@ -225,7 +226,7 @@ def test_time_limits_are_inclusive_and_follow_the_log() -> None:
 
 
 def test_corrections_are_taken_where_the_log_says_so() -> None:
-    event = make_event("c", data={"corrects": {"id": "a", "kind": "void"}})
+    event = correction_line(make_event("a"), correction_id="c", kind="void", salt="0" * 32)
     assert judged(make_batch([event], KEY), new_log(limits=make_limits(corrections=True))).lines == [event]
 
 
