@@ -214,9 +214,9 @@ class RocksdbIndex:
                 blocks = wanted.setdefault(self._places[each].span, {})
                 blocks.setdefault(self._places[each].first + place, []).append(number)
         for span in self._spans:
-            blocks = wanted.get(span.number)
-            if blocks is None:
+            if span.number not in wanted:
                 continue
+            blocks = wanted[span.number]
             values: list[Any] = span.table[list(map(span.key_of, blocks))]  # type: ignore[assignment]  # a list for a list
             for block, (at, numbers) in zip(values, blocks.items(), strict=True):
                 if block is None:
