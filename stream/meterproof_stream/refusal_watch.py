@@ -61,7 +61,7 @@ class RefusalWatch:
 
     def note(self, judgement: Judgement, value: bytes | None) -> None:
         """Take notice of a source record's judgement. Costs a comparison or two while nobody is refused."""
-        accepted = bool(judgement.entries) or any(verdict == DUPLICATE for _, verdict, _ in judgement.not_accepted)
+        accepted = bool(judgement.leaves) or any(verdict == DUPLICATE for _, verdict, _ in judgement.not_accepted)
         if accepted and not self._refused:
             return
         if not accepted and judgement.reason is None and not judgement.not_accepted:

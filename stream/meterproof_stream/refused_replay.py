@@ -115,7 +115,7 @@ async def replay_refused(
             meters=meters,
         )
         _count(replay, judgement)
-        if judgement.entries:
+        if judgement.leaves:
             offered.append(value)
             due = state.next_source_offset
             append_record(state, judgement, log_offset=state.log_offset + 1, source_offset=due, in_force=_NOBODY)
@@ -128,7 +128,7 @@ async def replay_refused(
 
 
 def _count(replay: Replay, judgement: Judgement) -> None:
-    replay.accepted_events += len(judgement.entries)
+    replay.accepted_events += len(judgement.leaves)
     for _, verdict, _ in judgement.not_accepted:
         if verdict == DUPLICATE:
             replay.counted_before += 1
