@@ -1,5 +1,5 @@
 /*
- * What `python_plain_lines.py` does for event lines in the commonest spelling, at a tenth of its price.
+ * What `python_plain_lines.py` does for event lines in the commonest spelling, at a quarter of its price.
  *
  * It only ever accepts. A line that it takes is one JSON object (RFC 8259) and LF, of printable ASCII characters without
  * backslash, without white space between tokens, without null, whose names are all known and occur once, and whose values
