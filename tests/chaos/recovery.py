@@ -11,7 +11,7 @@ from tests.chaos.load import Sent
 from tests.chaos.rig import PARTITIONS, SINKS, STAGES, Rig
 from tests.chaos.schedule import Planned
 
-_LOOK_INTERVAL_S: Final = 0.1
+_LOOK_INTERVAL_S: Final = 0.25
 _DURABLE: Final = {
     "checkpointer": "signed_size",
     "budgets": "marked",

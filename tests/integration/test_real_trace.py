@@ -5,6 +5,7 @@ import os
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -19,7 +20,8 @@ from meterproof.kafka.connection import admin_client
 from meterproof.kafka.price_books import read_price_books
 from meterproof.kafka.reader import PartitionReader
 from meterproof_local.setup import SetupWish
-from meterproof_local.supervisor import Supervisor
+from meterproof_local.supervisor import Supervisor, worker_specs
+from meterproof_local.worker import WorkerSpec
 from meterproof_schemas.accounts import Accounts
 from meterproof_schemas.fold import LogState, fold
 from meterproof_schemas.topics import Topic
@@ -39,6 +41,12 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not TRACE.exists(), reason=f"the shared trace {os.path.relpath(TRACE)} is not there"),
 ]
+
+
+def specs(folder: DataFolder, sequencers: int) -> list[WorkerSpec]:
+    """All workers, with the shortest session that they take: a group waits so long for each that was killed."""
+    session = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "6"}
+    return [replace(spec, variables=session) for spec in worker_specs(folder, sequencers)]
 
 
 async def run(*command: str) -> str:
@@ -170,7 +178,7 @@ async def move_offsets(pipeline: Supervisor, groups: dict[str, Topic], draw: ran
 async def test_a_real_trace_is_counted_exactly_through_kills_lost_groups_and_moved_offsets(tmp_path: Path) -> None:
     draw = random.Random(SEED)
     folder = DataFolder(tmp_path / "data")
-    pipeline = Supervisor(folder, SetupWish(partitions=PARTITIONS), sequencers=2)
+    pipeline = Supervisor(folder, SetupWish(partitions=PARTITIONS), sequencers=2, specs=specs)
     async with pipeline:
         # 1. The trace at 150 times its pace, and a kill -9 of each process at a moment of its own.
         sending = asyncio.create_task(replay(folder, "first", "--speed", "150"))
