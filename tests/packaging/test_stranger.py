@@ -32,7 +32,9 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stranger")
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
-    source = shutil.copytree(ROOT / "schemas" / "proofs", folder / "source")  # building leaves nothing in the checkout
+    # Building leaves nothing in the checkout. What other processes cache there at this moment may be gone at the next.
+    no_cache = shutil.ignore_patterns("__pycache__")
+    source = shutil.copytree(ROOT / "schemas" / "proofs", folder / "source", ignore=no_cache)
     pip(sys.executable, "wheel", "--no-build-isolation", "--wheel-dir", str(folder / "wheel"), str(source))
     pip(str(python), "install", "--no-index", *map(str, (folder / "wheel").glob("*.whl")))
     packages = next(folder.glob("lib/python*/site-packages"))
