@@ -21,7 +21,7 @@ from meterproof_sinks.audit_folder import log_folders, read_log_name, records
 from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.given_up import beginning_of
-from meterproof_sinks.rollups import GRAINS
+from meterproof_sinks.rollup_rows import GRAINS
 from meterproof_sinks.tally import Tally, Totals, tally_clickhouse
 
 _NAMED_MAX: Final = 100
@@ -114,7 +114,7 @@ async def reconcile(
     2. the audit folder up to there; where it ends earlier, nothing above its end counts
     3. Kafka's log up to there, if it can be read from its beginning
     4. ClickHouse's rows up to there; stage against stage by log and hour: events, fingerprint, every meter's sum
-    5. each roll-up against the rows below the position that it states
+    5. each roll-up, and the groups, against the rows below the position that it states
     6. what needs ClickHouse alone: dense positions, records, quarantine, one identity counted twice
 
     Raises:
@@ -147,6 +147,7 @@ async def reconcile(
             _compare(found, stage, log, tally, rows[log])
     for grain in GRAINS:  # 5
         _compare_rollup(clickhouse, grain, found, months)
+    _compare_groups(clickhouse, found, {month for given_up in months.values() for month in given_up})
     _look_inside(clickhouse, found, rows)  # 6
     return found
 
@@ -318,6 +319,65 @@ WHERE position < built.next
     WHERE usage_uncounted.by < built.next
   )
 GROUP BY log, hour
+"""
+
+
+def _compare_groups(clickhouse: ClickHouse, found: Reconciliation, months: AbstractSet[int]) -> None:
+    """Step 5 for the groups, whose kinds hold every event of a day, every one with a trace, or every failed one."""
+    kinds: dict[tuple[date, str], tuple[int, Decimal]] = {}
+    built: list[tuple[str, str, int]] = []
+    for kind, day, events, cost, marked in clickhouse.rows(_GROUPED):
+        if day.year * 100 + day.month in months:
+            continue
+        if kind:
+            kinds[day, kind] = events, cost
+        built += [(log, day.isoformat(), next_) for log, next_ in marked]
+    if not built:
+        return
+    logs, days, nexts = zip(*built, strict=True)
+    for day, events, cost, traced, failed, lost in clickhouse.rows(
+        _UNGROUPED, {"logs": list(logs), "days": list(days), "nexts": list(nexts)}
+    ):
+        due = {
+            "session": (events, cost),
+            "run": (events, cost),
+            "calls": (traced, Decimal(0)),
+            "waste": (failed, lost),
+        }
+        for kind, expected in due.items():
+            held = kinds.pop((day, kind), (0, Decimal(0)))
+            if held != expected:
+                detail = (
+                    f"groups of kind {kind} on {day}: {held[0]} events and spend {plain(held[1])}, "
+                    f"in the rows {expected[0]} and {plain(expected[1])}"
+                )
+                found.differ("rollups", detail)
+    for (day, kind), (events, _) in kinds.items():
+        if events:
+            found.differ("rollups", f"groups of kind {kind} on {day}: {events} events, in the rows none")
+
+
+_GROUPED: Final = """
+SELECT kind, toDate(start) AS day, sum(events + if(kind = 'waste', failed, 0)), sum(cost + failed_cost),
+       groupArrayIf((log, built_to), kind = '')
+FROM usage_groups GROUP BY kind, day ORDER BY kind, day
+"""
+_UNGROUPED: Final = """
+WITH built AS (
+  SELECT built.1 AS log, toDate(built.2) AS day, built.3 AS next FROM (
+    SELECT arrayJoin(arrayZip({logs:Array(String)}, {days:Array(String)}, {nexts:Array(UInt64)})) AS built
+  )
+)
+SELECT toDate(event_time) AS event_day, count(), sum(cost), countIf(traceparent != ''),
+       countIf(status NOT IN ('', 'ok')), sumIf(cost, status NOT IN ('', 'ok'))
+FROM usage_final INNER JOIN built ON built.log = usage_final.log AND built.day = toDate(event_time)
+WHERE position < built.next
+  AND (usage_final.log, position) NOT IN (
+    SELECT usage_uncounted.log, usage_uncounted.position
+    FROM usage_uncounted INNER JOIN built ON built.log = usage_uncounted.log AND built.day = usage_uncounted.day
+    WHERE usage_uncounted.by < built.next
+  )
+GROUP BY event_day ORDER BY event_day
 """
 
 

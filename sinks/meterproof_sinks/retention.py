@@ -50,7 +50,7 @@ def retire(
     1. leave it whole if a hold covers a row of it
     2. bring the roll-ups up to date; stop unless events and spend of the month are in them, by day
     3. note in `usage_retired`, per log, what the month held, so that logs stay dense
-    4. drop the month
+    4. drop the month, and its days of groups: from the note on no query reads them
 
     A day of minutes goes unless a hold covers a row of it.
 
@@ -82,6 +82,8 @@ def retire(
                 continue
             retired.events += _retire_month(clickhouse, month)
             retired.months.append(month)
+        for (day,) in clickhouse.rows(_LEFT_GROUPS):  # also those that a run which was cut off has left
+            clickhouse.command(f"ALTER TABLE usage_groups DROP PARTITION '{day.isoformat()}'")
     if minute_days is not None:
         for (day,) in clickhouse.rows(
             "SELECT DISTINCT toDate(start) AS day FROM usage_minutes WHERE day < {day:Date} ORDER BY day",
@@ -130,6 +132,12 @@ SELECT day FROM (
   SELECT toDate(start), -toInt64(sum(events)), -sum(cost) FROM usage_by_day
   WHERE toYYYYMM(start) = {month:UInt32} GROUP BY toDate(start)
 ) GROUP BY day HAVING sum(held) != 0 OR sum(spent) != 0 ORDER BY day
+"""
+_LEFT_GROUPS: Final = """
+SELECT DISTINCT toDate(partition) AS day FROM system.parts
+WHERE active AND database = currentDatabase() AND table = 'usage_groups'
+  AND toYYYYMM(day) IN (SELECT month FROM usage_retired)
+ORDER BY day
 """
 _NOTE: Final = """
 INSERT INTO usage_retired (log, month, events, uncounted, last_position, position_sum, cost)

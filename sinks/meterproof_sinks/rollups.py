@@ -14,34 +14,24 @@ from typing import Final
 import structlog
 
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+from meterproof_sinks.rollup_rows import GRAINS, sums_of
+from meterproof_sinks.usage_groups import groups_of_a_day
 
-GRAINS: Final = ("minute", "hour", "day")
-"""Finest first: each is made from the one before."""
 REQUEST_FILE: Final = "rebuild-rollups"
 """In a ClickHouse folder, asks the process that owns it to build all roll-ups again; it removes the file when done."""
 _REST: Final = 9
 """After a refresh, that many times its duration is rested: roll-ups take a tenth of the machine at most."""
 LAST_REFRESH_S: Final = 20.0
 """After which the last refresh of a worker that stops begins no further day."""
-_ASIDE: Final = "SETTINGS max_threads = 1, os_threads_nice_value_query = 15"
-"""One thread, and that behind all others where the process may say so (CAP_SYS_NICE)."""
+_SETTINGS: Final = "SETTINGS max_threads = 1"
+"""Several threads would take a third more of the processor, to join what each of them found."""
+_ASIDE: Final = f"{_SETTINGS}, os_threads_nice_value_query = 15"
+"""And that behind all others where the process may say so (CAP_SYS_NICE)."""
 _STAGING: Final = "staging_"
 _STAGING_AGE_S: Final = 3600
 """A staging table that is older was left by a crash."""
-_STARTS: Final = {"minute": "toStartOfMinute", "hour": "toStartOfHour", "day": "toStartOfDay"}
-_DIMENSIONS: Final = "log, customer, agent, source, operation, surface, provider, model, status"
-_SUMS: Final = {
-    True: "count() AS counted, sum(cost) AS spent, sum(ifNull(latency_us, 0)) AS latency, count(latency_us) AS timed",
-    False: "sum(events) AS counted, sum(cost) AS spent, sum(latency_us) AS latency, sum(latency_events) AS timed",
-}
-"""Of events, and of rows that are sums already."""
-_NEXT: Final = "mapFromArrays({logs:Array(String)}, {nexts:Array(UInt64)})[log]"
-_BELOW: Final = f"""
-    AND position < {_NEXT} AND (
-      (SELECT count() FROM usage_corrections) = 0
-      OR (log, position) NOT IN (SELECT log, position FROM usage_uncounted WHERE by < {_NEXT})
-    )"""  # noqa: S608 - ours
-"""Of the events: those that count, as far as the day is built to."""
+_TABLES: Final = {"usage_groups": None, **{f"usage_{grain}s": grain for grain in GRAINS}}
+"""What holds a day, and the length of what it adds up; groups are of several."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.rollups")
 
@@ -62,7 +52,7 @@ class Refreshed:
 
 
 class Rollups:
-    """Keeps `usage_minutes`, `usage_hours` and `usage_days` equal to the events below the sink's progress.
+    """Keeps the roll-ups and `usage_groups` equal to the events below the sink's progress.
 
     Promises: a day of a table is, at any moment and after any crash, the exact sums of that day's events below the
     positions that its marker rows state; it never goes back to lower positions, unless it is rebuilt by force. Holds
@@ -82,7 +72,7 @@ class Rollups:
         """
         self._clickhouse = clickhouse
         self._new_name = new_name
-        self._settings = _ASIDE if aside else ""
+        self._settings = _ASIDE if aside else _SETTINGS
         self._seen: Bounds | None = None
         self._built: dict[date, dict[str, int]] = {}
 
@@ -150,64 +140,40 @@ class Rollups:
 
         `bounds` was read from the progress rows before this, so every row below is there: a write is never seen torn.
 
-        1. the finest roll-up into a table of its own, from the events; each coarser one from the finer
-        2. in each, one marker row per log
-        3. stop if the day as it stands goes further: a late builder must not put back an older state
-        4. swap each in whole, and drop the tables of their own
+        1. the groups and the finest roll-up into tables of their own, from the events; each coarser one from the finer;
+           each with one marker row per log
+        2. stop if the day as it stands goes further: a late builder must not put back an older state
+        3. swap each in whole, and drop the tables of their own
         """
         run = self._new_name()
-        made: list[str] = []
+        parameters = {
+            "day": f"{day.isoformat()} 00:00:00",
+            "after": f"{(day + timedelta(days=1)).isoformat()} 00:00:00",
+            "logs": list(bounds),
+            "nexts": list(bounds.values()),
+        }
+        made: dict[str, str] = {}
         try:
             finer = None
-            for grain in GRAINS:  # 1
-                staging = f"{_STAGING}{run}_{grain}"
-                self._command(f"CREATE TABLE {staging} AS usage_{grain}s", {})
-                made.append(staging)
-                self._fill(staging, grain, finer, day, bounds)
-                finer = staging
-            rows = [f"('{day.isoformat()}', {_quoted(log)}, {next_})" for log, next_ in bounds.items() if next_]
-            for staging in made if rows else ():  # 2
-                self._command(f"INSERT INTO {staging} (start, log, built_to) VALUES {', '.join(rows)}", {})  # noqa: S608 - ours
-            if not force:  # 3
+            for table, grain in _TABLES.items():  # 1
+                staging = f"{_STAGING}{run}_{table}"
+                self._command(f"CREATE TABLE {staging} AS {table}", {})
+                made[table] = staging
+                rows = groups_of_a_day() if grain is None else sums_of(grain, finer)
+                self._command(f"INSERT INTO {staging} {self._settings} {rows}", parameters)
+                finer = None if grain is None else staging
+            if not force:  # 2
                 there = self._built_to(day).get(day, {})
                 if any(there.get(log, 0) > bounds.get(log, 0) for log in there):
                     self._built[day] = there
                     return False
-            for grain, staging in zip(GRAINS, made, strict=True):  # 4
-                self._command(f"ALTER TABLE usage_{grain}s REPLACE PARTITION '{day.isoformat()}' FROM {staging}", {})
+            for table, staging in made.items():  # 3
+                self._command(f"ALTER TABLE {table} REPLACE PARTITION '{day.isoformat()}' FROM {staging}", {})
             self._built[day] = dict(bounds)
         finally:
-            for staging in made:
+            for staging in made.values():
                 self._command(f"DROP TABLE IF EXISTS {staging}", {})
         return True
-
-    def _fill(self, staging: str, grain: str, finer: str | None, day: date, bounds: Bounds) -> None:
-        """Step 1 for one roll-up, which empties nothing and reads `finer`, or the events.
-
-        Rows that name the same meters are added up meter by meter, which takes a third of the time of adding up maps.
-        """
-        moment, source = ("event_time", "usage_final") if finer is None else ("start", finer)
-        below = _BELOW if finer is None else ""
-        sql = f"""
-INSERT INTO {staging}
-SELECT bucket, {_DIMENSIONS}, mapSort(tags), currency, counted, spent, mapFromArrays(meters, quantities),
-       latency, timed, 0
-FROM (
-  SELECT {_STARTS[grain]}({moment}) AS bucket, {_DIMENSIONS}, tags, currency, mapKeys(usage) AS meters,
-         sumForEach(mapValues(usage)) AS quantities, {_SUMS[finer is None]}
-  FROM {source} AS source
-  WHERE {moment} >= toDateTime64({{day:String}}, 3, 'UTC') AND {moment} < toDateTime64({{after:String}}, 3, 'UTC')
-    {below}
-  GROUP BY bucket, {_DIMENSIONS}, tags, currency, meters
-)
-{self._settings}"""  # noqa: S608 - nothing of it comes from outside
-        parameters: dict[str, object] = {
-            "day": f"{day.isoformat()} 00:00:00",
-            "after": f"{(day + timedelta(days=1)).isoformat()} 00:00:00",
-        }
-        if finer is None:
-            parameters |= {"logs": list(bounds), "nexts": list(bounds.values())}
-        self._command(sql, parameters)
 
     def _progress(self) -> dict[str, int]:
         return dict(
@@ -237,7 +203,7 @@ FROM (
             {} if day is None else {"day": day},
         ):
             # Minutes may have been given up after their time.
-            found[built_day][log] = next_ if {"hour", "day"} <= set(rollups) else 0
+            found[built_day][log] = next_ if {"group", "hour", "day"} <= set(rollups) else 0
         return dict(found)
 
     def _to(self, day: date, log: str) -> int:
@@ -303,7 +269,3 @@ def _refresh_once(rollups: Rollups, request: Path | None) -> None:
         _log.info("rollups_rebuilt", days=len(rebuilt.built))
     elif (refreshed := rollups.refresh()).built:
         _log.debug("rollups_refreshed", days=len(refreshed.built))
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

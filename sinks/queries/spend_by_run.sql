@@ -1,37 +1,48 @@
 -- What each run cost by itself, and with all runs that it started, directly or not. A run says its parent in its events.
--- The rows are read once, into `found`; the tree is made of that.
+-- Read from `run_sums`: exact up to now, over the months whose rows are kept. They are read once, into `found`. Each run is
+-- counted at all that it descends from; a circle of parents ends where it would come round.
 WITH RECURSIVE
   (
-    SELECT groupArray((run_id, parent, currency, events, spend))
+    SELECT groupArray((run_id, parent, spent))
     FROM (
-      SELECT run_id, max(parent_id) AS parent, currency, count() AS events, sum(cost) AS spend
-      FROM usage
-      WHERE run_id != ''
-      GROUP BY run_id, currency
+      SELECT run_id, max(parent) AS parent, groupArray((currency, events, spend)) AS spent
+      FROM (
+        SELECT run_id, max(parent_id) AS parent, currency, sum(run_sums.events) AS events, sum(cost) AS spend
+        FROM run_sums
+        WHERE run_id != ''
+        GROUP BY run_id, currency
+      )
+      GROUP BY run_id
     )
   ) AS found,
   runs AS (
-    SELECT one.1 AS run, one.2 AS parent, one.3 AS currency, one.4 AS events, one.5 AS spend
-    FROM (SELECT arrayJoin(found) AS one)
+    SELECT one.1 AS run, one.2 AS parent, one.3 AS spent FROM (SELECT arrayJoin(found) AS one)
   ),
-  links AS (SELECT run, max(parent) AS parent FROM runs GROUP BY run),
+  inner_runs AS (
+    SELECT run, parent FROM runs WHERE parent != '' AND run IN (SELECT parent FROM runs)
+  ),
   tree AS (
-    SELECT run AS root, run, 0 AS depth FROM links
+    SELECT run, spent, [parent] AS line FROM runs WHERE parent NOT IN ('', run)
     UNION ALL
-    SELECT tree.root, links.run, tree.depth + 1
-    FROM tree INNER JOIN links ON links.parent = tree.run
-    WHERE tree.depth < 64 AND links.run != tree.root
+    SELECT tree.run, tree.spent, arrayPushBack(tree.line, inner_runs.parent)
+    FROM tree INNER JOIN inner_runs ON inner_runs.run = tree.line[-1]
+    WHERE inner_runs.parent != tree.run AND NOT has(tree.line, inner_runs.parent) AND length(tree.line) < 64
   )
 SELECT
-  tree.root AS run,
-  runs.currency AS currency,
-  sumIf(runs.events, tree.depth = 0) AS own_events,
-  sumIf(runs.spend, tree.depth = 0) AS own_spend,
-  sum(runs.events) AS events,
-  sum(runs.spend) AS spend,
-  max(tree.depth) AS depth,
+  counted.root AS run,
+  part.1 AS currency,
+  sumIf(part.2, counted.depth = 0) AS own_events,
+  sumIf(part.3, counted.depth = 0) AS own_spend,
+  sum(part.2) AS events,
+  sum(part.3) AS spend,
+  max(counted.depth) AS depth,
   (SELECT max(append_time) FROM up_to) AS up_to
-FROM tree INNER JOIN runs ON runs.run = tree.run
+FROM (
+  SELECT run AS root, spent, 0 AS depth FROM runs
+  UNION ALL
+  SELECT line[-1], spent, length(line) FROM tree WHERE line[-1] IN (SELECT run FROM runs)
+) AS counted
+ARRAY JOIN spent AS part
 GROUP BY run, currency
 ORDER BY spend DESC, run, currency
 LIMIT 1000

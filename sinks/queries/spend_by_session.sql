@@ -1,13 +1,14 @@
 -- What each session cost, dearest first.
+-- Read from `session_sums`: exact up to now, over the months whose rows are kept.
 SELECT
   session,
   currency,
-  count() AS events,
-  min(event_time) AS began,
-  max(event_time) AS ended,
+  sum(session_sums.events) AS events,
+  min(session_sums.began) AS began,
+  max(session_sums.ended) AS ended,
   sum(cost) AS spend,
   (SELECT max(append_time) FROM up_to) AS up_to
-FROM usage
+FROM session_sums
 WHERE session != ''
 GROUP BY session, currency
 ORDER BY spend DESC, session, currency

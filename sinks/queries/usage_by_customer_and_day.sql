@@ -1,13 +1,14 @@
 -- Quantities and spend of each customer by day of the usage (UTC), one row per meter.
--- Events that name the same meters are added up first: much less than one row for each meter of each event.
+-- Read from `usage_sums`: exact up to now, and months whose rows were given up count on.
+-- What names the same meters is added up first: much less than one row for each meter of each sum.
 WITH alike AS (
   SELECT
     customer,
-    toDate(event_time) AS day,
+    day,
     mapKeys(usage) AS meters,
-    count() AS calls,
+    sum(usage_sums.events) AS calls,
     sumForEach(mapValues(usage)) AS quantities
-  FROM usage
+  FROM usage_sums
   GROUP BY customer, day, meters
 )
 SELECT

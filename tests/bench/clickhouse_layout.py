@@ -16,8 +16,7 @@ from statistics import median
 from typing import Final
 
 from meterproof_sinks.clickhouse import ClickHouse
-from meterproof_sinks.migrate import migrate
-from tests.bench.clickhouse_queries import _EVENTS, _LOG
+from tests.bench.clickhouse_rows import LOG, insert_rows
 
 ROWS: Final = 1_000_000
 _PARTS: Final = 5
@@ -83,9 +82,7 @@ QUESTIONS: Final = {
 
 def _filled(clickhouse: ClickHouse, rows: int) -> str:
     """The table of the migrations with rows in several parts; its CREATE statement."""
-    count = -(-rows // _PARTS)
-    for first in range(0, rows, count):
-        clickhouse.command(_EVENTS, {"log": _LOG, "rows": rows, "first": first, "count": min(count, rows - first)})
+    insert_rows(clickhouse, rows, "worst", _PARTS)
     ((sql,),) = clickhouse.rows("SHOW CREATE TABLE usage_rows")
     return str(sql).replace("\\n", "\n").replace("\\'", "'")
 
@@ -122,7 +119,7 @@ def _asked_ms(clickhouse: ClickHouse, tables: Sequence[str]) -> dict[str, dict[s
         for name, question in QUESTIONS.items():
             for table in tables:
                 began_s = time.perf_counter()
-                clickhouse.rows(f"{question.replace('{table}', table)} {_SETTINGS}", {"log": _LOG})
+                clickhouse.rows(f"{question.replace('{table}', table)} {_SETTINGS}", {"log": LOG})
                 taken_s[table][name].append(time.perf_counter() - began_s)
     return {
         table: {name: 1000 * median(taken) for name, taken in questions.items()} for table, questions in taken_s.items()
@@ -134,7 +131,6 @@ def measure(folder: Path, rows: int) -> str:
     tables = {f"layout_{number}": layout for number, layout in enumerate(LAYOUTS)}
     clickhouse = ClickHouse.open_folder(folder)
     try:
-        migrate(clickhouse)
         sql = _filled(clickhouse, rows)
         for table, layout in tables.items():
             _copy(clickhouse, sql, table, layout)

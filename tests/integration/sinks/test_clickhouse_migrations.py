@@ -158,6 +158,7 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
         "usage_minutes",
         "usage_hours",
         "usage_days",
+        "usage_groups",
         "usage_erased",
         "usage_corrections",
         "erasures",

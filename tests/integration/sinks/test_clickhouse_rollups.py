@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from meterproof_sinks.clickhouse import ClickHouse
-from meterproof_sinks.rollups import GRAINS, REQUEST_FILE, Rollups, keep_rollups
+from meterproof_sinks.rollup_rows import GRAINS
+from meterproof_sinks.rollups import REQUEST_FILE, Rollups, keep_rollups
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
 from tests.rated_log import RatedLog, costs
 

@@ -92,6 +92,8 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
 
     clickhouse.command("INSERT INTO usage_hours SELECT * FROM usage_hours WHERE built_to = 0 LIMIT 1")
     assert _kinds(await reconcile(clickhouse, audit, None)) == {"rollups": 1}
+    clickhouse.command("INSERT INTO usage_groups SELECT * FROM usage_groups WHERE kind = 'run' LIMIT 1")
+    assert _kinds(await reconcile(clickhouse, audit, None)) == {"rollups": 2}
     rollups.rebuild()
     assert (await reconcile(clickhouse, audit, None)).holds
 
@@ -101,7 +103,7 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
         {"l": logs[0].origin},
     )
     found = await reconcile(clickhouse, audit, None)
-    assert _kinds(found) == {"rollups": 3}, "the roll-ups still know what it cost"
+    assert _kinds(found) == {"rollups": 5}, "roll-ups and groups still know what it cost"
     rollups.rebuild()
 
     clickhouse.command(

@@ -65,6 +65,8 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
         assert retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None).months == []
         assert one(clickhouse, "SELECT count() FROM usage") == size - old
         assert clickhouse.rows(RECONCILIATION) == []
+        assert one(clickhouse, "SELECT sum(events) FROM session_sums") == size - old, "nor do sessions stay"
+        assert clickhouse.rows("SELECT count() FROM usage_groups WHERE toYYYYMM(start) = 202512") == [(0,)]
         for again in (rollups.refresh, rollups.rebuild, Rollups(clickhouse).refresh):
             again()
             for table in ("usage_by_minute", "usage_by_hour", "usage_by_day"):

@@ -86,6 +86,7 @@ def _trace(log: RatedLog) -> list[bytes]:
 @pytest.fixture(scope="module")
 def log() -> RatedLog:
     made = RatedLog(seed=13)
+    made.clock_ms += 6 * _HOUR_MS  # so that midnight lies between the events
     lines = _trace(made)
     for first in range(0, len(lines), 50):
         made.batch(lines[first : first + 50])
@@ -138,6 +139,20 @@ async def test_what_other_code_counts(clickhouse: ClickHouse, log: RatedLog, exp
     _assert_counted(clickhouse, log, expected)
     repeated = sum(row["repeated_calls"] for row in _answer(clickhouse, "wasted_spend"))
     assert repeated > 20, "the planted loops are found"
+
+
+async def test_what_is_rolled_up_and_what_is_not_yet_are_added_up(
+    tmp_path: Path, log: RatedLog, expected: dict[str, Any]
+) -> None:
+    """Traces, runs, sessions and planted loops lie in both, and over midnight."""
+    with opened(tmp_path / "clickhouse") as database:
+        sink = new_sink(database)
+        await sink.write(0, log.genesis, log.records[: len(log.records) // 2])
+        Rollups(database).refresh()
+        assert one(database, "SELECT uniqExact(toDate(start)) FROM usage_groups") > 1
+        await sink.write(0, log.genesis, log.records[len(log.records) // 2 :])
+        assert one(database, "SELECT count() FROM groups_behind") > 0
+        _assert_counted(database, log, expected, behind=True)
 
 
 async def test_late_writers_and_erasure_leave_every_answer_exact(

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.clickhouse
 _SUMS = """
 SELECT sum(events), sum(cost), (SELECT sum(up_to.events) FROM up_to) AS up_to FROM usage_sums
 """
+_SESSIONS = _SUMS.replace("usage_sums", "session_sums")
 _PAUSE_S = 0.1
 _ROUNDS = 10
 
@@ -28,9 +29,9 @@ def _assert_exact(found: list[tuple[int, Decimal, int]], log: RatedLog, *, share
     return events
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("sums", "shared"), [(_SUMS, True), (_SUMS, False), (_SESSIONS, True)])
 async def test_what_comes_in_while_a_query_is_analysed_is_counted_once_or_not_at_all(
-    tmp_path: Path, *, shared: bool
+    tmp_path: Path, sums: str, *, shared: bool
 ) -> None:
     log = RatedLog(seed=23)
     log.grow(3 * _ROUNDS + 6)
@@ -49,7 +50,7 @@ async def test_what_comes_in_while_a_query_is_analysed_is_counted_once_or_not_at
         try:
             for number in range(_ROUNDS):
                 done = 4 + 3 * number
-                reading = asyncio.create_task(asyncio.to_thread(reader.rows, _SUMS))
+                reading = asyncio.create_task(asyncio.to_thread(reader.rows, sums))
                 await asyncio.sleep(_PAUSE_S * (number / 2 + 0.3))
                 await sink.write(0, log.genesis, log.records[done : done + 3])
                 if number % 3:
@@ -57,7 +58,7 @@ async def test_what_comes_in_while_a_query_is_analysed_is_counted_once_or_not_at
                 _assert_exact(await reading, log, shared=shared)
         finally:
             reader.close()
-        assert _assert_exact(clickhouse.rows(_SUMS), log) == log.records[4 + 3 * _ROUNDS - 1][1].header.size
+        assert _assert_exact(clickhouse.rows(sums), log) == log.records[4 + 3 * _ROUNDS - 1][1].header.size
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -116,6 +117,8 @@ async def test_the_roll_up_is_read_where_it_is_and_the_rows_where_it_is_not(tmp_
             {"l": log.origin, "o": log.records[5][0], "n": half},
         )
         assert clickhouse.rows("SELECT count() > 0 FROM days_ahead") == [(1,)]
+        assert clickhouse.rows("SELECT count() > 0 FROM groups_ahead") == [(1,)]
         assert _assert_exact(clickhouse.rows(_SUMS), log) == half
+        assert _assert_exact(clickhouse.rows(_SESSIONS), log) == half
         for query in ("SELECT sum(units) FROM {v:Identifier}", "SELECT sumMap(usage) FROM {v:Identifier}"):
             assert clickhouse.rows(query, {"v": "usage_sums"}) == clickhouse.rows(query, {"v": "usage"})
