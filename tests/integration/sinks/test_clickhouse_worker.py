@@ -265,7 +265,9 @@ async def test_a_running_pipeline_is_reconciled_with_its_log_and_repaired(deploy
         assert process.wait(_PATIENCE_S) == 0
     with opened(deployed.data / "clickhouse") as clickhouse:
         clickhouse.command("ALTER TABLE usage_rows DELETE WHERE position = 4 SETTINGS mutations_sync = 2")
-    assert reconcile()["by_kind"] == {"log": 2, "rollups": 6, "rows": 2}
+    by_kind = reconcile()["by_kind"]
+    assert by_kind.pop("rollups") > 6, "three roll-ups of two logs, and the groups of each day"
+    assert by_kind == {"log": 2, "rows": 2}
 
 
 async def test_another_log_under_the_same_rows_stops_the_worker(
