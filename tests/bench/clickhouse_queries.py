@@ -29,7 +29,7 @@ _PATIENCE_MS: Final = 5_000
 _ROLLED_UP_TARGET_MS: Final = 200
 _RAW_TARGET_MS: Final = 700
 _DENSITY_TARGET_MS: Final = 10
-_ROLLED_UP: Final = re.compile(r"FROM (?:usage_by_|\w+_sums\b|model_minutes\b)")
+_ROLLED_UP: Final = re.compile(r"FROM (?:usage_by_|\w+_sums\b|model_peaks\b)")
 QUERIES: Final = Path(__file__).parents[2] / "sinks" / "queries"
 _DENSITY: Final = "SELECT positions, dense FROM density WHERE log = {log:String}"
 
