@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Required, TypedDict
 
 import orjson
 
@@ -43,6 +43,17 @@ class UsageFields(TypedDict, total=False):
     corrects: Mapping[str, str]
     request_signature: str
     receipt: str
+
+
+class EventFields(UsageFields, total=False):
+    """All keyword arguments of `record`."""
+
+    agent: Required[str]
+    customer: Required[str]
+    usage: Required[Mapping[str, int | str | Decimal]]
+    id: str | None
+    time: datetime | None
+    source: str | None
 
 
 def event_line(

@@ -4,12 +4,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from meterproof._document import UsageFields
+from meterproof._document import EventFields
 from meterproof._meter import Meter
 from meterproof.errors import MeterClosed
 
@@ -38,23 +37,13 @@ class SyncMeter:
             raise
         return self
 
-    def record(
-        self,
-        *,
-        agent: str,
-        customer: str,
-        usage: Mapping[str, int | str | Decimal],
-        id: str | None = None,  # noqa: A002 - the event's own field
-        time: datetime | None = None,
-        source: str | None = None,
-        **fields: Unpack[UsageFields],
-    ) -> str:
+    def record(self, **event: Unpack[EventFields]) -> str:
         """Record one event and return its id; see `Meter.record`."""
-        return self._run(
-            self._opened().record(
-                agent=agent, customer=customer, usage=usage, id=id, time=time, source=source, **fields
-            )
-        )
+        return self._run(self._opened().record(**event))
+
+    def line(self, **event: Unpack[EventFields]) -> bytes:
+        """The line that `record` would record; see `Meter.line`."""
+        return self._opened().line(**event)
 
     def record_line(self, line: bytes) -> None:
         """Record one event that is already a line of the contract; see `Meter.record_line`."""

@@ -1,7 +1,7 @@
 """What a runtime can run: the sequencer, and the stages behind the log."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 TOGETHER_BYTES_MAX: Final = 64 * 1024
 """Records of one partition that are fed together are no larger in sum, unless it is one alone.
@@ -57,6 +57,29 @@ class ManyEngine(Engine, Protocol):
         """`feed` each of them, in order."""
 
 
+class HasValue(Protocol):
+    """A record of whatever kind."""
+
+    @property
+    def value(self) -> bytes | None:
+        """Its bytes."""
+
+
+_Record = TypeVar("_Record", bound=HasValue)
+
+
+def in_pieces(records: Sequence[_Record], bytes_max: int) -> Iterable[Sequence[_Record]]:
+    """Records in order, cut into pieces that are no larger in sum, unless one is a record alone."""
+    first = size_bytes = 0
+    for number, record in enumerate(records):
+        size_bytes += len(record.value or b"")
+        if size_bytes > bytes_max and number > first:
+            yield records[first:number]
+            first, size_bytes = number, len(record.value or b"")
+    if first < len(records):
+        yield records[first:]
+
+
 class Feeder:
     """Gives an engine the records of a partition, together where it takes them so. Lives as long as its driver."""
 
@@ -70,14 +93,7 @@ class Feeder:
             for record in records:
                 yield (record,)
             return
-        first = size_bytes = 0
-        for number, record in enumerate(records):
-            size_bytes += len(record.value or b"")
-            if size_bytes > TOGETHER_BYTES_MAX and number > first:
-                yield records[first:number]
-                first, size_bytes = number, len(record.value or b"")
-        if first < len(records):
-            yield records[first:]
+        yield from in_pieces(records, TOGETHER_BYTES_MAX)
 
     async def feed(self, partition: int, together: Sequence[Delivered]) -> None:
         """Feed one piece; raises what the engine does."""

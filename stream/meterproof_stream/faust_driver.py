@@ -18,7 +18,7 @@ import contextlib
 import functools
 import importlib.metadata
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Final
 
 import faust
@@ -35,7 +35,7 @@ from meterproof.kafka import tolerant
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.topics import Topic
 from meterproof_stream.driver import Driver
-from meterproof_stream.engine import Delivered, Engine, Feeder
+from meterproof_stream.engine import Delivered, Engine, Feeder, in_pieces
 from meterproof_stream.errors import FaustChanged, TopicUnfit
 from meterproof_stream.settings import WorkerSettings
 
@@ -118,7 +118,7 @@ class FaustDriver(Driver):
                         await self.perform_seek()
                     return
                 for place, fetched in records.items():
-                    for bundle in _bundles(fetched):
+                    for bundle in in_pieces(fetched, BUNDLE_BYTES_MAX):
                         flows: bool = self.flow_active  # may have ended while this was suspended
                         if not flows or this._app.consumer_generation_id != generation:
                             return
@@ -318,18 +318,6 @@ class _Bundle(Message):
         )
         self.records = records
         """As the client library hands them out."""
-
-
-def _bundles(fetched: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    """Records of one partition, cut into bundles."""
-    first = size_bytes = 0
-    for number, record in enumerate(fetched):
-        size_bytes += len(record.value or b"")
-        if size_bytes > BUNDLE_BYTES_MAX and number > first:
-            yield fetched[first:number]
-            first, size_bytes = number, len(record.value or b"")
-    if first < len(fetched):
-        yield fetched[first:]
 
 
 class _Resumed:

@@ -10,7 +10,7 @@ import orjson
 
 from meterproof_proofs.frontier import Frontier
 from meterproof_schemas.batch import BatchHeader
-from meterproof_schemas.books_in_force import BooksInForce
+from meterproof_schemas.books_in_force import BookRun, BooksInForce
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.errors import ContractError
 from meterproof_schemas.fold import LogState, count_verdicts
@@ -76,10 +76,8 @@ class KeptState(LogState):
             state.counts.update(kept["counts"])
             anchors = [SourceAnchor(*anchor) for anchor in kept["anchors"]]
             state.anchors, state._kept_anchors = SourceAnchors(anchors), SourceAnchors(anchors)
-            runs, keep_ms = (
-                [(clock_ms, version) for clock_ms, version in kept["books"]],
-                genesis.limits.identities_kept_ms,
-            )
+            keep_ms = genesis.limits.identities_kept_ms
+            runs = [BookRun(*run) for run in kept["books"]]
             state.books, state._kept_books = BooksInForce(keep_ms, runs), BooksInForce(keep_ms, runs)
             state.series = SeriesIndex(genesis.limits.horizon_ms)
             for row in index.rows():

@@ -13,11 +13,16 @@ _LINES = (
     "from meterproof_schemas import python_plain_lines as p, plain_lines as u;"
     "print(u.read_plain_lines is p.read_plain_lines)"
 )
+_PLACES = "from meterproof_stream import python_place_table as p, place_table as u; print(u.PlaceTable is p.PlaceTable)"
 
 
 @pytest.mark.parametrize(
     ("member", "package", "code"),
-    [("schemas/proofs", "meterproof_proofs", _TREE), ("schemas/events", "meterproof_schemas", _LINES)],
+    [
+        ("schemas/proofs", "meterproof_proofs", _TREE),
+        ("schemas/events", "meterproof_schemas", _LINES),
+        ("stream", "meterproof_stream", _PLACES),
+    ],
 )
 def test_without_a_compiler(
     member: str, package: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

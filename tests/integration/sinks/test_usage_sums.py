@@ -1,6 +1,8 @@
 """Sums from roll-up and rows together are exact at every moment, also while days are swapped in and rows arrive."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
@@ -29,6 +31,20 @@ def _assert_exact(found: list[tuple[int, Decimal, int]], log: RatedLog, *, share
     return events
 
 
+@contextmanager
+def _pausing(clickhouse: ClickHouse, *, shared: bool) -> Iterator[ClickHouse]:
+    """A reader of the same folder, whose engine pauses whenever it fixes what a query will read of a table."""
+    settings = {
+        "merge_tree_storage_snapshot_sleep_ms": int(_PAUSE_S * 1000),
+        "enable_shared_storage_snapshot_in_query": int(shared),
+    }
+    reader = ClickHouse.read_folder(clickhouse.folder, settings=settings)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
 @pytest.mark.parametrize(("sums", "shared"), [(_SUMS, True), (_SUMS, False), (_SESSIONS, True)])
 async def test_what_comes_in_while_a_query_is_analysed_is_counted_once_or_not_at_all(
     tmp_path: Path, sums: str, *, shared: bool
@@ -41,13 +57,7 @@ async def test_what_comes_in_while_a_query_is_analysed_is_counted_once_or_not_at
         await sink.write(0, log.genesis, log.records[:4])
         rollups = Rollups(clickhouse)
         rollups.refresh()
-        # The engine pauses whenever it fixes what a query will read of a table.
-        settings = {
-            "merge_tree_storage_snapshot_sleep_ms": int(_PAUSE_S * 1000),
-            "enable_shared_storage_snapshot_in_query": int(shared),
-        }
-        reader = ClickHouse.read_folder(clickhouse.folder, settings=settings)
-        try:
+        with _pausing(clickhouse, shared=shared) as reader:
             for number in range(_ROUNDS):
                 done = 4 + 3 * number
                 reading = asyncio.create_task(asyncio.to_thread(reader.rows, sums))
@@ -56,8 +66,6 @@ async def test_what_comes_in_while_a_query_is_analysed_is_counted_once_or_not_at
                 if number % 3:
                     await asyncio.to_thread(rollups.refresh)
                 _assert_exact(await reading, log, shared=shared)
-        finally:
-            reader.close()
         assert _assert_exact(clickhouse.rows(sums), log) == log.records[4 + 3 * _ROUNDS - 1][1].header.size
 
 
@@ -71,20 +79,13 @@ async def test_reconciliation_finds_nothing_in_what_comes_in_while_it_is_analyse
         sink = new_sink(clickhouse)
         await sink.cursor(0)
         await sink.write(0, log.genesis, log.records[:4])
-        settings = {
-            "merge_tree_storage_snapshot_sleep_ms": int(_PAUSE_S * 1000),
-            "enable_shared_storage_snapshot_in_query": int(shared),
-        }
-        reader = ClickHouse.read_folder(clickhouse.folder, settings=settings)
-        try:
+        with _pausing(clickhouse, shared=shared) as reader:
             for number in range(_ROUNDS):
                 done = 4 + 2 * number
                 reading = asyncio.create_task(asyncio.to_thread(reader.rows, RECONCILIATION))
                 await asyncio.sleep(_PAUSE_S * (number / 2 + 0.3))
                 await sink.write(0, log.genesis, log.records[done : done + 2])
                 assert await reading == []
-        finally:
-            reader.close()
 
 
 async def test_the_roll_up_is_read_where_it_is_and_the_rows_where_it_is_not(tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ async def test_what_cannot_be_corrected_so_is_refused_at_the_call() -> None:
 def test_the_blocking_meter_corrects_too() -> None:
     transport = MemoryTransport(partitions=1)
     with SyncMeter(lambda: meter(transport)) as open_meter:
-        line = meter(transport).line(agent="a", customer="acme", usage={"requests": 1})
+        line = open_meter.line(agent="a", customer="acme", usage={"requests": 1})
         open_meter.record_line(line)
         open_meter.void(line, id="v")
         open_meter.replace(line, usage={"requests": 2}, id="r")

@@ -14,8 +14,9 @@ from meterproof.exit_codes import exit_code_of
 from meterproof.kafka.errors import BrokerUnreachable
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
+from meterproof_stream.engine import in_pieces
 from meterproof_stream.errors import FaustChanged
-from meterproof_stream.faust_driver import BUNDLE_BYTES_MAX, _Bundle, _bundles, _finish, _is_delivery, check_faust
+from meterproof_stream.faust_driver import BUNDLE_BYTES_MAX, _Bundle, _finish, _is_delivery, check_faust
 
 
 def test_the_installed_faust_is_the_one_that_the_driver_was_proved_with() -> None:
@@ -106,9 +107,9 @@ def fetched(sizes: list[int]) -> list[ConsumerRecord[bytes, bytes]]:
 def test_bundles_hold_every_record_in_order_and_are_no_larger_than_said() -> None:
     half = BUNDLE_BYTES_MAX // 2
     records = fetched([half, half, 1, BUNDLE_BYTES_MAX + 1, 0, half])
-    bundles = [list(bundle) for bundle in _bundles(records)]
+    bundles = [list(bundle) for bundle in in_pieces(records, BUNDLE_BYTES_MAX)]
     assert bundles == [records[:2], records[2:3], records[3:4], records[4:]]
-    assert list(_bundles([])) == []
+    assert list(in_pieces(fetched([]), BUNDLE_BYTES_MAX)) == []
 
 
 def test_a_bundle_stands_where_its_last_record_does_and_faust_waits_for_no_acknowledgement() -> None:
