@@ -1,14 +1,15 @@
-"""The part in C, which pyproject.toml cannot declare yet. Without a compiler, the package is installed without it."""
+"""The parts in C, which pyproject.toml cannot declare yet. Without a compiler, the package is installed without them."""
 
 from setuptools import Extension, setup
 
 setup(
     ext_modules=[
         Extension(
-            "meterproof_schemas._plain_lines",
-            sources=["meterproof_schemas/_plain_lines.c"],
+            f"meterproof_schemas.{name}",
+            sources=[f"meterproof_schemas/{name}.c"],
             extra_compile_args=["-O3"],
             optional=True,
         )
+        for name in ("_edwards25519", "_plain_lines")
     ]
 )

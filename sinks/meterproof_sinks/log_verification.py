@@ -29,6 +29,7 @@ from meterproof_sinks.audit_folder import (
 )
 from meterproof_sinks.audit_lock import writer_is_running
 from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit, split_record
+from meterproof_sinks.effect_verification import EffectVerification
 from meterproof_sinks.fault_location import fault_in_header, located
 from meterproof_sinks.given_up import GIVEN_UP_FILE, beginning_of
 from meterproof_sinks.manifest_verification import ManifestVerification
@@ -38,7 +39,7 @@ from meterproof_sinks.segment_reader import lines_digests, read_segment
 from meterproof_sinks.segment_verification import SegmentOutcome, SegmentTask, verify_segment
 from meterproof_sinks.tree_verification import TreeVerification
 from meterproof_sinks.verification_inputs import OnProgress, VerificationInputs
-from meterproof_sinks.verification_memory import VerifiedLog, VerifiedSegment
+from meterproof_sinks.verification_memory import VerifiedEffects, VerifiedLog, VerifiedSegment
 from meterproof_sinks.verification_pool import VerificationPool
 from meterproof_sinks.verification_report import COUNTS, LogReport
 
@@ -73,7 +74,8 @@ class LogVerification:
     """One pass over one log. Stops at the first fault in the records: nothing behind it can be judged.
 
     1. Read both trees' checkpoints, then the records. 2. Follow the records, and compare the published tiles on the
-    way. 3. Compare the checkpoints with what was derived. 4. Look for what does not belong there.
+    way. 3. Compare the checkpoints with what was derived. 4. Look up what corrections are said to correct. 5. Look for
+    what does not belong there.
     """
 
     def __init__(self, folder: Path, inputs: VerificationInputs, pool: VerificationPool | None = None) -> None:
@@ -87,6 +89,7 @@ class LogVerification:
         self._segments: list[VerifiedSegment] = []
         """Those that were followed to their end, if they are to be remembered."""
         self._manifests = ManifestVerification()
+        self._effects = EffectVerification(inputs.books, self.report)
         self._make_trees()
 
     def _make_trees(self) -> None:
@@ -119,8 +122,7 @@ class LogVerification:
         except AuditFault as fault:
             report.faults.append(located(fault, self._events_tree.tree.frontier()))
         except OSError as error:
-            file = Path(error.filename) if error.filename else self._folder
-            report.faults.append(DamagedAudit(file, None, None, f"cannot be read: {error.strerror}"))
+            report.faults.append(_unreadable(error, self._folder))
         events, records = self._events_tree, self._records_tree
         for tree in (events, records):  # 3
             tree.compare(whole=whole or report.unfinished)
@@ -131,11 +133,21 @@ class LogVerification:
         report.tlog_size, report.tlog_files = events.tlog_size, events.files
         report.records_tlog_size, report.records_tlog_files = records.tlog_size, records.files
         report.sealed = self._manifests.sealed
-        report.torn_files = len(torn_files(self._folder))  # 4
+        if not report.faults:  # 4
+            self._look_up()
+        report.torn_files = len(torn_files(self._folder))  # 5
         report.faults.extend(
             DamagedAudit(path, None, None, "is no part of a log and does not belong here")
             for path in unexpected_files(self._folder)
         )
+
+    def _look_up(self) -> None:
+        try:
+            self._effects.finish(self._folder, self._events_tree.tlog_size or 0)
+        except DamagedAudit as fault:
+            self.report.faults.append(fault)
+        except OSError as error:
+            self.report.faults.append(_unreadable(error, self._folder))
 
     def _trusted(self) -> Sequence[Verifier]:
         """The keys that may sign for this log."""
@@ -162,6 +174,8 @@ class LogVerification:
             )
             raise DamagedAudit(folder / GIVEN_UP_FILE, None, 0, fault)
         end.resume(self._chain, beginning.genesis)
+        since_ms = end.clock_ms + 1
+        self._effects.begin(beginning.genesis, VerifiedEffects(claims_since_ms=since_ms, books_since_ms=since_ms))
         self.report.origin, self.report.genesis = beginning.origin, beginning.genesis
         self.report.records, self.report.events = end.records, end.size
 
@@ -182,7 +196,12 @@ class LogVerification:
         """Go on behind the segments that an earlier run followed, if they are what they were; False if they are not."""
         memory = self._inputs.memory
         known = None if memory is None else memory.logs.get(self.report.origin)
-        if known is None or known.keys != self._inputs.keys or not self._unchanged(known, on_progress):
+        if (
+            known is None
+            or known.effects is None
+            or known.keys != self._inputs.keys
+            or not self._unchanged(known, on_progress)
+        ):
             return False
         faults = len(self.report.faults)
         hashes = [_split_hashes(text) for text in (known.events_frontier, known.records_frontier)]
@@ -205,6 +224,8 @@ class LogVerification:
             self._chain.genesis = beginning.genesis
             self.report.origin, self.report.genesis = beginning.origin, beginning.genesis
         chain = self._chain
+        if chain.genesis is not None:
+            self._effects.begin(chain.genesis, known.effects)
         chain.log_offset, chain.digest, chain.position = known.log_offset, known.digest, known.position
         chain.next_source_offset, chain.clock_ms = known.next_source_offset, known.clock_ms
         for name, count in known.counts.items():
@@ -252,6 +273,7 @@ class LogVerification:
             events_frontier=b"".join(self._events_tree.tree.hashes).hex(),
             records_frontier=b"".join(self._records_tree.tree.hashes).hex(),
             counts={name: getattr(self.report, name) for name in COUNTS},
+            effects=self._effects.state,
         )
 
     def _end_of(self, segment: Segment | None) -> LogEnd:
@@ -274,6 +296,7 @@ class LogVerification:
             lambda entry: self._records_tree.take([entry]),
             self._inputs.producers,
             report,
+            self._effects.take,
         )
         ahead = self._follow_ahead(segments)
         for segment in segments:
@@ -338,7 +361,12 @@ class LogVerification:
         files, found = ahead.pop(segment)
         outcome = self._pool.wait_for(found)
         chain, report = self._chain, self.report
-        if outcome is None or outcome.genesis != chain.genesis or outcome.start != self._end_of(None):
+        if (
+            outcome is None
+            or outcome.genesis != chain.genesis
+            or outcome.start != self._end_of(None)
+            or not self._effects.absorb(outcome.seen)
+        ):
             for rest, left in ((files, found), *ahead.values()):
                 left.cancel()
                 self._events_tree.put_back(rest)
@@ -357,6 +385,12 @@ class LogVerification:
             said = f"log {name.origin}, partition {name.partition}"
             raise fault_in_header(stored, f"begins the log {genesis.origin}, but {LOG_FILE} says {said}")
         self.report.origin, self.report.genesis = genesis.origin, genesis
+        self._effects.begin(genesis)
+
+
+def _unreadable(error: OSError, folder: Path) -> DamagedAudit:
+    file = Path(error.filename) if error.filename else folder
+    return DamagedAudit(file, None, None, f"cannot be read: {error.strerror}")
 
 
 def _split_hashes(text: str) -> list[bytes]:

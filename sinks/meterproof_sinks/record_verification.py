@@ -14,6 +14,7 @@ from meterproof_sinks.audit_segment import StoredRecord
 from meterproof_sinks.batch_verification import verify_batch
 from meterproof_sinks.erased import entry_of_kept, erased_entry
 from meterproof_sinks.fault_location import fault_in_header
+from meterproof_sinks.seen_corrections import CorrectionsSeen, Seen
 from meterproof_sinks.verification_inputs import Producers
 from meterproof_sinks.verification_report import LogReport
 
@@ -30,13 +31,14 @@ class EventsTree(Protocol):
 class RecordVerification:
     """One pass over records in their order. Lives for it; counts in the report what was verified."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what is followed, and who is told of it
         self,
         chain: LogChain,
         events: EventsTree,
         take_head: Callable[[bytes], object],
         producers: Producers | None,
         report: LogReport,
+        take_seen: Callable[[Seen], object],
     ) -> None:
         """Begin where the chain and the tree are.
 
@@ -46,6 +48,7 @@ class RecordVerification:
             take_head: is given each record's entry of the second tree.
             producers: the producers' keys; None to leave their signatures unchecked.
             report: of the log.
+            take_seen: is given what each record tells of corrections, in order.
 
         """
         self._chain = chain
@@ -53,6 +56,8 @@ class RecordVerification:
         self._take_head = take_head
         self._producers = producers
         self._report = report
+        self._take_seen = take_seen
+        self._corrections = CorrectionsSeen(chain.genesis)
 
     def verify(self, stored: StoredRecord) -> LogRecord:
         """Verify the next record.
@@ -60,7 +65,7 @@ class RecordVerification:
         Raises:
             DamagedAudit: something of it does not hold.
         """
-        report, events = self._report, self._events
+        report, events, before_ms = self._report, self._events, self._chain.clock_ms
         record = follow_stored(stored, self._chain)
         header = record.header
         erased = sum(erased_entry(line) is not None for line in record.lines) if stored.erased else 0
@@ -74,6 +79,8 @@ class RecordVerification:
         if record.carried is not None:
             genesis = self._chain.genesis
             verify_batch(stored, record, leaves, genesis=genesis, producers=self._producers, report=report)
+        for seen in self._corrections.of(stored, record, before_ms):
+            self._take_seen(seen)
         self._take_head(head_entry(head_of(record)))
         report.records += 1
         report.events = header.size

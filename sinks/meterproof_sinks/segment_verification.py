@@ -17,6 +17,7 @@ from meterproof_schemas.log_record import Genesis
 from meterproof_sinks.audit_errors import AuditFault
 from meterproof_sinks.audit_segment import Segment, split_record
 from meterproof_sinks.record_verification import RecordVerification
+from meterproof_sinks.seen_corrections import Seen
 from meterproof_sinks.segment_manifest import LogEnd, frontier_of
 from meterproof_sinks.segment_reader import read_segment
 from meterproof_sinks.tree_stretch import TreeStretch
@@ -55,6 +56,8 @@ class SegmentOutcome:
     events: TreeStretch
     heads: list[bytes]
     """The second tree's entries."""
+    seen: list[Seen]
+    """What its records tell of corrections, in order."""
     counts: dict[str, int]
     """`COUNTS` of it alone."""
     lines: tuple[str, str]
@@ -66,7 +69,8 @@ def verify_segment(task: SegmentTask, inputs: VerificationInputs, on_progress: O
     start, report, chain, heads = task.start, LogReport(task.segment.folder), LogChain(), list[bytes]()
     start.resume(chain, task.genesis)
     stretch = TreeStretch(start.size, frontier_of(start.size, start.frontier).hashes, task.wanted, task.comparison)
-    verification = RecordVerification(chain, stretch, heads.append, inputs.producers, report)
+    seen: list[Seen] = []
+    verification = RecordVerification(chain, stretch, heads.append, inputs.producers, report, seen.append)
     digests, unreported = (hashlib.sha256(), hashlib.sha256()), 0
     try:
         for stored in read_segment(task.segment, last=task.last):
@@ -85,4 +89,4 @@ def verify_segment(task: SegmentTask, inputs: VerificationInputs, on_progress: O
     records_frontier = frontier_of(start.records, start.records_frontier)
     records_frontier.extend(leaf_hashes(heads))
     end = LogEnd.of(chain, b"".join(stretch.tree.hashes).hex(), records_frontier)
-    return SegmentOutcome(start, task.genesis, end, stretch, heads, counts, (events, records))
+    return SegmentOutcome(start, task.genesis, end, stretch, heads, seen, counts, (events, records))

@@ -5,7 +5,8 @@ the ingest clock, the size, root and frontier that it states are re-derived; the
 header is verified, and the signed batch root is re-derived from the accepted lines and the digests of the others. The
 log's signed checkpoint must be by one of the keys and give the size where it stands the root that was derived. Where
 the log is published as tiles, every file of that is derived again from the lines and compared. The same is done for the
-log's second tree, over the heads of its records (`meterproof_schemas.records_tree`).
+log's second tree, over the heads of its records (`meterproof_schemas.records_tree`). What accepted corrections do is
+derived again as far as it bears on any total (`effect_verification`).
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from meterproof_proofs.event_proof import RECORDS_SUFFIX
 from meterproof_proofs.note import Verifier
+from meterproof_schemas.price_book import parse_price_book
 from meterproof_sinks.audit_errors import AuditFault, DamagedAudit
 from meterproof_sinks.audit_folder import VOLUME_FOLDER, is_log_folder, log_folders, segments_of, unexpected_files
 from meterproof_sinks.log_verification import verify_log
@@ -60,9 +62,9 @@ def verify_folder(
         jobs: processes: for as many logs at the same time, or segments of one.
 
     """
-    inputs = VerificationInputs(verifiers, producers, remembered, memory, remember=memory is not None)
     top = audit_folder_of(folder)
     faults: list[AuditFault] = []
+    books: dict[int, bytes] = {}
     if is_log_folder(top):
         found = [top]
     else:
@@ -77,9 +79,11 @@ def verify_folder(
             and (not path.is_dir() or unexpected_files(path))
         )
         try:
-            kept_price_books(top)
+            books = kept_price_books(top)
         except DamagedAudit as damage:
             faults.append(damage)
+    prices = {version: parse_price_book(content) for version, content in books.items()}
+    inputs = VerificationInputs(verifiers, producers, remembered, memory, prices, remember=memory is not None)
     report = FolderReport(folder, verify_logs(found, inputs, on_progress, jobs=jobs), faults)
     origins = {log.origin for log in report.logs}
     for one in remembered:

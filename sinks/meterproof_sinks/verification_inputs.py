@@ -1,13 +1,14 @@
 """What a folder is verified against: the logs' keys, the producers' keys, and what is known from before."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
 from meterproof_proofs.note import Verifier
 from meterproof_schemas.keys import KeyRegistry, parse_registry
+from meterproof_schemas.price_book import PriceBook
 from meterproof_sinks.remembered_checkpoints import RememberedCheckpoint
 from meterproof_sinks.verification_memory import VerificationMemory, keys_digest
 
@@ -36,6 +37,8 @@ class VerificationInputs:
     """Checkpoints kept from before, of any of the logs."""
     memory: VerificationMemory | None = None
     """What earlier runs found true; None to derive everything."""
+    books: Mapping[int, PriceBook] = field(default_factory=dict)
+    """The published price books, as far as they are here: what an event cost bears on what its correction does."""
     remember: bool = False
     """Whether to tell in the report what the next run need not derive."""
 

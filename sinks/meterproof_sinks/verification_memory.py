@@ -1,10 +1,11 @@
 """What a verification found true, kept in a file of the verifier's own, so that the next one need not derive it again.
 
 For each log: the SHA-256 of both files of every segment that was followed to its end, and where that led: the chain,
-and the frontiers of both trees. The next run hashes those files again, byte for byte, and goes on behind them only if
-every digest is the same, no segment was added or removed between them, and the keys are those of before; in any other
-case it starts from the first byte. Published tiles are derived and compared on every run: for what was followed before,
-from the entries in the published bundles, which must lead to the frontier that the lines led to.
+the frontiers of both trees, and what bears on corrections to come. The next run hashes those files again, byte for
+byte, and goes on behind them only if every digest is the same, no segment was added or removed between them, and the
+keys are those of before; in any other case it starts from the first byte. Published tiles are derived and compared on
+every run: for what was followed before, from the entries in the published bundles, which must lead to the frontier that
+the lines led to.
 
 So a resumed run trusts one thing more than a full one: the file itself. Whoever can write it can make the next run pass
 over lines that were changed with it. Keep it where only the verifier writes, or leave it out now and then.
@@ -40,6 +41,20 @@ class VerifiedSegment(BaseModel):
     """SHA-256 of the file of frames and heads."""
 
 
+class VerifiedEffects(BaseModel):
+    """What a log's records up to some point say of corrections to come: see `effect_verification`."""
+
+    model_config = _CLOSED
+    claims: dict[str, int] = Field(default_factory=dict)
+    """What applied corrections claim, in hexadecimal, with the ingest clock of each, oldest first."""
+    books: Annotated[tuple[Annotated[tuple[int, int], Field(strict=False)], ...], Field(strict=False)] = ()
+    """Price books in force: from which ingest clock on, and the version; oldest first."""
+    claims_since_ms: int = 0
+    """Ingest clock since which every claim is known."""
+    books_since_ms: int = 0
+    """Ingest clock since which every price book is known."""
+
+
 class VerifiedLog(BaseModel):
     """The segments of one log that were followed, and where they led."""
 
@@ -57,6 +72,8 @@ class VerifiedLog(BaseModel):
     records_frontier: _Hashes
     counts: dict[str, int]
     """The report's counts up to there."""
+    effects: VerifiedEffects | None = None
+    """Of corrections; None in files of before effects were derived, behind which no run goes on."""
 
 
 class VerificationMemory(BaseModel):

@@ -11,7 +11,7 @@ from meterproof_sinks.verification_memory import VerifiedLog
 
 COUNTS: Final = (
     *("records", "events", "batches", "signatures_verified", "signatures_repudiable", "signatures_unchecked"),
-    *("batch_roots_verified", "batch_roots_unchecked", "erased"),
+    *("batch_roots_verified", "batch_roots_unchecked", "erased", "corrections", "corrections_unchecked"),
 )
 """The fields of a report that count records."""
 
@@ -60,6 +60,11 @@ class LogReport:
     """What the next run need not derive, if that was asked for and there is anything."""
     erased: int = 0
     """Events whose lines were erased on request. Their entries are there, and every proof goes on holding."""
+    corrections: int = 0
+    """Accepted corrections."""
+    corrections_unchecked: int = 0
+    """Those whose stated effect could not be derived in full: they were erased, or what it depends on was, or was given
+    up; or a price book is not here."""
     kept_from: int = 0
     """First position whose line is kept: segments before it were given up after their time."""
     sealed: int = 0
@@ -108,6 +113,10 @@ class LogReport:
             else {"size": self.records_tlog_size, "files": self.records_tlog_files},
             "resumed": self.resumed,
             "erased": self.erased,
+            "corrections": {
+                "verified": self.corrections - self.corrections_unchecked,
+                "unchecked": self.corrections_unchecked,
+            },
             "kept_from": self.kept_from,
             "sealed": self.sealed,
             "torn_files": self.torn_files,

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from meterproof_schemas.correction import check_correction, claim_of, corrected, effect_of, same_price
+from meterproof_schemas.correction import (
+    accepted_since_ms,
+    check_correction,
+    claim_of,
+    corrected,
+    effect_of,
+    same_price,
+)
 from meterproof_schemas.effect import Effect
 from meterproof_schemas.errors import InvalidEvent
 from meterproof_schemas.event import Event, UsageEvent, identity_of
@@ -15,7 +22,6 @@ from meterproof_schemas.price_book import PriceBook
 Books = Mapping[int, PriceBook]
 """The price books that were published, by version; the highest is in force."""
 NO_BOOKS: Final[Books] = MappingProxyType({})
-_US_PER_MS: Final = 1_000
 
 
 def fault_of_correction(event: Event, line: bytes, genesis: Genesis) -> str | None:
@@ -63,8 +69,7 @@ def _is_price_known(target: UsageEvent, state: LogState, books: Books) -> bool:
     """
     if state.genesis is None:
         return False
-    earliest_ms = target.time_us // _US_PER_MS - state.genesis.limits.future_tolerance_ms
-    versions = state.books.since(earliest_ms) | {max(books, default=0)}
+    versions = state.books.since(accepted_since_ms(target, state.genesis.limits)) | {max(books, default=0)}
     if not versions <= books.keys() | {0}:
         return False
     return same_price(target, [books.get(version) for version in versions])

@@ -30,9 +30,14 @@ class BooksInForce:
     def add(self, header: RecordHeader) -> None:
         """Note by which book an accepted record counts."""
         if header.price_book != self._version and header.size > header.first:
-            self._version = header.price_book
-            self._runs.append(BookRun(header.clock_ms, header.price_book))
-            while len(self._runs) > 1 and self._runs[1].clock_ms + self._keep_ms < header.clock_ms:
+            self.begin(BookRun(header.clock_ms, header.price_book))
+
+    def begin(self, run: BookRun) -> None:
+        """Note a run, which is over when another one begins."""
+        if run.version != self._version:
+            self._version = run.version
+            self._runs.append(run)
+            while len(self._runs) > 1 and self._runs[1].clock_ms + self._keep_ms < run.clock_ms:
                 del self._runs[0]
 
     def since(self, clock_ms: int) -> set[int]:

@@ -24,6 +24,7 @@ import orjson
 from meterproof_schemas.effect import Effect
 from meterproof_schemas.errors import InvalidEvent
 from meterproof_schemas.event import Event, UsageEvent, encode_event, entry_of, identity_of, parse_event
+from meterproof_schemas.log_record import Limits
 from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.quantity import EXACT, decimal_of
 from meterproof_schemas.rating import price
@@ -32,6 +33,7 @@ from meterproof_schemas.reasons import Reason
 _OWN: Final = frozenset({"salt", "corrects"})
 """Fields of `data` that are a correction's own."""
 _NOTHING: Final = Decimal(0)
+_US_PER_MS: Final = 1_000
 
 
 class Counted(NamedTuple):
@@ -89,6 +91,11 @@ def corrected(correction: Event) -> UsageEvent:
     return target
 
 
+def is_correction(document: Mapping[str, Any]) -> bool:
+    """Whether an event, as its JSON says it, is a correction."""
+    return document["data"].get("corrects") is not None
+
+
 def check_correction(correction: Event, line: bytes) -> UsageEvent:
     """The event that a correction corrects, if it may: it says the same of everything but what it puts right.
 
@@ -135,6 +142,11 @@ def effect_of(target_line: bytes, held: bytes | None, *, corrected_before: bool)
     if held != entry_of(target_line):
         return Effect.OTHER_CONTENT
     return Effect.ALREADY_CORRECTED if corrected_before else Effect.APPLIED
+
+
+def accepted_since_ms(target: Event, limits: Limits) -> int:
+    """The lowest ingest clock with which a log of these limits can have accepted an event."""
+    return target.time_us // _US_PER_MS - limits.future_tolerance_ms
 
 
 def same_price(event: Event, books: Iterable[PriceBook | None]) -> bool:

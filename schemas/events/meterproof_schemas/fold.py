@@ -16,7 +16,7 @@ from meterproof_schemas.accounts import Accounts
 from meterproof_schemas.batch import BatchHeader, root_of_entries
 from meterproof_schemas.books_in_force import BooksInForce
 from meterproof_schemas.chain import Cursor, LogChain
-from meterproof_schemas.correction import claim_of, effect_of
+from meterproof_schemas.correction import claim_of, effect_of, is_correction
 from meterproof_schemas.dedupe_index import DedupeIndex, MemoryIndex
 from meterproof_schemas.effect import Effect
 from meterproof_schemas.event import entry_of, identity_of
@@ -64,7 +64,7 @@ class LogState(LogChain):
         documents = list(map(orjson.loads, record.lines))
         identities = [identity_of(document["source"], document["id"]) for document in documents]
         claims: dict[bytes, bytes] = {}
-        if record.header.corrections is not None:
+        if record.header.corrections is not None or any(is_correction(document) for document in documents):
             claims = self._claims_of(offset, record.header, documents, identities, entries)
         self.index.evict(record.header.clock_ms)
         if len(set(identities)) != len(identities) or any(self.index.get_many(identities)):
@@ -95,11 +95,11 @@ class LogState(LogChain):
         for position, document, identity, entry in zip(
             range(header.first, header.size), documents, identities, entries, strict=True
         ):
-            effect, corrects = stated.pop(position, None), document["data"].get("corrects")
-            if (effect is None) != (corrects is None):
+            effect = stated.pop(position, None)
+            if (effect is not None) != is_correction(document):
                 raise self.diverged(offset, f"states the effect {effect} of the event at position {position}")
-            if corrects is not None:
-                source = document["source"]
+            if effect is not None:
+                source, corrects = document["source"], document["data"]["corrects"]
                 target, claim = identity_of(source, corrects["id"]), claim_of(source, corrects["id"])
                 held = before.get(target) or self.index.get(target)
                 claimed = claim in claims or self.index.get(claim) is not None

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import orjson
-from nacl.bindings import crypto_sign_BYTES, crypto_sign_open
-from nacl.exceptions import BadSignatureError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meterproof_schemas.batch import Algorithm, Signature, signed_bytes
+from meterproof_schemas.ed25519_checks import Ed25519Check, library_accepts
 from meterproof_schemas.errors import InvalidBatch, InvalidRegistry
 from meterproof_schemas.event import Name, VersionOne
 from meterproof_schemas.instant import Instant, parse_instant_us
@@ -105,6 +104,7 @@ class KeyRegistry:
     entries: dict[str, KeyEntry]
     _public_keys: dict[str, bytes] = field(repr=False)
     _secrets: dict[str, bytes] = field(repr=False)
+    _check: Ed25519Check = field(default=library_accepts, repr=False, compare=False)
 
     def authorities(
         self, header_line: bytes, signatures: Sequence[Signature], producer: str, append_ms: int
@@ -146,21 +146,15 @@ class KeyRegistry:
         except ValueError:
             return False
         if entry.algorithm == "ed25519":
-            if len(raw) != crypto_sign_BYTES:  # what is longer would be taken for a part of the message
-                return False
-            try:
-                crypto_sign_open(raw + message, self._public_keys[entry.key_id])
-            except BadSignatureError:
-                return False
-            return True
+            return self._check(self._public_keys[entry.key_id], raw, message)
         return hmac.compare_digest(hmac.digest(self._secrets[entry.key_id], message, "sha256"), raw)
 
 
 EMPTY_REGISTRY: Final = KeyRegistry(hashlib.sha256(b"").hexdigest(), {}, {}, {})
 
 
-def parse_registry(content: bytes, *, folder: Path | None = None) -> KeyRegistry:
-    """Parse a registry file; `folder` is where relative `secret_file` names are looked up.
+def parse_registry(content: bytes, *, folder: Path | None = None, check: Ed25519Check = library_accepts) -> KeyRegistry:
+    """Parse a registry file; `folder` is where relative `secret_file` names are looked up, `check` verifies.
 
     Raises:
         InvalidRegistry: naming the entry and the fault; never quoting a secret.
@@ -187,17 +181,17 @@ def parse_registry(content: bytes, *, folder: Path | None = None) -> KeyRegistry
             public_keys[entry.key_id] = _public_key(entry)
         else:
             secrets[entry.key_id] = _shared_secret(entry, folder)
-    return KeyRegistry(hashlib.sha256(content).hexdigest(), entries, public_keys, secrets)
+    return KeyRegistry(hashlib.sha256(content).hexdigest(), entries, public_keys, secrets, check)
 
 
-def load_registry(path: Path) -> KeyRegistry:
-    """Read and parse a registry file.
+def load_registry(path: Path, *, check: Ed25519Check = library_accepts) -> KeyRegistry:
+    """Read and parse a registry file; `check` verifies.
 
     Raises:
         InvalidRegistry: the file is faulty.
         OSError: the file cannot be read.
     """
-    return parse_registry(path.read_bytes(), folder=path.parent)
+    return parse_registry(path.read_bytes(), folder=path.parent, check=check)
 
 
 def encode_registry(entries: Sequence[KeyEntry]) -> bytes:

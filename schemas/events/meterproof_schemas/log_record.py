@@ -144,8 +144,7 @@ class RecordHeader(BaseModel):
     operator: Operator | None = None
     genesis: Genesis | None = None
     corrections: Annotated[tuple[Annotated[StatedEffect, Field(strict=False)], ...], Field(strict=False)] | None = None
-    """Every accepted correction with its effect, in order; null where there is none, and in records from before they
-    were applied, whose corrections count like any other event."""
+    """Every accepted correction with its effect, in order; null where there is none."""
 
     @property
     def effects(self) -> dict[int, Effect]:

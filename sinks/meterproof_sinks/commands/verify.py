@@ -164,6 +164,12 @@ def _show(report: FolderReport, producers: Producers | None) -> None:
                 f"{log.origin}: the lines of positions below {log.kept_from:,} were given up; their entries are there "
                 "and lead to the signed root"
             )
+        if log.corrections:
+            unchecked = log.corrections_unchecked
+            console.print(
+                f"{log.origin}: {log.corrections - unchecked:,} corrections do what is stated"
+                + (f"; of {unchecked:,} it could not be derived in full" if unchecked else "")
+            )
         if log.resumed:
             console.print(
                 f"{log.origin}: {log.resumed:,} events were followed by an earlier run; their files are the same"

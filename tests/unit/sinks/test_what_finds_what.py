@@ -9,6 +9,7 @@ import pytest
 
 from meterproof_proofs.commands.checkpoint import main as checkpoint
 from meterproof_proofs.note import Signer
+from meterproof_schemas.effect import Effect
 from meterproof_sinks.audit_folder import segments_of
 from meterproof_sinks.audit_retention import RetentionRequest
 from meterproof_sinks.audit_segment import Segment
@@ -19,6 +20,7 @@ from tests.audit_upkeep import give_up_all
 from tests.builders import make_registry_file
 from tests.log_builder import LogBuilder, make_log
 from tests.published_log import publish, publish_tree, seal, vkey_of
+from tests.unit.sinks.test_verify_effects import corrected
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("verify", "verify --since", "verify --resume-file", "checkpoint compare")
@@ -137,6 +139,12 @@ def write_anew(folder: Folder) -> None:
     replace_log(folder, other)
 
 
+def state_another_effect(folder: Folder) -> None:
+    other = corrected({"again": Effect.APPLIED})
+    replace_log(folder, other)
+    (folder.root / "registry.json").write_bytes(make_registry_file(other.key))
+
+
 def sign_with_another_key(folder: Folder) -> None:
     note = folder.log / "checkpoint"
     entries = [b"x" * 32]
@@ -177,6 +185,7 @@ CHANGES: dict[str, Callable[[Folder], object]] = {
     "a file that is no part of the log": lambda folder: (folder.log / "tlog/notes.txt").write_text("hello"),
     "a bit of the checkpoint's signature": lambda folder: flip(folder.log / "tlog" / "checkpoint", -20),
     "the checkpoint signed with another key": sign_with_another_key,
+    "a correction's effect, when the log was written, by who signs it": state_another_effect,
     "the whole folder rolled back, checkpoint and all": roll_back,
     "the whole log written anew and signed with its own key": write_anew,
 }

@@ -345,19 +345,10 @@ def test_an_event_whose_price_is_in_doubt_is_left_as_it_is() -> None:
     log.totals()
 
 
-def test_logs_from_before_corrections_were_applied_say_what_they_said() -> None:
-    log = Log()
-    log.take([event(), void(event())])
-    record = log.records[1]
-    old = record.header.model_copy(update={"corrections": None})
-    value = encode_record(encode_record_header(old), record.carried, record.lines)
-    accounts = Accounts(log.books)
-    fold([(0, GENESIS), (1, value)], LogState(accounts=accounts))
-    assert accounts.agents["agent-0"].events == 2
-
-
-@pytest.mark.parametrize("stated", [(), ((1, Effect.UNKNOWN_TARGET),), ((0, Effect.APPLIED),), ((7, Effect.APPLIED),)])
-def test_a_record_that_states_another_effect_diverges(stated: tuple[tuple[int, Effect], ...]) -> None:
+@pytest.mark.parametrize(
+    "stated", [None, (), ((1, Effect.UNKNOWN_TARGET),), ((0, Effect.APPLIED),), ((7, Effect.APPLIED),)]
+)
+def test_a_record_that_states_another_effect_diverges(stated: tuple[tuple[int, Effect], ...] | None) -> None:
     log = Log()
     log.take([event("a", subject="agent-0"), void(event("a"))])
     record = log.records[1]
