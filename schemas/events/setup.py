@@ -1,4 +1,4 @@
-"""The parts in C, which pyproject.toml cannot declare yet. Without a compiler, the package is installed without them."""
+"""The parts in C, which pyproject.toml cannot declare yet. Without a compiler, the package goes without them."""
 
 from setuptools import Extension, setup
 

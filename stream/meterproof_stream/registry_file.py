@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from meterproof_schemas.ed25519_checks import QuickChecks
 from meterproof_schemas.errors import InvalidRegistry
 from meterproof_schemas.keys import KeyRegistry, load_registry
 
@@ -46,7 +47,7 @@ class RegistryFile:
 
 def _load(path: Path) -> KeyRegistry:
     try:
-        return load_registry(path)
+        return load_registry(path, check=QuickChecks())
     except OSError as error:
         message = (
             f"key registry {path}: {error.strerror}; make it from public keys with `meterproof keygen`, or name "

@@ -16,6 +16,7 @@ from typing import Any, Final
 from meterproof_proofs.frontier import Frontier, batch_root
 from meterproof_proofs.tree_hashing import leaf_hashes, text_digests
 from meterproof_schemas.batch import decode_batch
+from meterproof_schemas.ed25519_checks import QuickChecks
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.keys import parse_registry
 from meterproof_schemas.limits import (
@@ -88,7 +89,7 @@ class Steps:
         series = SignedSeries(_PARTITION, _TOPIC, now_ms=self.now_ms)
         self.values = [series.seal(load.lines(batch)) for _ in range(max(1, events // batch))]
         self._events = batch * len(self.values)
-        self.registry = parse_registry(registry())
+        self.registry = parse_registry(registry(), check=QuickChecks())
         self.meters = frozenset(meter.name for meter in DEFAULT_METERS)
         self.in_force = InForce(self.registry.digest, 0, "00" * 16, 1)
         limits = Limits(

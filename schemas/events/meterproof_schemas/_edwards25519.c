@@ -1,0 +1,506 @@
+/*
+ * Sums of multiples of two points of edwards25519 (RFC 8032) that are known long beforehand: what `ed25519_check.py` asks.
+ *
+ * A point's odd multiples by 16 powers of two are kept (61 KB), so a sum takes 15 doublings and some 64 additions, where
+ * a point that nobody knows takes 252 and 60. Everything here is public: nothing is kept secret by constant time.
+ *
+ * A field element is five limbs of 51 bits, not always reduced. "Tight" is what a product is: limbs below 2^51 + 2^13.
+ * Sums and differences are "loose": below 2^54, which is what a product may be made of. Formulas for points: Hisil, Wong,
+ * Carter and Dawson, "Twisted Edwards Curves Revisited" (2008), sections 3.1 and 3.3, for a = -1.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#define BLOCKS 16
+#define BLOCK_BITS 16
+#define WINDOW 7
+#define ODD_MULTIPLES (1 << (WINDOW - 2))
+#define SCALAR_BYTES 32
+#define SCALAR_BITS 256
+#define FIELD_BYTES 32
+
+typedef unsigned __int128 Wide;
+
+#define LIMB_BITS 51
+#define LIMB_MASK (((uint64_t)1 << LIMB_BITS) - 1)
+
+typedef struct {
+    uint64_t limb[5];
+} Field;
+
+/* --- the field: integers modulo p = 2^255 - 19 ---------------------------------------------------------------------- */
+
+static const Field ZERO = {{0, 0, 0, 0, 0}};
+static const Field ONE = {{1, 0, 0, 0, 0}};
+/* 2d, of the curve's equation -x^2 + y^2 = 1 + d x^2 y^2 */
+static const Field TWO_D = {{0x69b9426b2f159, 0x35050762add7a, 0x3cf44c0038052, 0x6738cc7407977, 0x2406d9dc56dff}};
+
+static inline uint64_t
+little_endian(const uint8_t *bytes)
+{
+    uint64_t word = 0;
+    for (int i = 7; i >= 0; i--)
+        word = word << 8 | bytes[i];
+    return word;
+}
+
+static inline Field
+sum(const Field *a, const Field *b)
+{
+    Field out;
+    for (int i = 0; i < 5; i++)
+        out.limb[i] = a->limb[i] + b->limb[i];
+    return out;
+}
+
+/* a - b + 4p: no limb falls below 0 where those of b are at most 3 * 2^51 + 2^14, as in the sum of a tight a and 2p. */
+static inline Field
+difference(const Field *a, const Field *b)
+{
+    const uint64_t low = 4 * (LIMB_MASK - 18), high = 4 * LIMB_MASK;
+    Field out;
+    out.limb[0] = a->limb[0] + low - b->limb[0];
+    for (int i = 1; i < 5; i++)
+        out.limb[i] = a->limb[i] + high - b->limb[i];
+    return out;
+}
+
+/* a - b + 2p, for a tight b. */
+static inline Field
+small_difference(const Field *a, const Field *b)
+{
+    const uint64_t low = 2 * (LIMB_MASK - 18), high = 2 * LIMB_MASK;
+    Field out;
+    out.limb[0] = a->limb[0] + low - b->limb[0];
+    for (int i = 1; i < 5; i++)
+        out.limb[i] = a->limb[i] + high - b->limb[i];
+    return out;
+}
+
+/* Carries of a product, tight: no column is above 2^115, and the last, of which 19 times the carry is taken, 2^111. */
+static inline Field
+carried(Wide c0, Wide c1, Wide c2, Wide c3, Wide c4)
+{
+    Field out;
+    c1 += (uint64_t)(c0 >> LIMB_BITS);
+    c2 += (uint64_t)(c1 >> LIMB_BITS);
+    c3 += (uint64_t)(c2 >> LIMB_BITS);
+    c4 += (uint64_t)(c3 >> LIMB_BITS);
+    uint64_t first = ((uint64_t)c0 & LIMB_MASK) + 19 * (uint64_t)(c4 >> LIMB_BITS);
+    out.limb[0] = first & LIMB_MASK;
+    out.limb[1] = ((uint64_t)c1 & LIMB_MASK) + (first >> LIMB_BITS);
+    out.limb[2] = (uint64_t)c2 & LIMB_MASK;
+    out.limb[3] = (uint64_t)c3 & LIMB_MASK;
+    out.limb[4] = (uint64_t)c4 & LIMB_MASK;
+    return out;
+}
+
+static inline Field
+product(const Field *a, const Field *b)
+{
+    const uint64_t a0 = a->limb[0], a1 = a->limb[1], a2 = a->limb[2], a3 = a->limb[3], a4 = a->limb[4];
+    const uint64_t b0 = b->limb[0], b1 = b->limb[1], b2 = b->limb[2], b3 = b->limb[3], b4 = b->limb[4];
+    const uint64_t b1_19 = 19 * b1, b2_19 = 19 * b2, b3_19 = 19 * b3, b4_19 = 19 * b4;
+
+    return carried(
+        (Wide)a0 * b0 + (Wide)a1 * b4_19 + (Wide)a2 * b3_19 + (Wide)a3 * b2_19 + (Wide)a4 * b1_19,
+        (Wide)a0 * b1 + (Wide)a1 * b0 + (Wide)a2 * b4_19 + (Wide)a3 * b3_19 + (Wide)a4 * b2_19,
+        (Wide)a0 * b2 + (Wide)a1 * b1 + (Wide)a2 * b0 + (Wide)a3 * b4_19 + (Wide)a4 * b3_19,
+        (Wide)a0 * b3 + (Wide)a1 * b2 + (Wide)a2 * b1 + (Wide)a3 * b0 + (Wide)a4 * b4_19,
+        (Wide)a0 * b4 + (Wide)a1 * b3 + (Wide)a2 * b2 + (Wide)a3 * b1 + (Wide)a4 * b0);
+}
+
+static inline Field
+square(const Field *a)
+{
+    const uint64_t a0 = a->limb[0], a1 = a->limb[1], a2 = a->limb[2], a3 = a->limb[3], a4 = a->limb[4];
+    const uint64_t a0_2 = 2 * a0, a1_2 = 2 * a1, a3_19 = 19 * a3, a4_19 = 19 * a4;
+
+    return carried(
+        (Wide)a0 * a0 + 2 * ((Wide)a1 * a4_19 + (Wide)a2 * a3_19),
+        (Wide)a0_2 * a1 + 2 * ((Wide)a2 * a4_19) + (Wide)a3 * a3_19,
+        (Wide)a0_2 * a2 + (Wide)a1 * a1 + 2 * ((Wide)a3 * a4_19),
+        (Wide)a0_2 * a3 + (Wide)a1_2 * a2 + (Wide)a4 * a4_19,
+        (Wide)a0_2 * a4 + (Wide)a1_2 * a3 + (Wide)a2 * a2);
+}
+
+static Field
+squared(Field a, int times)
+{
+    while (times--)
+        a = square(&a);
+    return a;
+}
+
+/* a^(p - 2), which is 1 / a, and 0 for 0: p - 2 = 2^255 - 21 in binary is 250 ones, then 01011. */
+static Field
+inverse(const Field *a)
+{
+    Field power, a2 = square(a), a8 = squared(a2, 2), a9 = product(&a8, a), a11 = product(&a9, &a2);
+    Field a22 = square(&a11), ones5 = product(&a22, &a9); /* a^(2^5 - 1); below, as many ones as the name says */
+    power = squared(ones5, 5);
+    Field ones10 = product(&power, &ones5);
+    power = squared(ones10, 10);
+    Field ones20 = product(&power, &ones10);
+    power = squared(ones20, 20);
+    Field ones40 = product(&power, &ones20);
+    power = squared(ones40, 10);
+    Field ones50 = product(&power, &ones10);
+    power = squared(ones50, 50);
+    Field ones100 = product(&power, &ones50);
+    power = squared(ones100, 100);
+    Field ones200 = product(&power, &ones100);
+    power = squared(ones200, 50);
+    Field ones250 = product(&power, &ones50);
+    power = squared(ones250, 5);
+    return product(&power, &a11);
+}
+
+static Field
+field_of(const uint8_t bytes[FIELD_BYTES])
+{
+    Field out;
+    out.limb[0] = little_endian(bytes) & LIMB_MASK;
+    out.limb[1] = little_endian(bytes + 6) >> 3 & LIMB_MASK;
+    out.limb[2] = little_endian(bytes + 12) >> 6 & LIMB_MASK;
+    out.limb[3] = little_endian(bytes + 19) >> 1 & LIMB_MASK;
+    out.limb[4] = little_endian(bytes + 24) >> 12 & LIMB_MASK;
+    return out;
+}
+
+/* The one integer from 0 to p - 1 that a tight element stands for. */
+static void
+write_field(uint8_t bytes[FIELD_BYTES], const Field *a)
+{
+    uint64_t limb[5], carry, word[4];
+
+    memcpy(limb, a->limb, sizeof limb);
+    /* 1. Below 2^255: twice, since 19 times what stands above may carry once more. */
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 4; i++) {
+            limb[i + 1] += limb[i] >> LIMB_BITS;
+            limb[i] &= LIMB_MASK;
+        }
+        limb[0] += 19 * (limb[4] >> LIMB_BITS);
+        limb[4] &= LIMB_MASK;
+    }
+    /* 2. p or more if and only if 19 more is 2^255 or more; then what is left of those 19 more is the number less p. */
+    carry = 19;
+    for (int i = 0; i < 5; i++)
+        carry = (limb[i] + carry) >> LIMB_BITS;
+    limb[0] += 19 * carry;
+    for (int i = 0; i < 4; i++) {
+        limb[i + 1] += limb[i] >> LIMB_BITS;
+        limb[i] &= LIMB_MASK;
+    }
+    limb[4] &= LIMB_MASK;
+
+    word[0] = limb[0] | limb[1] << 51;
+    word[1] = limb[1] >> 13 | limb[2] << 38;
+    word[2] = limb[2] >> 26 | limb[3] << 25;
+    word[3] = limb[3] >> 39 | limb[4] << 12;
+    for (int i = 0; i < FIELD_BYTES; i++)
+        bytes[i] = (uint8_t)(word[i / 8] >> 8 * (i % 8));
+}
+
+/* --- points ------------------------------------------------------------------------------------------------------- */
+
+/* (x / z, y / z), and t = x y / z; all tight. */
+typedef struct {
+    Field x, y, z, t;
+} Point;
+
+/* (x / z, y / t), as a formula leaves it; all loose. */
+typedef struct {
+    Field x, y, z, t;
+} Completed;
+
+/* A point with z = 1 as additions want it; all tight. */
+typedef struct {
+    Field y_plus_x, y_minus_x, xy2d;
+} Addend;
+
+static inline Point
+point_of(const Completed *from)
+{
+    return (Point){
+        product(&from->x, &from->t), product(&from->y, &from->z), product(&from->z, &from->t),
+        product(&from->x, &from->y)};
+}
+
+static inline Completed
+doubled(const Point *point)
+{
+    Field xx = square(&point->x), yy = square(&point->y), zz = square(&point->z), x_plus_y = sum(&point->x, &point->y);
+    Field all = square(&x_plus_y), zz2 = sum(&zz, &zz);
+    Completed out;
+
+    out.y = sum(&yy, &xx);
+    out.z = small_difference(&yy, &xx);
+    out.x = difference(&all, &out.y);
+    out.t = difference(&zz2, &out.z);
+    return out;
+}
+
+/* The sum with a point, or with its negative: -(x, y) = (-x, y). */
+static inline Completed
+added(const Point *to, const Addend *addend, int negative)
+{
+    const Field *plus = negative ? &addend->y_minus_x : &addend->y_plus_x;
+    const Field *minus = negative ? &addend->y_plus_x : &addend->y_minus_x;
+    Field y_plus_x = sum(&to->y, &to->x), y_minus_x = difference(&to->y, &to->x);
+    Field a = product(&y_plus_x, plus), b = product(&y_minus_x, minus), c = product(&addend->xy2d, &to->t);
+    Field z2 = sum(&to->z, &to->z);
+    Completed out;
+
+    out.x = difference(&a, &b);
+    out.y = sum(&a, &b);
+    out.z = negative ? difference(&z2, &c) : sum(&z2, &c);
+    out.t = negative ? sum(&z2, &c) : difference(&z2, &c);
+    return out;
+}
+
+/* The sum of two points in any form. */
+static Point
+added_points(const Point *one, const Point *two)
+{
+    Field sum1 = sum(&one->y, &one->x), difference1 = difference(&one->y, &one->x);
+    Field sum2 = sum(&two->y, &two->x), difference2 = difference(&two->y, &two->x);
+    Field a = product(&sum1, &sum2), b = product(&difference1, &difference2), t2d = product(&two->t, &TWO_D);
+    Field c = product(&one->t, &t2d), zz = product(&one->z, &two->z), zz2 = sum(&zz, &zz);
+    Completed out = {difference(&a, &b), sum(&a, &b), sum(&zz2, &c), difference(&zz2, &c)};
+
+    return point_of(&out);
+}
+
+/* --- multiples ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    /* (2 j + 1) 2^(16 k) times the point, at [k][j] */
+    Addend multiples[BLOCKS][ODD_MULTIPLES];
+} Multiples;
+
+static PyObject *
+Multiples_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    Py_buffer x, y;
+    Multiples *self = NULL;
+    Point *points = NULL;
+    Field *until = NULL, inverted;
+    (void)kwargs;
+
+    if (!PyArg_ParseTuple(args, "y*y*", &x, &y))
+        return NULL;
+    if (x.len != FIELD_BYTES || y.len != FIELD_BYTES) {
+        PyErr_SetString(PyExc_ValueError, "x and y are 32 bytes each");
+        goto done;
+    }
+    points = PyMem_Malloc(sizeof(Point) * BLOCKS * ODD_MULTIPLES);
+    until = PyMem_Malloc(sizeof(Field) * BLOCKS * ODD_MULTIPLES);
+    if (points == NULL || until == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    self = (Multiples *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        goto done;
+
+    /* 1. All multiples. */
+    Point first = {field_of(x.buf), field_of(y.buf), ONE, ZERO};
+    first.t = product(&first.x, &first.y);
+    for (int block = 0; block < BLOCKS; block++) {
+        Point *multiple = &points[block * ODD_MULTIPLES];
+        Completed step = doubled(&first);
+        Point twice = point_of(&step);
+        multiple[0] = first;
+        for (int i = 1; i < ODD_MULTIPLES; i++)
+            multiple[i] = added_points(&multiple[i - 1], &twice);
+        for (int bit = 0; bit < BLOCK_BITS; bit++) {
+            step = doubled(&first);
+            first = point_of(&step);
+        }
+    }
+    /* 2. Their z made 1, with one inversion for all: what stands in `until` is the product of all z up to there. */
+    until[0] = points[0].z;
+    for (int i = 1; i < BLOCKS * ODD_MULTIPLES; i++)
+        until[i] = product(&until[i - 1], &points[i].z);
+    inverted = inverse(&until[BLOCKS * ODD_MULTIPLES - 1]);
+    for (int i = BLOCKS * ODD_MULTIPLES - 1; i >= 0; i--) {
+        Field one_over_z = i ? product(&inverted, &until[i - 1]) : inverted;
+        Field affine_x = product(&points[i].x, &one_over_z), affine_y = product(&points[i].y, &one_over_z);
+        Field xy = product(&affine_x, &affine_y);
+        Field plus = sum(&affine_y, &affine_x), minus = small_difference(&affine_y, &affine_x);
+        Addend *addend = &self->multiples[i / ODD_MULTIPLES][i % ODD_MULTIPLES];
+        addend->y_plus_x = product(&plus, &ONE);
+        addend->y_minus_x = product(&minus, &ONE);
+        addend->xy2d = product(&xy, &TWO_D);
+        inverted = product(&inverted, &points[i].z);
+    }
+done:
+    PyMem_Free(points);
+    PyMem_Free(until);
+    PyBuffer_Release(&x);
+    PyBuffer_Release(&y);
+    return (PyObject *)self;
+}
+
+static void
+Multiples_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/*
+ * A scalar below 2^255 as odd digits below 2^(WINDOW - 1), of either sign, most of which are 0: it is the sum of
+ * digits[i] 2^i.
+ */
+static void
+digits_of(int8_t digits[SCALAR_BITS], const uint8_t scalar[SCALAR_BYTES])
+{
+    uint64_t words[5] = {
+        little_endian(scalar), little_endian(scalar + 8), little_endian(scalar + 16), little_endian(scalar + 24), 0};
+    unsigned int carry = 0;
+
+    memset(digits, 0, SCALAR_BITS);
+    for (int at = 0; at < SCALAR_BITS;) {
+        uint64_t bits = words[at / 64] >> at % 64;
+        if (at % 64 > 64 - WINDOW)
+            bits |= words[at / 64 + 1] << (64 - at % 64);
+        unsigned int window = carry + (bits & ((1 << WINDOW) - 1));
+        if (window % 2 == 0) {
+            at++;
+            continue;
+        }
+        carry = window > 1 << (WINDOW - 1);
+        digits[at] = (int8_t)(carry ? (int)window - (1 << WINDOW) : (int)window);
+        at += WINDOW;
+    }
+}
+
+static inline void
+add_digit(Completed *to, const Multiples *of, int block, int digit)
+{
+    if (digit) {
+        Point point = point_of(to);
+        *to = added(&point, &of->multiples[block][(digit < 0 ? -digit : digit) / 2], digit < 0);
+    }
+}
+
+/* sum_of(point, scalar, other_point, other_scalar, /): encoded as RFC 8032 does, section 5.1.2. */
+static PyObject *
+sum_of(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    PyTypeObject *type = *(PyTypeObject **)PyModule_GetState(module);
+    const uint8_t *scalars[2];
+    int8_t digits[2][SCALAR_BITS];
+    uint8_t encoded[FIELD_BYTES], x[FIELD_BYTES];
+
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "sum_of takes two points, each with a scalar");
+        return NULL;
+    }
+    for (int i = 0; i < 2; i++) {
+        PyObject *scalar = args[2 * i + 1];
+        if (!Py_IS_TYPE(args[2 * i], type) || !PyBytes_Check(scalar)) {
+            PyErr_SetString(PyExc_TypeError, "sum_of takes points as Multiples, and scalars as bytes");
+            return NULL;
+        }
+        scalars[i] = (const uint8_t *)PyBytes_AS_STRING(scalar);
+        if (PyBytes_GET_SIZE(scalar) != SCALAR_BYTES || scalars[i][SCALAR_BYTES - 1] > 0x7f) {
+            PyErr_SetString(PyExc_ValueError, "a scalar is 32 bytes, little-endian, below 2^255");
+            return NULL;
+        }
+        digits_of(digits[i], scalars[i]);
+    }
+    const Multiples *one = (const Multiples *)args[0], *two = (const Multiples *)args[2];
+    Completed all = {ZERO, ONE, ONE, ONE};
+    for (int bit = BLOCK_BITS - 1; bit >= 0; bit--) {
+        if (bit < BLOCK_BITS - 1) {
+            Point point = point_of(&all);
+            all = doubled(&point);
+        }
+        for (int block = 0; block < BLOCKS; block++) {
+            add_digit(&all, one, block, digits[0][BLOCK_BITS * block + bit]);
+            add_digit(&all, two, block, digits[1][BLOCK_BITS * block + bit]);
+        }
+    }
+    Point found = point_of(&all);
+    Field one_over_z = inverse(&found.z);
+    Field affine_x = product(&found.x, &one_over_z), affine_y = product(&found.y, &one_over_z);
+    write_field(encoded, &affine_y);
+    write_field(x, &affine_x);
+    encoded[FIELD_BYTES - 1] |= (uint8_t)((x[0] & 1) << 7);
+    return PyBytes_FromStringAndSize((const char *)encoded, FIELD_BYTES);
+}
+
+/* --- the module --------------------------------------------------------------------------------------------------- */
+
+static PyType_Slot Multiples_slots[] = {
+    {Py_tp_new, Multiples_new},
+    {Py_tp_dealloc, Multiples_dealloc},
+    {Py_tp_doc, "Multiples(x, y, /)\n--\n\nMultiples of a point of edwards25519, whose coordinates are 32 bytes each."},
+    {0, NULL},
+};
+
+static PyType_Spec Multiples_spec = {
+    .name = "meterproof_schemas._edwards25519.Multiples",
+    .basicsize = sizeof(Multiples),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = Multiples_slots,
+};
+
+static int
+exec_module(PyObject *module)
+{
+    PyObject **type = PyModule_GetState(module);
+
+    *type = PyType_FromModuleAndSpec(module, &Multiples_spec, NULL);
+    return *type == NULL ? -1 : PyModule_AddObjectRef(module, "Multiples", *type);
+}
+
+static int
+traverse_module(PyObject *module, visitproc visit, void *arg)
+{
+    Py_VISIT(*(PyObject **)PyModule_GetState(module));
+    return 0;
+}
+
+static int
+clear_module(PyObject *module)
+{
+    Py_CLEAR(*(PyObject **)PyModule_GetState(module));
+    return 0;
+}
+
+static PyMethodDef methods[] = {
+    {"sum_of", (PyCFunction)(void (*)(void))sum_of, METH_FASTCALL,
+     "sum_of(point, scalar, other_point, other_scalar, /)\n--\n\nThe sum of two multiples, as 32 bytes."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, exec_module},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "meterproof_schemas._edwards25519",
+    .m_size = sizeof(PyObject *),
+    .m_methods = methods,
+    .m_slots = slots,
+    .m_traverse = traverse_module,
+    .m_clear = clear_module,
+};
+
+PyMODINIT_FUNC
+PyInit__edwards25519(void)
+{
+    return PyModuleDef_Init(&definition);
+}

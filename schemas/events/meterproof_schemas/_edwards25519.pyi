@@ -1,0 +1,6 @@
+from typing import Self
+
+class Multiples:
+    def __new__(cls, x: bytes, y: bytes, /) -> Self: ...
+
+def sum_of(point: Multiples, scalar: bytes, other_point: Multiples, other_scalar: bytes, /) -> bytes: ...
