@@ -27,6 +27,7 @@ from meterproof_sinks.tally import Tally, Totals, tally_clickhouse
 _NAMED_MAX: Final = 100
 """Differences of one kind that are named one by one; the others are counted."""
 _HOUR: Final = timedelta(hours=1)
+_HOUR_US: Final = 3_600_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 KINDS: Final = (
@@ -39,6 +40,7 @@ KINDS: Final = (
     "checkpoints",
     "quarantine",
     "erasure",
+    "corrections",
 )
 """What can differ."""
 OnProgress = Callable[[str, int], None]
@@ -113,7 +115,8 @@ async def reconcile(
     1. where ClickHouse's rows end, by log: nothing above counts
     2. the audit folder up to there; where it ends earlier, nothing above its end counts
     3. Kafka's log up to there, if it can be read from its beginning
-    4. ClickHouse's rows up to there; stage against stage by log and hour: events, fingerprint, every meter's sum
+    4. ClickHouse's rows up to there; stage against stage by log and hour: events, fingerprint, every meter's sum;
+       and correction by correction what it does
     5. each roll-up, and the groups, against the rows below the position that it states
     6. what needs ClickHouse alone: dense positions, records, quarantine, one identity counted twice
 
@@ -145,6 +148,7 @@ async def reconcile(
         for log, tally in tallies.items():
             _leave_out(found, stage, log, tally, months[log])
             _compare(found, stage, log, tally, rows[log])
+            _compare_corrections(found, stage, log, (tally, rows[log]), months[log])
     for grain in GRAINS:  # 5
         _compare_rollup(clickhouse, grain, found, months)
     _compare_groups(clickhouse, found, {month for given_up in months.values() for month in given_up})
@@ -254,6 +258,23 @@ def _compare(found: Reconciliation, stage: str, log: str, tally: Tally, rows: Ta
         lines, gone = tally.erased.keys() - rows.erased.keys(), rows.erased.keys() - tally.erased.keys()
         detail = f"{len(lines)} events are erased in the audit folder only, {len(gone)} in ClickHouse only"
         found.differ("erasure", detail, log=log)
+
+
+def _compare_corrections(
+    found: Reconciliation, stage: str, log: str, tallies: tuple[Tally, Tally], months: AbstractSet[int]
+) -> None:
+    """Step 4 for what one log says of corrections: by it rows are left out of every total."""
+    theirs, ours = (tally.corrections for tally in tallies)
+    for position in sorted(theirs.keys() | ours.keys()):
+        expected, got = theirs.get(position, set()), ours.get(position, set())
+        if expected == got or any(_month_of(row.event_us // _HOUR_US) in months for row in expected | got):
+            continue
+        (said, holds) = (" and ".join(sorted(map(str, rows))) or "nothing" for rows in (expected, got))
+        detail = (
+            f"of position {position} the {stage} says {said}, and the table usage_corrections {holds}; "
+            "`meterproof rebuild --replace` makes the database again"
+        )
+        found.differ("corrections", detail, log=log)
 
 
 def _told(usage: Mapping[str, Decimal]) -> str:

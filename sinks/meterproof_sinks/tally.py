@@ -11,6 +11,7 @@ from meterproof_schemas.fast_event import read_event
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.quantity import EXACT, decimal_of
 from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.correction_rows import CorrectionRow, corrections_of
 from meterproof_sinks.erased import entry_of_kept, erased_entry
 
 _HOUR_US: Final = 3_600_000_000
@@ -42,6 +43,8 @@ class Tally:
     """By hours since 1970 UTC."""
     erased: dict[int, bytes] = field(default_factory=dict)
     """Entries that were erased, by position."""
+    corrections: defaultdict[int, set[CorrectionRow]] = field(default_factory=lambda: defaultdict(set))
+    """What is said of accepted corrections, by position; one thing of each, where all is well."""
 
     @property
     def events(self) -> int:
@@ -61,6 +64,9 @@ class Tally:
                 totals.fingerprint = (totals.fingerprint + int.from_bytes(entry[:8], "little")) % _WORD
                 for meter, quantity in event.data.usage.items():
                     totals.usage[meter] = EXACT.add(totals.usage[meter], decimal_of(quantity))
+        for position, row in corrections_of(record).items():
+            if position not in skip:
+                self.corrections[position].add(row)
         self.position = record.header.size
 
 
@@ -75,6 +81,8 @@ def tally_clickhouse(clickhouse: ClickHouse, bounds: Mapping[str, int]) -> dict[
         tallies[log].hours[hour] = Totals(events, fingerprint, defaultdict(Decimal, usage))
     for log, position, entry in clickhouse.rows(_ERASED, _of(bounds)):
         tallies[log].erased[position] = bytes.fromhex(entry)
+    for log, position, *row in clickhouse.rows(_CORRECTIONS, _of(bounds)):
+        tallies[log].corrections[position].add(CorrectionRow(*row))
     return tallies
 
 
@@ -89,3 +97,6 @@ SELECT log, toUInt32(intDiv(toUnixTimestamp64Micro(event_time), 3600000000)) AS 
 FROM usage_final WHERE {_BELOW} GROUP BY log, hour
 """  # noqa: S608 - nothing of it comes from outside
 _ERASED: Final = f"SELECT log, position, entry FROM usage_erased FINAL WHERE {_BELOW}"  # noqa: S608 - as above
+_CORRECTIONS: Final = (
+    f"SELECT DISTINCT log, position, kind, effect, event_us, target FROM usage_corrections WHERE {_BELOW}"  # noqa: S608 - as above
+)

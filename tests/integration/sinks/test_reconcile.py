@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from meterproof_schemas.correction import correction_line
 from meterproof_schemas.event import parse_event
 from meterproof_schemas.price_book import encode_price_book
 from meterproof_sinks.audit_folder import log_folder_name, log_folders, segments_of
@@ -16,6 +17,7 @@ from meterproof_sinks.rebuilding import NotTheSame, given_books, rebuild
 from meterproof_sinks.reconciliation import Reconciliation, reconcile
 from meterproof_sinks.rollups import Rollups
 from meterproof_sinks.segment_writer import SegmentLimits
+from tests.builders import make_genesis_record, make_limits
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, one, opened
 from tests.meterproof_command import run_meterproof
 from tests.rated_log import BOOKS, RatedLog
@@ -124,6 +126,33 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
     found = await reconcile(clickhouse, audit, None)
     assert _kinds(found) == {"audit": 2, "rows": 1}
     assert {difference.log for difference in found.differences if difference.kind == "rows"} == {logs[1].origin}
+
+
+async def test_what_is_said_of_corrections_is_compared_one_by_one(clickhouse: ClickHouse, data: Path) -> None:
+    log = RatedLog(seed=80, genesis_value=make_genesis_record(limits=make_limits(corrections=True)))
+    events = log.rich_events(6)
+    log.batch(events)
+    log.batch(
+        [correction_line(line, correction_id=f"c{n}", kind="void", salt="0" * 32) for n, line in enumerate(events[:4])]
+    )
+    audit = _audit(data, [log])
+    await _carry(clickhouse, log)
+    found = await reconcile(clickhouse, audit, None)
+    assert (found.holds, found.differences) == (True, [])
+    for change in (
+        "ALTER TABLE usage_corrections DELETE WHERE position = 6",
+        "ALTER TABLE usage_corrections UPDATE effect = 'unknown_target' WHERE position = 7",
+        "ALTER TABLE usage_corrections UPDATE target = repeat('0', 64) WHERE position = 8",
+    ):
+        clickhouse.command(f"{change} SETTINGS mutations_sync = 2")
+    clickhouse.command("INSERT INTO usage_corrections SELECT * REPLACE (3 AS position) FROM usage_corrections LIMIT 1")
+    clickhouse.command(
+        "INSERT INTO usage_corrections SELECT * REPLACE ('replace' AS kind) FROM usage_corrections WHERE position = 9"
+    )
+    found = await reconcile(clickhouse, audit, None)
+    assert _kinds(found) == {"corrections": 5}
+    assert [difference.detail.split()[2] for difference in found.differences] == ["3", "6", "7", "8", "9"]
+    assert "rebuild --replace" in found.differences[0].detail
 
 
 async def test_an_event_that_was_replaced_is_seen_by_its_digest(clickhouse: ClickHouse, data: Path) -> None:
