@@ -91,7 +91,9 @@ def _verified(record: Sourced, genesis: Genesis, registry: KeyRegistry) -> Opene
     """
     value, append_ms = record.value, record.append_ms
     if not value:
-        return OpenedRecord(value, append_ms, (Reason.UNREADABLE_RECORD, "a record without a value"))
+        return OpenedRecord(
+            value, append_ms, (Reason.UNREADABLE_RECORD, "a record without a value, or whose bytes cannot be read")
+        )
     try:
         batch = decode_batch(value)  # 1
         header = batch.header

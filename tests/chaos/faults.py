@@ -344,7 +344,7 @@ async def garbage(rig: Rig, draw: random.Random) -> str:
 
 @fault("input: decompression bomb")
 async def bomb(rig: Rig, draw: random.Random) -> str:
-    return await _refused(rig, draw.choice(AGENTS), bytes(_BOMB_BYTES), "too_large", compression_type="gzip")
+    return await _refused(rig, draw.choice(AGENTS), bytes(_BOMB_BYTES), "unreadable_record", compression_type="gzip")
 
 
 async def _refused(rig: Rig, agent: Agent, value: bytes | None, reason: str, **arguments: Any) -> str:

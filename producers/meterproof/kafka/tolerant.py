@@ -1,18 +1,25 @@
-"""Reading records whose header keys are not UTF-8.
+"""Reading records that the broker takes and the client library does not.
 
-The broker takes any bytes as a header key; the client library raises on those that are not UTF-8, and then never gets
-past the record. Whoever may write to a topic could stop every reader of it. `apply` replaces the library's parser of
-fetched bytes by one that falls back, for the one batch concerned, to the library's own Python parser with a lenient
-decoder. Nothing changes for other batches: the fast parser reads them.
+Whoever may write to a topic could stop every reader of it: the library raises, and then never gets past the record.
+`apply` replaces its parser of fetched bytes. Nothing changes for other batches: the fast parser reads them.
+
+- A header key that is not UTF-8: the one batch concerned is read by the library's own Python parser with a lenient
+  decoder.
+- A compressed batch that is a bomb, or that cannot be taken apart: each of its records is an `UnreadableRecord`, which
+  has no value. So is a record of a compressed batch that is larger than any topic's limit.
 """
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import aiokafka.consumer.fetcher
-from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
+
+from meterproof.kafka.decompression import NotDecompressed, decompressed
+from meterproof_schemas.limits import RECORD_BYTES_MAX
 
 
 def apply() -> None:
@@ -39,6 +46,18 @@ class _LenientBytes(bytearray):
         return super().decode(encoding, "backslashreplace")
 
 
+class UnreadableRecord(NamedTuple):
+    """Stands where a record's bytes cannot be had: nothing but its place and time. Reads like the library's record."""
+
+    offset: int
+    timestamp: int
+    timestamp_type: int | None
+    key: None = None
+    value: None = None
+    headers: tuple[()] = ()
+    checksum: None = None
+
+
 class TolerantBatch:
     """One batch of records, read by the fast parser as far as that gets. Lives for one pass over its records."""
 
@@ -53,16 +72,44 @@ class TolerantBatch:
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
+        codec: int = self._batch.compression_type
+        if codec == DefaultRecordBatch.CODEC_NONE:
+            yield from _lenient(self._batch, self._raw)
+            return
         read = 0
         try:
-            for record in self._batch:
-                yield record
+            raw = decompressed(self._raw, codec)
+            for record in _lenient(DefaultRecordBatch(raw), raw):
+                yield (
+                    record if len(raw) <= RECORD_BYTES_MAX or _size(record) <= RECORD_BYTES_MAX else self._unread(read)
+                )
                 read += 1
-        except UnicodeDecodeError:
-            batch: Any = _DefaultRecordBatchPy(self._raw)
-            batch._maybe_uncompress()  # noqa: SLF001 - the buffer must hold records before it is replaced
-            batch._buffer = _LenientBytes(batch._buffer)  # noqa: SLF001
-            yield from islice(batch, read, None)
+        except (NotDecompressed, CorruptRecordException):
+            # The broker was content with it. The checksum holds, so it will never read otherwise.
+            for number in range(read, self._batch.last_offset_delta + 1):
+                yield self._unread(number)
+
+    def _unread(self, number: int) -> UnreadableRecord:
+        batch = self._batch
+        return UnreadableRecord(batch.base_offset + number, batch.max_timestamp, batch.timestamp_type)
+
+
+def _lenient(batch: Any, raw: bytes | memoryview) -> Iterator[Any]:  # noqa: ANN401 - the library's batch
+    """The records of an uncompressed batch."""
+    read = 0
+    try:
+        for record in batch:
+            yield record
+            read += 1
+    except UnicodeDecodeError:
+        again: Any = _DefaultRecordBatchPy(raw)
+        again._buffer = _LenientBytes(raw)  # noqa: SLF001
+        yield from islice(again, read, None)
+
+
+def _size(record: Any) -> int:  # noqa: ANN401 - the library's record
+    headers = sum(len(key) + len(value or b"") for key, value in record.headers)
+    return headers + len(record.key or b"") + len(record.value or b"")
 
 
 class TolerantRecords:

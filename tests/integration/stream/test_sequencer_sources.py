@@ -1,6 +1,8 @@
 """Source topics as they can be: transactions, nulls, noise, foreign headers; lost, replaced, offsets moved."""
 
 import asyncio
+import gzip
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import OffsetAndMetadata
 
 from meterproof.kafka.price_books import publish_price_book
@@ -33,6 +36,10 @@ pytestmark = pytest.mark.broker
 async def command(*arguments: str) -> int:
     """Run `meterproof` as a person would; it makes an event loop of its own."""
     return await asyncio.to_thread(meterproof, arguments)
+
+
+_LENGTH_OFFSET = 8
+"""Of the length in a batch's header, which the library does not name."""
 
 
 class NotText:
@@ -57,6 +64,31 @@ async def send_with_foreign_header(pipeline: Pipeline, partition: int, value: by
         batch = producer.create_batch()
         batch._builder = _DefaultRecordBatchBuilderPy(2, 0, False, -1, -1, 0, 1024 * 1024)
         batch.append(key=None, value=value, timestamp=None, headers=[(NotText(), b"value")])
+        await (await producer.send_batch(batch, pipeline.kafka.topic(Topic.BATCHES), partition=partition))
+
+
+async def send_gzip_with_bytes_behind(pipeline: Pipeline, partition: int) -> None:
+    """Two records that the broker takes, and the client library raises on for ever."""
+
+    class Builder:
+        def build(self) -> Any:
+            return raw
+
+        def size(self) -> int:
+            return len(raw)
+
+    of = _DefaultRecordBatchBuilderPy
+    plain = of(2, 0, False, -1, -1, 0, 1024)
+    for number in range(2):
+        plain.append(number, 1_000, None, b"value", [])
+    records = plain.build()[of.HEADER_STRUCT.size :]
+    raw = plain.build()[: of.HEADER_STRUCT.size] + gzip.compress(records) + b"behind"
+    struct.pack_into(">i", raw, _LENGTH_OFFSET, len(raw) - of.AFTER_LEN_OFFSET)
+    struct.pack_into(">h", raw, of.ATTRIBUTES_OFFSET, of.CODEC_GZIP)
+    struct.pack_into(">I", raw, of.CRC_OFFSET, calc_crc32c(bytes(raw[of.ATTRIBUTES_OFFSET :])))
+    async with AIOKafkaProducer(**pipeline.kafka.client_args(), enable_idempotence=False) as producer:
+        batch = producer.create_batch()
+        batch._builder, batch._relative_offset = Builder(), 2
         await (await producer.send_batch(batch, pipeline.kafka.topic(Topic.BATCHES), partition=partition))
 
 
@@ -98,6 +130,7 @@ async def test_anything_that_kafka_takes_gets_its_verdict(
             )
         await pipeline.send(0, [None, b"noise", b"x" * (700 * 1024)])
         await send_with_foreign_header(pipeline, 0, pipeline.batch(0, pipeline.new_events(0, 5)))
+        await send_gzip_with_bytes_behind(pipeline, 0)
         await pipeline.send(0, [pipeline.batch(0, [*pipeline.new_events(0, 3), b"{}"])])
         await pipeline.wait_until_sequenced(worker)
         assert worker.stop() == 0, worker.log()
@@ -106,7 +139,7 @@ async def test_anything_that_kafka_takes_gets_its_verdict(
     assert state.counts == {
         "accepted": 38,
         "malformed_event": 1,
-        "record:unreadable_record": 1,
+        "record:unreadable_record": 3,
         "record:malformed_batch": 1,
         "record:too_large": 1,
     }
