@@ -17,7 +17,6 @@ from meterproof.kafka.decompression import DECOMPRESSED_BYTES_MAX
 from meterproof.kafka.tolerant import TolerantRecords, apply
 from meterproof_schemas.limits import RECORD_BYTES_MAX
 
-
 _LENGTH_OFFSET = 8
 """Of the length in a batch's header, which the library does not name."""
 
