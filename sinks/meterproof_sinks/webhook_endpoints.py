@@ -17,13 +17,14 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from yarl import URL
 
-from meterproof_schemas.budget import Alert, Scope
+from meterproof_schemas.budget import Alert
 from meterproof_schemas.delivery import EndpointName
 from meterproof_schemas.errors import InvalidRegistry
 from meterproof_schemas.event import Name, VersionOne
 from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.keys import matches
 from meterproof_schemas.price_book import Amount
+from meterproof_schemas.scopes import Scope
 from meterproof_schemas.strict_json import NotStrictJson, parse_object
 from meterproof_sinks.webhook_addresses import is_refused_literal
 from meterproof_sinks.webhook_backoff import Backoff

@@ -19,11 +19,11 @@ from meterproof_schemas.budget import (
     decode_budget_state,
     definition_of,
     is_marker_key,
-    lies_in_one_log,
     parse_state_key,
     read_sum_head,
 )
 from meterproof_schemas.errors import InvalidRecord
+from meterproof_schemas.scopes import lies_in_one_log
 from meterproof_schemas.topics import Topic
 from meterproof_stream.scope_totals import ScopeTotals, WindowForgotten
 

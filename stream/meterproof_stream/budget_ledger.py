@@ -1,31 +1,28 @@
 """Spend per scope and window of one log, and the alerts that follow from this log alone (pure)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 from meterproof_schemas.budget import (
     Alert,
     Budget,
     BudgetKind,
     PartialSum,
+    SumHead,
     SumKey,
     Watch,
     WatchedKind,
     definition_of,
     kinds_of,
-    lies_in_one_log,
-    subject_in,
 )
-from meterproof_schemas.correction import Counted, counted
-from meterproof_schemas.errors import InvalidEvent, InvalidRegistry
-from meterproof_schemas.event import Event
-from meterproof_schemas.fast_event import read_events
-from meterproof_schemas.log_record import LogRecord
+from meterproof_schemas.counted_lines import CountedLines, count_lines
+from meterproof_schemas.errors import InvalidRegistry
+from meterproof_schemas.log_record import LogRecord, RecordHeader
 from meterproof_schemas.price_book import PriceBook
-from meterproof_schemas.quantity import EXACT, plain
+from meterproof_schemas.quantity import plain_scaled, scaled
+from meterproof_schemas.scopes import lies_in_one_log, subject_in
 from meterproof_schemas.window import window_end_us, window_start_us
 
 _US_PER_MS: Final = 1000
@@ -35,41 +32,46 @@ KEPT_FINAL_US: Final = 3_600_000_000
 """For how much ingest time a final window is kept: whoever comes next may have to alert for it."""
 _SPREAD_MIN: Final = 20_000
 """Offsets that the sums may be spread over, at least, before the oldest are stated again."""
+_NEVER: Final = 1 << 200
+"""More than any sum reaches, in 10^-12."""
 
 
-class _Spent(NamedTuple):
-    """One event with what it counts for, and where it stands."""
-
-    event: Event
-    position: int
-    counted: Counted
-    append_ms: int
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Sum:
-    """An absolute sum over the log's events below `position`."""
+    """An absolute sum over the log's events below `position`; quantities and money in 10^-12."""
 
-    position: int
+    key: SumKey
+    watches: Sequence[Watch]
+    position: int = 0
     events: int = 0
-    spend: Decimal = Decimal(0)
-    usage: dict[str, Decimal] = field(default_factory=dict)
+    spend: int = 0
+    usage: dict[str, int] = field(default_factory=dict)
     event_time: str | None = None
     append_ms: int | None = None
     seen: int = 0
     """Position of the last value that stands on the topic, as far as it was looked at."""
+    next_threshold: int = -_NEVER
+    """No threshold in money is reached by a spend that has risen and is below; see `look_ahead`."""
 
-    def add(self, spent: _Spent, meters: frozenset[str]) -> None:
-        """Add an event; what was handed out as `usage` before stays as it was."""
-        self.spend = EXACT.add(self.spend, spent.counted.spend)
-        if meters:
-            self.usage = usage = dict(self.usage)
-            for meter, quantity in spent.counted.usage.items():
-                if meter in meters:
-                    usage[meter] = EXACT.add(usage.get(meter, Decimal(0)), quantity)
-        self.events += spent.counted.events
-        self.position = spent.position + 1
-        self.event_time, self.append_ms = spent.event.time, spent.append_ms
+    def used(self, watch: Watch) -> int:
+        """What counts against a budget's limit: the spend, or the quantities of its meters."""
+        meters = watch.budget.meters
+        return self.spend if meters is None else sum(self.usage.get(meter, 0) for meter in meters)
+
+    def look_ahead(self) -> None:
+        """Look for `next_threshold`."""
+        self.next_threshold = _NEVER
+        for watch in self.watches:
+            if watch.budget.meters is None and (reached := watch.reached(self.spend)) < len(watch.thresholds):
+                self.next_threshold = min(self.next_threshold, watch.thresholds[reached][1])
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The sums of one kind, by subject and start of the window; see `BudgetLedger` for all of them together."""
+
+    watched: WatchedKind
+    sums: dict[tuple[str, int], _Sum] = field(default_factory=dict)
 
 
 class BudgetLedger:
@@ -90,9 +92,10 @@ class BudgetLedger:
         self._book = book
         self._budgets = budgets
         self._definition = definition_of(budgets)
-        self._kinds = kinds_of(budgets)
+        self._kinds = {kind: _Kept(watched) for kind, watched in kinds_of(budgets).items()}
+        self._meters = frozenset[str]().union(*(kept.watched.meters for kept in self._kinds.values()))
         self._sums: dict[SumKey, _Sum] = {}
-        self._changed: set[SumKey] = set()
+        self._changed: set[_Sum] = set()
         self._offsets: dict[SumKey, int] = {}
         """Where each sum stands on the topic, lowest first."""
         self._last_offset = -1
@@ -105,15 +108,11 @@ class BudgetLedger:
         """Begin with sums that were made durable, each with its offset; of each the one with the highest position."""
         for offset, stored in sorted(sums, key=lambda found: found[0]):
             key = stored.key
-            self._sums[key] = _Sum(
-                stored.position,
-                stored.events,
-                Decimal(stored.spend),
-                stored.exact_usage(),
-                stored.event_time,
-                stored.append_ms,
-                seen=stored.position,
-            )
+            total = self._begin(key)
+            total.position = total.seen = stored.position
+            total.events, total.spend = stored.events, scaled(stored.spend)
+            total.usage = {meter: scaled(quantity) for meter, quantity in (stored.usage or {}).items()}
+            total.event_time, total.append_ms = stored.event_time, stored.append_ms
             self._currency = stored.currency or self._currency
             self.written(key, offset)
 
@@ -141,7 +140,7 @@ class BudgetLedger:
         if total is None:
             return
         if position < total.seen or definition != self._definition:
-            self._changed.add(key)
+            self._changed.add(total)
         total.seen = position
 
     @property
@@ -151,9 +150,11 @@ class BudgetLedger:
 
     def is_over(self, key: SumKey, clock_ms: int) -> bool:
         """Whether a window has been final for a while by the log's ingest clock, so that nobody asks for its sum."""
-        kind = self._kinds.get(key.kind)
+        kept = self._kinds.get(key.kind)
         final_us = clock_ms * _US_PER_MS - self._horizon_us
-        return kind is not None and window_end_us(key.start_us, key.window, kind.zone) + KEPT_FINAL_US <= final_us
+        return (
+            kept is not None and window_end_us(key.start_us, key.window, kept.watched.zone) + KEPT_FINAL_US <= final_us
+        )
 
     def take(self, record: LogRecord) -> None:
         """Add an accepted record's events; what a sum holds already is left out.
@@ -165,52 +166,87 @@ class BudgetLedger:
         book = self._book(header.price_book) if header.price_book else None
         if book is not None and book.currency != self._currency:
             self._check_currency(book)
-        effects = header.effects
-        for position, event in enumerate(read_events(record.lines), header.first):
-            if isinstance(event, InvalidEvent):
-                raise event
-            spent: _Spent | None = None
-            for kind, watched in self._kinds.items():
-                subject = subject_in(kind.scope, event)
-                if subject is None or not (watches := watched.concerning(subject)):
-                    continue
-                if spent is None:  # priced only where somebody watches
-                    spent = _Spent(event, position, counted(event, effects.get(position), book), header.append_ms)
-                self._add(kind, watched, watches, subject, spent)
+        if not self._kinds:
+            return
+        counted = count_lines(record.lines, header.first, header.effects, book, self._meters)
+        alerts: list[Alert] = []
+        for kind, kept in self._kinds.items():
+            self._add(kind, kept, counted, header, alerts)
+        alerts.sort(key=lambda alert: alert.position)
+        self._alerts += alerts
 
     def _add(
-        self, kind: BudgetKind, watched: WatchedKind, watches: Sequence[Watch], subject: str, spent: _Spent
+        self, kind: BudgetKind, kept: _Kept, counted: CountedLines, header: RecordHeader, alerts: list[Alert]
     ) -> None:
+        """Add a record's events to the sums of one kind."""
         scope, window, zone = kind
-        event = spent.event
-        key = SumKey(scope, subject, window, zone, window_start_us(event.time_us, window, watched.zone))
-        total = self._sums.get(key)
-        if total is None:
-            total = self._sums[key] = _Sum(0)
-        if spent.position < total.position:
-            return
-        spend_before, usage_before = total.spend, total.usage
-        total.add(spent, watched.meters)
-        self._changed.add(key)
-        if not lies_in_one_log(scope):
-            return
-        for watch in watches:
-            before, used = watch.budget.used(spend_before, usage_before), watch.budget.used(total.spend, total.usage)
-            for threshold, _ in watch.crossed(before, used):
-                self._alerts.append(
-                    alert_of(
-                        watch.budget,
-                        threshold,
-                        key,
-                        used,
-                        log=self._origin,
-                        position=spent.position,
-                        event_time=event.time,
-                        append_ms=spent.append_ms,
-                    )
+        known, meters, alerted = kept.sums, kept.watched.meters, lies_in_one_log(scope)
+        begin_us = end_us = 0
+        added = zip(counted.who, counted.times_us, counted.spends, counted.events, strict=True)
+        for position, (event, time_us, spend, events) in enumerate(added, header.first):
+            subject = subject_in(scope, event)
+            if subject is None:
+                continue
+            if not begin_us <= time_us < end_us:
+                begin_us = window_start_us(time_us, window, kept.watched.zone)
+                end_us = window_end_us(begin_us, window, kept.watched.zone)
+            total = known.get((subject, begin_us))
+            if total is None:
+                if not kept.watched.concerning(subject):
+                    continue
+                total = self._begin(SumKey(scope, subject, window, zone, begin_us))
+            if position < total.position:
+                continue
+            self._changed.add(total)
+            total.position = position + 1
+            total.events += events
+            total.event_time, total.append_ms = event.time, header.append_ms
+            if not meters and spend >= 0 and total.spend + spend < total.next_threshold:
+                total.spend += spend
+                continue
+            before = [total.used(watch) for watch in total.watches]
+            total.spend += spend
+            if meters:
+                for meter, quantity in counted.usages[position - header.first].items():
+                    if meter in meters:
+                        total.usage[meter] = total.usage.get(meter, 0) + quantity
+            else:
+                total.look_ahead()
+            if alerted:
+                alerts += self._crossed(total, before, position)
+
+    def _crossed(self, total: _Sum, before: Iterable[int], position: int) -> Iterator[Alert]:
+        """The alerts of the event at `position`, which was just added; `before` is what each watch had as used."""
+        for watch, used_before in zip(total.watches, before, strict=True):
+            used = total.used(watch)
+            for threshold, _ in watch.crossed(used_before, used):
+                yield alert_of(
+                    watch.budget,
+                    threshold,
+                    total.key,
+                    used,
+                    log=self._origin,
+                    position=position,
+                    event_time=total.event_time or "",
+                    append_ms=total.append_ms or 0,
                 )
 
-    def drain(self, position: int, clock_ms: int) -> tuple[list[Alert], list[PartialSum]]:
+    def _begin(self, key: SumKey) -> _Sum:
+        """A sum of nothing; of kinds that no budget has as well, since whoever restores does not choose."""
+        kept = self._kinds.get(key.kind)
+        total = self._sums[key] = _Sum(key, () if kept is None else kept.watched.concerning(key.subject))
+        if kept is not None:
+            kept.sums[key.subject, key.start_us] = total
+        return total
+
+    def _forget(self, key: SumKey) -> None:
+        del self._sums[key]
+        self._offsets.pop(key, None)
+        kept = self._kinds.get(key.kind)
+        if kept is not None:
+            del kept.sums[key.subject, key.start_us]
+
+    def drain(self, position: int, clock_ms: int) -> tuple[list[Alert], list[tuple[SumKey, SumHead]]]:
         """What changed since the last call: alerts in log order, and the sums as they are at `position`.
 
         A sum that is stated holds every event below `position`, so that is the position it states. The sums that were
@@ -221,35 +257,35 @@ class BudgetLedger:
         floor = self.floor
         spread = 0 if floor is None else self._last_offset - floor
         if self._changed and spread > max(_SPREAD_MIN, 2 * len(self._sums)):
-            self._changed.update(islice(self._offsets, len(self._changed) // 2 + 50))
+            oldest = islice(self._offsets, len(self._changed) // 2 + 50)
+            self._changed.update(self._sums[key] for key in oldest)
         changed, self._changed = self._changed, set()
-        sums = [self._stated(key, position) for key in changed if key in self._sums]
+        sums = [(total.key, self._stated(total, position)) for total in changed]
         final_us = clock_ms * _US_PER_MS - self._horizon_us
         if final_us >= self._forgotten_us + _FORGET_INTERVAL_US:
             self._forgotten_us = final_us
             for key in [key for key in self._sums if self.is_over(key, clock_ms)]:
-                del self._sums[key]
-                self._offsets.pop(key, None)
+                self._forget(key)
         return alerts, sums
 
     def __len__(self) -> int:
         return len(self._sums)
 
-    def _stated(self, key: SumKey, position: int) -> PartialSum:
-        total = self._sums[key]
+    def _stated(self, total: _Sum, position: int) -> SumHead:
         # A sum that was restored may hold more than was read since: another writer had come further.
         total.position = max(total.position, position)
+        key = total.key
         spread = not lies_in_one_log(key.scope)
-        return PartialSum.model_construct(  # of valid parts; checking them again would cost most of a flush
+        return SumHead(
             v=1,
             log=self._origin,
             **key.as_json(),
             position=total.position,
             events=total.events,
-            spend=plain(total.spend),
+            spend=plain_scaled(total.spend),
             currency=self._currency,
             definition=self._definition,
-            usage={meter: plain(quantity) for meter, quantity in total.usage.items()} or None,
+            usage={meter: plain_scaled(quantity) for meter, quantity in total.usage.items()} or None,
             event_time=total.event_time if spread else None,
             append_ms=total.append_ms if spread else None,
         )
@@ -269,21 +305,21 @@ def alert_of(
     budget: Budget,
     threshold: str,
     key: SumKey,
-    used: Decimal,
+    used: int,
     *,
     log: str,
     position: int,
     event_time: str,
     append_ms: int,
 ) -> Alert:
-    """The alert for a threshold that the event at `position` of `log` reached."""
+    """The alert for a threshold that the event at `position` of `log` reached, with what is used then in 10^-12."""
     return Alert(
         v=1,
         budget=budget.name,
         **key.as_json(),
         threshold=threshold,
         limit=budget.limit,
-        spend=plain(used),
+        spend=plain_scaled(used),
         currency=budget.currency,
         log=log,
         position=position,

@@ -21,7 +21,6 @@ from meterproof_schemas.budget import (
     decode_budget_state,
     definition_of,
     encode,
-    home_partition,
     is_marker_key,
     marker_key,
     parse_state_key,
@@ -33,6 +32,7 @@ from meterproof_schemas.errors import InvalidRecord, InvalidRegistry, StageStopp
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.reasons import StopReason
+from meterproof_schemas.scopes import home_partition
 from meterproof_schemas.topics import Topic
 from meterproof_stream.budget_follower import TAIL_RECORDS, BudgetFollower
 from meterproof_stream.budget_ledger import BudgetLedger
@@ -130,8 +130,8 @@ class BudgetLane:
         alerts, sums = self._ledger.drain(chain.position, chain.clock_ms)
         await self.announce(alerts)  # 1
         for key, posted in [  # 2
-            (total.key, await self._producer.post(self._state_topic, partition, encode(total), state_key(total)))
-            for total in sums
+            (key, await self._producer.post(self._state_topic, partition, encode(total), state_key(total)))
+            for key, total in sums
         ]:
             await posted.batch
             self._ledger.written(key, posted.offset())

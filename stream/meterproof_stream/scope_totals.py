@@ -14,11 +14,10 @@ from meterproof_schemas.budget import (
     SumKey,
     WatchedKind,
     definition_of,
-    home_partition,
     kinds_of,
-    lies_in_one_log,
 )
-from meterproof_schemas.quantity import EXACT
+from meterproof_schemas.quantity import EXACT, scaled_decimal
+from meterproof_schemas.scopes import home_partition, lies_in_one_log
 from meterproof_schemas.window import window_end_us
 from meterproof_stream.budget_ledger import KEPT_FINAL_US, alert_of
 
@@ -148,7 +147,7 @@ class ScopeTotals:
             watches = self._kinds[key.kind].concerning(key.subject)
             spend, usage, last = self.spend(key), self.usage(key), total.last
             for watch in watches:
-                used = watch.budget.used(spend, usage)
+                used = scaled_decimal(watch.budget.used(spend, usage))
                 for threshold, _ in watch.thresholds[: watch.reached(used)]:
                     name = (watch.budget.name, threshold)
                     if keys is not None and name in total.told:

@@ -13,7 +13,6 @@ from meterproof_schemas.budget import (
     decode_alert,
     decode_budget_state,
     encode,
-    home_partition,
     is_marker_key,
     marker_key,
     parse_budgets,
@@ -21,6 +20,7 @@ from meterproof_schemas.budget import (
     read_sum_head,
     state_key,
 )
+from meterproof_schemas.scopes import home_partition
 from tests.contract.golden_generator import FOLDER
 from tests.contract.test_json_schema import validator
 
@@ -45,6 +45,7 @@ def test_records_are_read_and_written_again(name: str) -> None:
         assert parse_state_key(key) == (stored.log, stored.key)
         assert head is not None
         assert {field: getattr(head, field) for field in head.__struct_fields__} == stored.model_dump()
+        assert (encode(head), state_key(head), head.key) == (content, key, stored.key)
         assert validator("budget-sum").is_valid(orjson.loads(content))
     else:
         assert (marker_key(stored.log), head, parse_state_key(key)) == (key, None, None)

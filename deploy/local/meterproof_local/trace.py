@@ -27,9 +27,7 @@ from meterproof_schemas.budget import (
     PartialSum,
     SumKey,
     decode_budget_state,
-    lies_in_one_log,
     parse_budgets,
-    subject_in,
 )
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.checkpoint_record import decode_checkpoint_record
@@ -41,6 +39,7 @@ from meterproof_schemas.keys import matches
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.quantity import EXACT, plain
 from meterproof_schemas.rejection import Rejection, decode_rejection
+from meterproof_schemas.scopes import lies_in_one_log, subject_in
 from meterproof_schemas.topics import Topic
 from meterproof_schemas.window import window_start_us
 from meterproof_sinks.audit_errors import AuditError

@@ -26,7 +26,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -36,12 +36,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from meterproof_schemas.batch import Digest, Token
 from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
-from meterproof_schemas.event import METERS_MAX, Count, Event, MeterName, Name, VersionOne
+from meterproof_schemas.event import METERS_MAX, Count, MeterName, Name, VersionOne
 from meterproof_schemas.instant import Instant, format_instant_us, parse_instant_us
 from meterproof_schemas.keys import matches
-from meterproof_schemas.partitioner import partition_of
 from meterproof_schemas.price_book import Amount, Currency
-from meterproof_schemas.quantity import EXACT, decimal_of
+from meterproof_schemas.quantity import DECIMAL_PLACES, EXACT, decimal_of
+from meterproof_schemas.scopes import ALL, TAG_SCOPE, Scope
 from meterproof_schemas.strict_json import NotStrictJson, parse_object
 from meterproof_schemas.window import WindowKind
 
@@ -58,20 +58,6 @@ def _known_zone(name: str) -> str:
 
 
 Zone = Annotated[str, AfterValidator(_known_zone)]
-TAG_SCOPE: Final = "tag:"
-Scope = Annotated[
-    str,
-    StringConstraints(
-        strict=True, pattern=r"^(agent|customer|service|user|session|team|all|tag:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})$"
-    ),
-]
-"""Whose spend: `agent` (subject), `customer`, `service` (source), `user`, `session`, `team` (the tag of that name),
-`tag:<name>` (any other tag), `all` (everything). An event that names none of a scope does not count in it.
-
-An agent's events lie in one log; those of every other scope may lie in all of them.
-"""
-ALL: Final = "*"
-"""The one subject of the scope `all`."""
 SignedAmount = Annotated[str, StringConstraints(strict=True, pattern=r"^-?[0-9]{1,26}(\.[0-9]{1,12})?$")]
 
 
@@ -164,38 +150,6 @@ def _fault_of(budget: Budget) -> str | None:
     return None
 
 
-def subject_in(scope: str, event: Event) -> str | None:
-    """Who an event counts for in a scope; None for nobody."""
-    data = event.data
-    match scope:
-        case "agent":
-            return event.subject
-        case "customer":
-            return data.customer
-        case "service":
-            return event.source
-        case "user":
-            return data.user
-        case "session":
-            return data.session
-        case "all":
-            return ALL
-        case "team":
-            return (data.tags or {}).get("team")
-        case _:
-            return (data.tags or {}).get(scope.removeprefix(TAG_SCOPE))
-
-
-def lies_in_one_log(scope: str) -> bool:
-    """Whether all events of each subject of a scope lie in one log."""
-    return scope == "agent"
-
-
-def home_partition(scope: str, subject: str, partitions: int) -> int:
-    """The partition of `usage.alerts` that a subject's alerts stand in, and whose owner raises them."""
-    return partition_of(subject if lies_in_one_log(scope) else f"{scope}:{subject}", partitions)
-
-
 class BudgetKind(NamedTuple):
     """What budgets with equal windows of equal scopes share: one sum per subject and window."""
 
@@ -242,15 +196,15 @@ class Watch:
     """A budget with its thresholds made ready for arithmetic."""
 
     budget: Budget
-    thresholds: tuple[tuple[str, Decimal], ...]
-    """Each with the amount at which it alerts, the lowest first."""
+    thresholds: tuple[tuple[str, int], ...]
+    """Each with the least amount at which it alerts, in 10^-12, the lowest first."""
 
-    def crossed(self, before: Decimal, used: Decimal) -> tuple[tuple[str, Decimal], ...]:
-        """The thresholds that are reached by what is used now and were not before."""
-        return self.thresholds[bisect_right(self.thresholds, before, key=_amount) : self.reached(used)]
+    def crossed(self, before: int, used: int) -> tuple[tuple[str, int], ...]:
+        """The thresholds that are reached by what is used now, in 10^-12, and were not before."""
+        return self.thresholds[self.reached(before) : self.reached(used)]
 
-    def reached(self, used: Decimal) -> int:
-        """How many of the thresholds are reached."""
+    def reached(self, used: int) -> int:
+        """How many of the thresholds are reached by so much, in 10^-12."""
         return bisect_right(self.thresholds, used, key=_amount)
 
 
@@ -275,8 +229,13 @@ class WatchedKind:
         return found
 
 
-def _amount(threshold: tuple[str, Decimal]) -> Decimal:
+def _amount(threshold: tuple[str, int]) -> int:
     return threshold[1]
+
+
+def _least_amount(reached_at: Decimal) -> int:
+    """The least whole number of 10^-12, as all that is used is one, that is not below."""
+    return int(EXACT.scaleb(reached_at, DECIMAL_PLACES).to_integral_value(ROUND_CEILING))
 
 
 def kinds_of(budgets: Iterable[Budget]) -> dict[BudgetKind, WatchedKind]:
@@ -285,7 +244,7 @@ def kinds_of(budgets: Iterable[Budget]) -> dict[BudgetKind, WatchedKind]:
     for budget in budgets:
         kind = BudgetKind(budget.scope, budget.window, budget.zone)
         watched = kinds.setdefault(kind, WatchedKind(ZoneInfo(budget.zone)))
-        thresholds = ((threshold, budget.reached_at(threshold)) for threshold in budget.thresholds)
+        thresholds = ((threshold, _least_amount(budget.reached_at(threshold))) for threshold in budget.thresholds)
         watched.watches.append(Watch(budget, tuple(sorted(thresholds, key=_amount))))
         watched.meters |= frozenset(budget.meters or ())
     return kinds
@@ -402,8 +361,10 @@ class Alert(BaseModel):
         return SumKey(self.scope, self.subject, self.window, self.zone, parse_instant_us(self.start))
 
 
-def encode(record: PartialSum | Marker | Alert) -> bytes:
+def encode(record: "PartialSum | SumHead | Marker | Alert") -> bytes:
     """The value of a record; what was added later and says nothing is left out."""
+    if isinstance(record, SumHead):
+        return _heads_encoder.encode(record)
     return record.model_dump_json(
         exclude={name for name in _ADDED[type(record)] if getattr(record, name) is None}
     ).encode()
@@ -416,7 +377,7 @@ _ADDED: Final[Mapping[type[BaseModel], tuple[str, ...]]] = {
 }
 
 
-def state_key(value: PartialSum) -> bytes:
+def state_key(value: "PartialSum | SumHead") -> bytes:
     """The Kafka key of a partial sum."""
     return f"{value.log}|{value.scope}:{value.subject}|{value.window}|{value.zone}|{value.start}".encode()
 
@@ -459,8 +420,8 @@ def alert_key(alert: Alert) -> bytes:
     ).encode()
 
 
-class SumHead(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A partial sum as quickly as it can be read: enough to know which of many values counts. See `PartialSum`."""
+class SumHead(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
+    """A `PartialSum` as quickly as it can be written, or read to know which of many values counts."""
 
     v: Literal[1]
     log: str
@@ -478,8 +439,14 @@ class SumHead(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True)
     event_time: str | None = None
     append_ms: int | None = None
 
+    @property
+    def key(self) -> SumKey:
+        """What it is a part of."""
+        return SumKey(self.scope, self.subject, self.window, self.zone, parse_instant_us(self.start))
+
 
 _heads: Final = msgspec.json.Decoder(SumHead)
+_heads_encoder: Final = msgspec.json.Encoder()
 
 
 def read_sum_head(value: bytes) -> SumHead | None:

@@ -39,6 +39,22 @@ def scaled(value: int | str) -> int:
     return int(whole + places.ljust(DECIMAL_PLACES, "0"))
 
 
+def scaled_decimal(value: Decimal) -> int:
+    """An exact decimal as a whole number of 10^-12.
+
+    Raises:
+        decimal.Inexact: it has digits below that.
+    """
+    return int(value.scaleb(DECIMAL_PLACES, EXACT).to_integral_exact(context=EXACT))
+
+
+def plain_scaled(value: int) -> str:
+    """A whole number of 10^-12 as `plain` writes that decimal."""
+    whole, places = divmod(abs(value), SCALE)
+    text = f"{whole}.{places:012}".rstrip("0") if places else str(whole)
+    return f"-{text}" if value < 0 else text
+
+
 def plain(value: Decimal) -> str:
     """An exact decimal in plain notation without trailing zeros: `0`, `12`, `0.0000025`."""
     text = format(value, "f")

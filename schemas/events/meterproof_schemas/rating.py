@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +19,41 @@ from meterproof_schemas.price_book import LAST_PLACE, PriceBook, Rates
 from meterproof_schemas.quantity import DECIMAL_PLACES, EXACT, scaled
 
 _HALF: Final = LAST_PLACE // 2
+
+
+class LineDataView(Protocol):
+    """What rating reads of an event's payload."""
+
+    @property
+    def usage(self) -> Mapping[str, int | str]:
+        """Quantity by meter."""
+
+    @property
+    def provider(self) -> str | None:
+        """Whose model or service."""
+
+    @property
+    def model(self) -> str | None:
+        """Which model."""
+
+    @property
+    def operation(self) -> str | None:
+        """What was called."""
+
+
+class LineView(Protocol):
+    """What rating reads of an event."""
+
+    @property
+    def time(self) -> str:
+        """Event time as stated."""
+
+    @property
+    def data(self) -> LineDataView:
+        """The payload."""
+
+
+_Line = TypeVar("_Line", bound=LineView)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +101,43 @@ def rate_lines(lines: bytes, count: int, book: PriceBook | None) -> RatedLines:
         ValueError: it is another number of lines.
 
     """
+    events, times_us = read_lines(lines, count, _decoder)
+    costs, unpriced = rate_events(events, times_us, book)
+    return RatedLines(times_us, costs, unpriced)
+
+
+def read_lines(lines: bytes, count: int, decoder: "msgspec.json.Decoder[_Line]") -> tuple[Sequence[_Line], list[int]]:
+    """Accepted lines, read no further than a decoder's type, and their times in microseconds.
+
+    Args:
+        lines: joined by LF, which may also stand behind the last one.
+        count: how many lines these are.
+        decoder: of a struct with `time`, all of whose fields an `Event` has.
+
+    Raises:
+        InvalidEvent: one of them is no event.
+        ValueError: it is another number of lines.
+
+    """
     try:
-        events: Sequence[_Rated | Event] = _decoder.decode_lines(lines)
+        events = decoder.decode_lines(lines)
         times_us = parse_instants_us([event.time for event in events])
     except ValueError:
-        events, times_us = _by_the_rule(lines)
+        events, times_us = cast("tuple[list[_Line], list[int]]", _by_the_rule(lines))
     if len(events) != count:  # an empty line
-        events, times_us = _by_the_rule(lines)
+        events, times_us = cast("tuple[list[_Line], list[int]]", _by_the_rule(lines))
     if len(events) != count:
         message = f"{count} lines were announced, and {len(events)} are there"
         raise ValueError(message)
+    return events, times_us
+
+
+def rate_events(
+    events: Sequence[LineView], times_us: Sequence[int], book: PriceBook | None
+) -> tuple[list[int], list[tuple[str, ...]]]:
+    """What events cost, in 10^-12, and their meters without a price: see `RatedLines`."""
     if book is None:
-        return RatedLines(times_us, [0] * count, [tuple(event.data.usage) for event in events])
+        return [0] * len(events), [tuple(event.data.usage) for event in events]
     known: dict[tuple[str | None, str | None, str | None], Rates] = {}
     costs: list[int] = []
     unpriced: list[tuple[str, ...]] = []
@@ -97,7 +157,7 @@ def rate_lines(lines: bytes, count: int, book: PriceBook | None) -> RatedLines:
             cost += quantity * simple[meter]
         costs.append(cost)
         unpriced.append(missing)
-    return RatedLines(times_us, costs, unpriced)
+    return costs, unpriced
 
 
 def _cost_of(usage: Mapping[str, int | str], time_us: int, rates: Rates) -> tuple[int, tuple[str, ...]]:

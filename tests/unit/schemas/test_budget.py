@@ -2,20 +2,27 @@
 
 from decimal import Decimal
 from fractions import Fraction
+from math import floor
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meterproof_schemas.budget import (
     Alert,
     Marker,
     PartialSum,
+    SumHead,
     alert_key,
     decode_alert,
     decode_budget_state,
+    encode,
+    kinds_of,
     marker_key,
     parse_budgets,
+    read_sum_head,
     state_key,
 )
 from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
@@ -49,6 +56,51 @@ def test_thresholds_are_exact_for_the_largest_limit() -> None:
     (budget,) = parse(BUDGET | {"limit": "999999999999999999.999999999999", "thresholds": ["33.333333333333"]})
     exact = Fraction(budget.limit) * Fraction("33.333333333333") / 100
     assert Fraction(budget.reached_at("33.333333333333")) == exact
+
+
+AMOUNTS = st.from_regex(r"[0-9]{1,6}(\.[0-9]{1,12})?", fullmatch=True)
+
+
+@given(AMOUNTS.filter(Fraction), st.lists(AMOUNTS, min_size=1, max_size=3), st.data())
+def test_a_threshold_is_reached_from_its_exact_amount_on(
+    limit: str, thresholds: list[str], data: st.DataObject
+) -> None:
+    (budget,) = parse(BUDGET | {"limit": limit, "thresholds": thresholds})
+    ((kind, watched),) = kinds_of([budget]).items()
+    amounts = [Fraction(limit) * Fraction(threshold) / 100 for threshold in thresholds]
+    near = data.draw(st.sampled_from([floor(amount * 10**12) for amount in amounts]))
+    used = near + data.draw(st.integers(-2, 2))
+    (watch,) = watched.watches
+    assert watch.reached(used) == sum(amount <= Fraction(used, 10**12) for amount in amounts)
+    assert kind == (budget.scope, budget.window, budget.zone)
+
+
+SUMS = st.builds(
+    PartialSum,
+    v=st.just(1),
+    log=st.just(f"meter.example.com/\u00fc/{'0f' * 16}/p0"),
+    scope=st.sampled_from(["agent", "tag:cost-centre"]),
+    subject=st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=20),
+    window=st.just("day"),
+    zone=st.just("Europe/Berlin"),
+    start=st.just("2026-01-31T23:00:00.000000Z"),
+    position=st.integers(0, 2**63 - 1),
+    events=st.integers(0, 2**63 - 1),
+    spend=st.sampled_from(["0", "-1.5", "99999999999999999999999999.999999999999"]),
+    currency=st.sampled_from([None, "USD"]),
+    definition=st.just("0" * 64),
+    usage=st.sampled_from([None, {}, {"requests": "-0.5", "a.b": "7"}]),
+    event_time=st.sampled_from([None, "2026-01-31T23:00:00.000Z"]),
+    append_ms=st.none() | st.integers(0, 2**63 - 1),
+)
+
+
+@given(SUMS)
+def test_a_sum_that_is_written_quickly_has_the_bytes_of_one_that_is_written_slowly(stored: PartialSum) -> None:
+    quick = SumHead(**stored.model_dump())
+    assert encode(quick) == encode(stored)
+    assert (state_key(quick), quick.key) == (state_key(stored), stored.key)
+    assert read_sum_head(encode(quick)) == quick
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from meterproof_schemas.quantity import EXACT, INTEGER_MAX, Quantity, decimal_of, plain
+from meterproof_schemas.quantity import (
+    EXACT,
+    INTEGER_MAX,
+    Quantity,
+    decimal_of,
+    plain,
+    plain_scaled,
+    scaled,
+    scaled_decimal,
+)
 
 QUANTITY: TypeAdapter[int | str] = TypeAdapter(Quantity)
 SPELLED = st.from_regex(r"-?[0-9]{1,18}(\.[0-9]{1,12})?", fullmatch=True)
@@ -72,6 +81,19 @@ def test_plain_notation_is_exact_and_shortest(value: Decimal) -> None:
 )
 def test_plain_notation_of_odd_decimals(value: str, text: str) -> None:
     assert plain(Decimal(value)) == text
+
+
+@given(st.one_of(st.integers(-INTEGER_MAX, INTEGER_MAX), SPELLED))
+def test_whole_numbers_of_the_last_place_are_the_same_quantity(quantity: int | str) -> None:
+    whole = scaled(quantity)
+    assert Fraction(whole, 10**12) == Fraction(quantity)
+    assert scaled_decimal(decimal_of(quantity)) == whole
+    assert plain_scaled(whole) == plain(decimal_of(quantity))
+
+
+def test_what_is_no_whole_number_of_the_last_place_is_an_error() -> None:
+    with pytest.raises(ArithmeticError):
+        scaled_decimal(Decimal("0.0000000000001"))
 
 
 @given(SPELLED, SPELLED)

@@ -27,15 +27,15 @@ from meterproof_schemas.budget import (
     decode_budget_state,
     definition_of,
     encode,
-    home_partition,
     marker_key,
     parse_budgets,
     parse_state_key,
     read_sum_head,
     state_key,
 )
-from meterproof_schemas.log_record import LogRecord, RecordHeader, Source
+from meterproof_schemas.log_record import LogRecord, RecordHeader, Source, encode_record
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
+from meterproof_schemas.scopes import home_partition
 from meterproof_stream.budget_ledger import BudgetLedger
 from meterproof_stream.raised_alerts import RaisedAlerts
 from meterproof_stream.scope_totals import ScopeTotals, WindowForgotten
@@ -128,7 +128,7 @@ class Log:
             writer="0" * 32,
             generation=1,
         )
-        self.records.append(LogRecord(b"", f"{len(self.records):064x}", b"", header, None, lines))
+        self.records.append(LogRecord(encode_record(b"", None, lines), f"{len(self.records):064x}", b"", header, None))
 
 
 def make_logs(rng: random.Random, events: int, days: float = 0.9, jumps_ms: Sequence[int] = ()) -> list[Log]:
@@ -290,8 +290,8 @@ class Writer:
         for alert in alerts:
             self.topics.raise_(self.raised, [alert])
             yield
-        for total in sums:
-            self.ledger.written(total.key, self.topics.put(self.partition, state_key(total), encode(total)))
+        for key, total in sums:
+            self.ledger.written(key, self.topics.put(self.partition, state_key(total), encode(total)))
             yield
         marker = Marker(
             v=1,

@@ -139,12 +139,12 @@ class Log:
                 if account.events
             },
             "budgets": {
-                stated.key: (
+                key: (
                     stated.events,
                     Decimal(stated.spend),
-                    {meter: quantity for meter, quantity in stated.exact_usage().items() if quantity},
+                    {meter: Decimal(quantity) for meter, quantity in (stated.usage or {}).items() if quantity != "0"},
                 )
-                for stated in sums
+                for key, stated in sums
                 if stated.events
             },
         }
