@@ -31,6 +31,7 @@ sealed one.
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -45,7 +46,7 @@ from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.log_record import LogRecord
 from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_lock import LOCK_FILE
-from meterproof_sinks.audit_segment import Segment, StoredRecord
+from meterproof_sinks.audit_segment import Segment, StoredRecord, TornAudit
 from meterproof_sinks.disk import NEW_SUFFIX
 from meterproof_sinks.given_up import GIVEN_UP_FILE, beginning_of
 from meterproof_sinks.segment_reader import read_segment
@@ -187,6 +188,23 @@ def read_records(folder: Path, position: int = 0) -> Iterator[StoredRecord]:
         for stored in read_segment(segment, last=segment is segments[-1]):
             yield stored
             position = stored.position + stored.events
+
+
+def log_ends(audit: Path) -> dict[str, int]:
+    """By log: how many events an audit folder goes to, as far as records are whole.
+
+    Raises:
+        DamagedAudit: a log's newest segment is damaged.
+        OSError: a file cannot be read.
+    """
+    ends = {}
+    for folder in log_folders(audit):
+        end = segments[-1].first if (segments := segments_of(folder)) else 0
+        with suppress(TornAudit):
+            for stored in read_records(folder, end):
+                end = stored.position + stored.events
+        ends[read_log_name(folder).origin] = end
+    return ends
 
 
 def records(folder: Path, chain: LogChain | None = None) -> Iterator[tuple[int, LogRecord]]:

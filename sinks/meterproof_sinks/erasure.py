@@ -14,7 +14,6 @@ from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.event_owner import Owner, OwnerKind
 from meterproof_sinks.followed_rows import column_time
-from meterproof_sinks.rollups import Rollups
 
 LEDGER_FILE: Final = "erasures.jsonl"
 """Beside the audit folder: one line per erasure, only ever appended to."""
@@ -22,6 +21,8 @@ LEDGER_FILE: Final = "erasures.jsonl"
 
 EraseLines = Callable[[], dict[str, int]]
 """Erases from the audit folder; how many lines, by log."""
+EraseRows = Callable[[], tuple[int, int]]
+"""Erases from ClickHouse; how many rows, and how many days of roll-ups were built again without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Erased:
 
 def erase(
     erasure: Erasure,
-    clickhouse: ClickHouse | None,
+    erase_rows: EraseRows | None,
     erase_lines: EraseLines | None,
     ledger: Path,
     disk: Disk | None = None,
@@ -81,74 +82,10 @@ def erase(
     _note(ledger, erasure, None, disk)  # 1
     if erase_lines is not None:  # 2
         erased.audit = erase_lines()
-    if clickhouse is not None:  # 3
-        erased.clickhouse, erased.days = erase_rows(clickhouse, erasure)
+    if erase_rows is not None:  # 3
+        erased.clickhouse, erased.days = erase_rows()
     _note(ledger, erasure, erased, disk)  # 4
     return erased
-
-
-def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
-    """Erase the rows of whom the request names, up to the sink's progress; how many, and how many days were rebuilt.
-
-    1. note position and entry of each, so that the log stays dense without them
-    2. delete the rows, and wait until the files without them are in place
-    3. the same for rows in quarantine; and delete the alerts, which no log counts
-    4. build the roll-ups of their days again
-    5. note the request in `erasures`
-
-    Raises:
-        ClickHouseError: refused; run it again.
-    """
-    name = {"name": erasure.owner.name, "request": erasure.request}
-    whose = f"{erasure.owner.kind} = {{name:String}}"
-    of_days = f"SELECT DISTINCT toDate(event_time) FROM usage WHERE {whose}"  # noqa: S608 - ours
-    days = [day for (day,) in clickhouse.rows(of_days, name)]
-    bounds = dict(clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log"))
-    below = {"logs": list(bounds), "bounds": list(bounds.values())}
-    clickhouse.command(  # 1
-        f"""INSERT INTO usage_erased (log, position, entry, request)
-            SELECT log, position, lower(hex(entry)), {{request:String}} FROM usage_final WHERE {whose} AND {_BELOW}""",  # noqa: S608 - ours
-        {**name, **below},
-    )
-    clickhouse.command(  # 2
-        f"ALTER TABLE usage_rows DELETE WHERE {whose} AND {_BELOW} SETTINGS mutations_sync = 2",
-        {"name": erasure.owner.name, **below},
-    )
-    fields = "'subject'" if erasure.owner.kind == "agent" else "'data', 'customer'"
-    whose = f"kind = 'event' AND JSONExtractString(row, {fields}) = {{name:String}}"
-    clickhouse.command(  # 3
-        f"""INSERT INTO usage_erased (log, position, entry, request)
-            SELECT log, position, digest, {{request:String}} FROM quarantine FINAL WHERE {whose}""",  # noqa: S608 - ours
-        name,
-    )
-    clickhouse.command(
-        f"ALTER TABLE quarantine DELETE WHERE {whose} SETTINGS mutations_sync = 2", {"name": erasure.owner.name}
-    )
-    clickhouse.command(
-        "ALTER TABLE usage_alerts DELETE WHERE scope = {kind:String} AND subject = {name:String} "
-        "SETTINGS mutations_sync = 2",
-        {"kind": erasure.owner.kind, "name": erasure.owner.name},
-    )
-    rebuilt = Rollups(clickhouse).rebuild(days) if days else None  # 4
-    ((events,),) = clickhouse.rows(
-        "SELECT count() FROM usage_erased FINAL WHERE request = {request:String}", {"request": erasure.request}
-    )
-    clickhouse.command(  # 5
-        "INSERT INTO erasures (request, requested_at, requested_by, reason, kind, salt, name_digest, events) VALUES "
-        "({request:String}, fromUnixTimestamp64Milli({ms:Int64}, 'UTC'), {by:String}, {reason:String}, {kind:String}, "
-        "{salt:String}, {digest:String}, {events:UInt64})",
-        {
-            "request": erasure.request,
-            "ms": erasure.requested_ms,
-            "by": erasure.requested_by,
-            "reason": erasure.reason,
-            "kind": erasure.owner.kind,
-            "salt": erasure.salt.hex(),
-            "digest": erasure.name_digest,
-            "events": events,
-        },
-    )
-    return events, 0 if rebuilt is None else len(rebuilt.built)
 
 
 def restore_erasures(clickhouse: ClickHouse, ledger: Path) -> int:
@@ -172,9 +109,6 @@ def restore_erasures(clickhouse: ClickHouse, ledger: Path) -> int:
         body = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
         clickhouse.insert("erasures", (), body, "JSONEachRow", len(rows))
     return len(rows)
-
-
-_BELOW: Final = "position < mapFromArrays({logs:Array(String)}, {bounds:Array(UInt64)})[log]"
 
 
 def _note(ledger: Path, erasure: Erasure, erased: Erased | None, disk: Disk) -> None:

@@ -222,10 +222,28 @@ class Rollups:
         self._clickhouse.command(sql, parameters)
 
 
-async def keep_rollups(clickhouse: ClickHouse, stop: asyncio.Event, interval_s: float, rest: float = _REST) -> None:
+def days_being_built(clickhouse: ClickHouse) -> set[str]:
+    """The staging tables that somebody has: of days that are being built, or that a crash left."""
+    return {
+        name
+        for (name,) in clickhouse.rows(
+            "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, {prefix:String})",
+            {"prefix": _STAGING},
+        )
+    }
+
+
+async def keep_rollups(
+    clickhouse: ClickHouse,
+    stop: asyncio.Event,
+    interval_s: float,
+    rest: float = _REST,
+    *,
+    turn: asyncio.Lock | None = None,
+) -> None:
     """Refresh the roll-ups every `interval_s` seconds until `stop` is set, over a connection of its own.
 
-    After a refresh it rests `rest` times as long as that took, if that is longer.
+    After a refresh it rests `rest` times as long as that took, if that is longer. `turn` is had while it refreshes.
 
     A refresh that fails is told and tried again: roll-ups never keep the rows themselves from arriving. In a folder, a
     file `rebuild-rollups` has all of them built again.
@@ -240,7 +258,8 @@ async def keep_rollups(clickhouse: ClickHouse, stop: asyncio.Event, interval_s: 
                 if connection is None or rollups is None:
                     connection = await asyncio.to_thread(clickhouse.another)
                     rollups = Rollups(connection, aside=clickhouse.embedded)
-                await asyncio.to_thread(_refresh_once, rollups, request)
+                async with turn or contextlib.nullcontext():
+                    await asyncio.to_thread(_refresh_once, rollups, request)
             except ClickHouseError as error:
                 _log.warning("rollups_not_refreshed", reason=str(error))
             rest_s = max(interval_s, rest * (time.monotonic() - began_s))

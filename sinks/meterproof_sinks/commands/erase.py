@@ -1,6 +1,7 @@
 """`meterproof erase`: erase an agent's or a customer's events from ClickHouse and the audit folder."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -33,16 +34,18 @@ def erase(  # noqa: PLR0917 - one parameter per option
 ) -> int:
     """Erase the lines in the audit folder and the rows in ClickHouse. It can't be undone; totals shrink by them.
 
-    In place of each line stays its digest, so `meterproof verify` and every proof ever given go on holding. An audit
-    sink that runs is asked to do it, and waited for; stop the ClickHouse sink meanwhile. Kafka's copy goes with its
-    retention. Who asked, when, why and how many stands in DATA/erasures.jsonl and in ClickHouse's `erasures`, with a
-    salted digest of the name instead of the name.
+    In place of each line stays its digest, so `meterproof verify` and every proof ever given go on holding. Sinks that
+    run are asked to do it, and waited for. Kafka's copy goes with its retention. Who asked, when, why and how many
+    stands in DATA/erasures.jsonl and in ClickHouse's `erasures`, with a salted digest of the name instead of the name.
 
-    What a legal hold covers (`meterproof audit hold`) is not erased.
+    What a legal hold covers (`meterproof audit hold`) is not erased. Events that come in later aren't either: run it
+    again once nobody reports that name any more.
 
-    Exit code: 0 done, 1 a hold forbids it, or it could not be done, or not in time (run it again); 2 wrong usage.
+    Exit code: 0 done, 1 a hold forbids it, or it could not be done, or not in time, or ClickHouse had not taken in all
+    that the audit folder had (run it again); 2 wrong usage.
     """
     from meterproof.deployment import DataFolder
+    from meterproof_sinks.audit_folder import log_ends
     from meterproof_sinks.audit_request import UpkeepRequest
     from meterproof_sinks.audit_upkeep import ask
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
@@ -51,7 +54,7 @@ def erase(  # noqa: PLR0917 - one parameter per option
     from meterproof_sinks.event_owner import OwnerKind
     from meterproof_sinks.held_erasure import refuse_held
     from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
-    from meterproof_sinks.migrate import migrate
+    from meterproof_sinks.rows_to_erase import RowsToErase
 
     name = agent if agent is not None else customer
     if name is None or (agent is None) == (customer is None):
@@ -70,38 +73,48 @@ def erase(  # noqa: PLR0917 - one parameter per option
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
     folder = audit or data / "audit"
     holds_file = data / HOLDS_FILE
+    with told_waiting() as waiting:
 
-    def erase_lines() -> dict[str, int]:
-        request = UpkeepRequest(
-            request=erasure.request, holds=tuple(LegalHolds(holds_file).in_force), erase=erasure.owner
-        )
-        with told_waiting() as waiting:
+        def erase_lines() -> dict[str, int]:
+            request = UpkeepRequest(
+                request=erasure.request, holds=tuple(LegalHolds(holds_file).in_force), erase=erasure.owner
+            )
             outcomes = ask(folder, request, holds_file, patience_s=wait_s, on_wait=waiting)
-        return {log: outcome.erased or 0 for log, outcome in outcomes.items()}
+            return {log: outcome.erased or 0 for log, outcome in outcomes.items()}
 
-    clickhouse = None
-    if settings.url is not None or DataFolder(data).clickhouse.is_dir():
-        clickhouse = settings.open(data)
-    try:
-        if clickhouse is not None:
-            migrate(clickhouse, replicated=settings.replicated)
-        elif not folder.is_dir():
-            raise _NothingThere(f"{data} holds neither a ClickHouse nor an audit folder; name one with --data")
-        there = folder if folder.is_dir() else None
-        refuse_held(erasure, LegalHolds(holds_file).in_force, clickhouse, there)
-        erased = run(erasure, clickhouse, None if there is None else erase_lines, data / LEDGER_FILE)
-    finally:
-        if clickhouse is not None:
-            clickhouse.close()
+        rows = None
+        if settings.url is not None or DataFolder(data).clickhouse.is_dir():
+            rows = RowsToErase(settings, data, patience_s=wait_s, on_wait=waiting)
+        try:
+            if rows is None and not folder.is_dir():
+                raise _NothingThere(f"{data} holds neither a ClickHouse nor an audit folder; name one with --data")
+            there = folder if folder.is_dir() else None
+            refuse_held(erasure, LegalHolds(holds_file).in_force, None if rows is None else rows.clickhouse, there)
+            due = {} if there is None else log_ends(there)
+            erased = run(
+                erasure,
+                None if rows is None else lambda: rows.erase(erasure, due),
+                None if there is None else erase_lines,
+                data / LEDGER_FILE,
+            )
+            behind = {} if rows is None else rows.behind(due)
+        finally:
+            if rows is not None:
+                rows.close()
     lines = sum(erased.audit.values())
     if as_json:
         done = {"request": erasure.request, "audit": erased.audit, "clickhouse": erased.clickhouse, "days": erased.days}
-        typer.echo(orjson.dumps(done, option=orjson.OPT_INDENT_2))
+        typer.echo(orjson.dumps(done | ({"behind": behind} if behind else {}), option=orjson.OPT_INDENT_2))
     else:
         typer.echo(
             f"Request {erasure.request}: {lines:,} lines of the audit folder and {erased.clickhouse:,} rows erased."
         )
-    return 0
+    for log, position in behind.items():
+        sys.stderr.write(
+            f"meterproof erase: {log}: ClickHouse ends at position {position}, the audit folder went to {due[log]}: "
+            "what lies between will come in yet. Run it again once the sink has carried it\n"
+        )
+    return 1 if behind else 0
 
 
 class _NothingThere(Exception):

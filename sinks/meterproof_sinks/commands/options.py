@@ -14,6 +14,6 @@ Bootstrap = Annotated[str | None, typer.Option(help="Kafka's address, host:port.
 Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")]
 Wait = Annotated[
     float,
-    typer.Option("--wait-s", help="Seconds to wait for a running audit sink to do it. What was asked stays.", min=0),
+    typer.Option("--wait-s", help="Seconds to wait for running sinks to do it. What was asked stays.", min=0),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]

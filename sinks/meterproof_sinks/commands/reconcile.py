@@ -44,7 +44,8 @@ def reconcile(  # noqa: PLR0917 - one parameter per option
     """Compare every stage by log and hour of usage, up to where all of them are; the pipeline may be running.
 
     Events, a fingerprint of their digests, each meter's sum and what each correction does must be the same in Kafka's
-    log, in the audit folder and in ClickHouse's rows; roll-ups must equal the rows; no identity may be counted twice or under two agents.
+    log, in the audit folder and in ClickHouse's rows; roll-ups must equal the rows; no identity may be counted twice or
+    under two agents.
 
     Exit code: 0 nothing differs, 1 something differs, or it could not be compared, 2 wrong usage.
     """

@@ -75,6 +75,7 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
     from meterproof_sinks.clickhouse import ClickHouseError
     from meterproof_sinks.clickhouse_opening import ClickHouseOpening
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
+    from meterproof_sinks.erasure_request import keep_erasures
     from meterproof_sinks.followed_topics import follow_topics
     from meterproof_sinks.rollups import keep_rollups
     from meterproof_sinks.sink_process import run_sink_process, run_together
@@ -86,9 +87,12 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
         clickhouse = await database.reached(stop)
         if clickhouse is None:
             return
+        turn = asyncio.Lock()
         parts = [follow_topics(clickhouse, kafka, stop)]
         if rollup_interval_s:
-            parts.append(keep_rollups(clickhouse, stop, rollup_interval_s))
+            parts.append(keep_rollups(clickhouse, stop, rollup_interval_s, turn=turn))
+        if clickhouse.embedded:
+            parts.append(keep_erasures(clickhouse, stop, turn))
         await run_together(stop, *parts)
 
     try:

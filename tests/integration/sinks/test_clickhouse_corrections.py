@@ -10,8 +10,9 @@ import pytest
 
 from meterproof_schemas.correction import correction_line
 from meterproof_sinks.clickhouse import ClickHouse
-from meterproof_sinks.erasure import erase_rows, new_erasure
+from meterproof_sinks.erasure import new_erasure
 from meterproof_sinks.rollups import Rollups
+from meterproof_sinks.row_erasure import erase_rows
 from tests.builders import NOW_MS, make_genesis_record, make_limits
 from tests.integration.sinks.clickhouse_folder import RECONCILIATION, new_sink, opened
 from tests.integration.sinks.test_shipped_queries import _answer, _assert_counted, _counted, _trace

@@ -29,8 +29,9 @@ from meterproof_schemas.checkpoint_record import (
 )
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.clickhouse import ClickHouse
-from meterproof_sinks.erasure import erase_rows, new_erasure
+from meterproof_sinks.erasure import new_erasure
 from meterproof_sinks.followed_topics import FOLLOWED, follow_topics
+from meterproof_sinks.row_erasure import erase_rows
 from tests.alerts import alert
 from tests.builders import DEPLOYMENT, NOW_MS
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened

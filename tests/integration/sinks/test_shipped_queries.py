@@ -16,9 +16,10 @@ import pytest
 
 from meterproof_schemas.budget import parse_budgets
 from meterproof_sinks.clickhouse import ClickHouse
-from meterproof_sinks.erasure import erase_rows, new_erasure
+from meterproof_sinks.erasure import new_erasure
 from meterproof_sinks.reference_rows import put_budgets
 from meterproof_sinks.rollups import Rollups
+from meterproof_sinks.row_erasure import erase_rows
 from tests.builders import NOW_MS, make_event
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
 from tests.rated_log import RatedLog

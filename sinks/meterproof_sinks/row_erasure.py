@@ -1,0 +1,154 @@
+"""Erase an agent's or a customer's rows from ClickHouse, beside whoever writes there."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import date
+from typing import Final
+
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+from meterproof_sinks.erasure import Erasure
+from meterproof_sinks.rollups import Rollups, days_being_built
+
+_BELOW: Final = "position < mapFromArrays({logs:Array(String)}, {bounds:Array(UInt64)})[log]"
+_ROLLUPS: Final = ("usage_minutes", "usage_hours", "usage_days")
+_POSITIONS: Final = 1_000
+"""Named by one statement."""
+_BUILDERS_PATIENCE_S: Final = 300.0
+_BUILDERS_POLL_S: Final = 0.2
+
+
+def erase_rows(
+    clickhouse: ClickHouse, erasure: Erasure, pause: Callable[[float], object] = time.sleep
+) -> tuple[int, int]:
+    """Erase the rows of whom the request names, up to the sink's progress; how many, and how many days were rebuilt.
+
+    A sink may run meanwhile: it writes above its progress only. What it brings later is not erased. Repeating it after
+    a crash finishes what is left.
+
+    1. note position and entry of each row, so that the log stays dense without them
+    2. delete the rows, and wait until the files without them are in place; then what is said of corrections among them
+    3. the same for rows in quarantine
+    4. wait for who is building a day of roll-ups from rows that are gone
+    5. build those days again that had rows of that name, in roll-ups too; in months whose rows were given up, delete
+       from the roll-ups
+    6. note the request in `erasures`: no alert of that name from before comes in any more
+    7. delete the alerts, which no log counts
+
+    Args:
+        clickhouse: stays the caller's.
+        erasure: the request.
+        pause: sleeps for so many seconds.
+
+    Raises:
+        ClickHouseError: refused, or roll-ups were being built all the time; run it again.
+    """
+    name = {"name": erasure.owner.name, "request": erasure.request}
+    whose = f"{erasure.owner.kind} = {{name:String}}"
+    bounds = dict(clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log"))
+    below = {"logs": list(bounds), "bounds": list(bounds.values())}
+    days = _days(clickhouse, f"usage_final WHERE {whose} AND {_BELOW}", "event_time", {**name, **below})
+    clickhouse.command(  # 1
+        f"""INSERT INTO usage_erased (log, position, entry, request)
+            SELECT log, position, lower(hex(entry)), {{request:String}} FROM usage_final WHERE {whose} AND {_BELOW}""",  # noqa: S608 - ours
+        {**name, **below},
+    )
+    clickhouse.command(  # 2
+        f"ALTER TABLE usage_rows DELETE WHERE {whose} AND {_BELOW} SETTINGS mutations_sync = 2",
+        {"name": erasure.owner.name, **below},
+    )
+    _delete_corrections(clickhouse)
+    _erase_quarantined(clickhouse, erasure)  # 3
+    _wait_for_builders(clickhouse, pause)  # 4
+    retired = {month for (month,) in clickhouse.rows("SELECT DISTINCT month FROM usage_retired")}  # 5
+    for table in _ROLLUPS:
+        days |= _days(clickhouse, f"{table} WHERE {whose}", "start", {"name": erasure.owner.name})
+    if any(_month(day) in retired for day in days):
+        for table in _ROLLUPS:
+            clickhouse.command(
+                f"ALTER TABLE {table} DELETE WHERE {whose} AND toYYYYMM(start) IN {{months:Array(UInt32)}} "
+                "SETTINGS mutations_sync = 2",
+                {"name": erasure.owner.name, "months": sorted(retired)},
+            )
+    built = Rollups(clickhouse).rebuild(days).built if days else []
+    ((events,),) = clickhouse.rows(
+        "SELECT count() FROM usage_erased FINAL WHERE request = {request:String}", {"request": erasure.request}
+    )
+    _note(clickhouse, erasure, events)  # 6
+    clickhouse.command(  # 7
+        "ALTER TABLE usage_alerts DELETE WHERE scope = {kind:String} AND subject = {name:String} "
+        "SETTINGS mutations_sync = 2",
+        {"kind": erasure.owner.kind, "name": erasure.owner.name},
+    )
+    return events, len(built)
+
+
+def _days(clickhouse: ClickHouse, rows: str, column: str, parameters: dict[str, object]) -> set[date]:
+    sql = f"SELECT DISTINCT toDate({column}) FROM {rows}"  # noqa: S608 - ours
+    return {day for (day,) in clickhouse.rows(sql, parameters)}
+
+
+def _month(day: date) -> int:
+    return day.year * 100 + day.month
+
+
+def _delete_corrections(clickhouse: ClickHouse) -> None:
+    """Delete what is said of corrections that were erased; what they correct is gone with them."""
+    found = defaultdict(list)
+    for log, position in clickhouse.rows(
+        "SELECT log, position FROM usage_corrections WHERE (log, position) IN (SELECT log, position FROM usage_erased)"
+    ):
+        found[log].append(position)
+    for log, positions in found.items():
+        for at in range(0, len(positions), _POSITIONS):
+            clickhouse.command(
+                "ALTER TABLE usage_corrections DELETE WHERE log = {log:String} "
+                "AND position IN {positions:Array(UInt64)} SETTINGS mutations_sync = 2",
+                {"log": log, "positions": positions[at : at + _POSITIONS]},
+            )
+
+
+def _erase_quarantined(clickhouse: ClickHouse, erasure: Erasure) -> None:
+    name = {"name": erasure.owner.name}
+    fields = "'subject'" if erasure.owner.kind == "agent" else "'data', 'customer'"
+    whose = f"kind = 'event' AND JSONExtractString(row, {fields}) = {{name:String}}"
+    clickhouse.command(
+        f"""INSERT INTO usage_erased (log, position, entry, request)
+            SELECT log, position, digest, {{request:String}} FROM quarantine FINAL WHERE {whose}""",  # noqa: S608 - ours
+        {**name, "request": erasure.request},
+    )
+    clickhouse.command(f"ALTER TABLE quarantine DELETE WHERE {whose} SETTINGS mutations_sync = 2", name)
+
+
+def _wait_for_builders(clickhouse: ClickHouse, pause: Callable[[float], object]) -> None:
+    """Wait until each day is swapped in that somebody began to build before the rows were deleted.
+
+    In a folder nobody does: it has one process, which does one thing after another (`keep_rollups`).
+    """
+    begun = set() if clickhouse.embedded else days_being_built(clickhouse)
+    deadline_s = time.monotonic() + _BUILDERS_PATIENCE_S
+    while begun := begun & days_being_built(clickhouse):
+        if time.monotonic() > deadline_s:
+            raise ClickHouseError(
+                f"the rows are erased, but roll-ups could bring sums of them back: {min(begun)} is still being built, "
+                "or was left by a crash (then it goes within two hours); run it again"
+            )
+        pause(_BUILDERS_POLL_S)
+
+
+def _note(clickhouse: ClickHouse, erasure: Erasure, events: int) -> None:
+    clickhouse.command(
+        "INSERT INTO erasures (request, requested_at, requested_by, reason, kind, salt, name_digest, events) VALUES "
+        "({request:String}, fromUnixTimestamp64Milli({ms:Int64}, 'UTC'), {by:String}, {reason:String}, {kind:String}, "
+        "{salt:String}, {digest:String}, {events:UInt64})",
+        {
+            "request": erasure.request,
+            "ms": erasure.requested_ms,
+            "by": erasure.requested_by,
+            "reason": erasure.reason,
+            "kind": erasure.owner.kind,
+            "salt": erasure.salt.hex(),
+            "digest": erasure.name_digest,
+            "events": events,
+        },
+    )
