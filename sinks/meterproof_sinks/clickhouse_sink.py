@@ -232,7 +232,7 @@ class ClickHouseSink:
         """Insert what can be; the others, each event alone, with the engine's error."""
 
         def insert(rows: list[RecordLines]) -> None:
-            body = b"".join([row.spelled for row in rows])
+            body = b"".join([piece for row in rows for piece in row.pieces])
             self._clickhouse.insert("record_lines", EVENT_COLUMNS, body, EVENT_FORMAT, len(rows))
 
         unfit = _each_that_fits(rows, insert)

@@ -13,6 +13,7 @@ import orjson
 from meterproof_schemas.errors import InvalidEvent
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.log_record import LogRecord
+from meterproof_schemas.plain_lines import price_plain_lines
 from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.quantity import SCALE
 from meterproof_schemas.rating import RatedLines, rate_lines
@@ -84,6 +85,32 @@ def sent_of(record: LogRecord) -> Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Priced:
+    """When events happened and what they cost, as `EVENT_FORMAT` spells numbers."""
+
+    times: bytes
+    """In microseconds since 1970, 8 bytes each."""
+    costs: bytes
+    """In 10^-12, 16 bytes each."""
+    unpriced: list[tuple[str, ...]] | None
+    """By event, the meters without a price; None where no event has any."""
+
+    @classmethod
+    def of(cls, rated: RatedLines) -> Self:
+        """Each cost has 38 digits at most."""
+        return cls(
+            pack(f"<{len(rated.times_us)}q", *rated.times_us),
+            b"".join([cost.to_bytes(16, "little", signed=True) for cost in rated.costs]),
+            rated.unpriced if any(rated.unpriced) else None,
+        )
+
+    def alone(self, index: int) -> "Priced":
+        """One of the events."""
+        unpriced = None if self.unpriced is None else [self.unpriced[index]]
+        return Priced(self.times[8 * index : 8 * index + 8], self.costs[16 * index : 16 * index + 16], unpriced)
+
+
+@dataclass(frozen=True, slots=True)
 class RecordLines:
     """Accepted events of one log record as one row of `record_lines`."""
 
@@ -91,47 +118,39 @@ class RecordLines:
     shared: bytes
     """What is the same for all of them, spelled."""
     positions: Sequence[int]
-    rated: RatedLines
-    """When they happened, and what they cost."""
-    lines: bytes
-    """Joined by LF."""
-    spelled: bytes
-    """The row, in `EVENT_FORMAT`."""
-
-    @classmethod
-    def of(cls, log: str, shared: bytes, positions: Sequence[int], rated: RatedLines, lines: bytes) -> Self:
-        """The row of so many events."""
-        count = len(positions)
-        length = _length(count)
-        spelled = b"".join(
-            [
-                shared,
-                length,
-                pack(f"<{count}Q", *positions),
-                length,
-                pack(f"<{count}q", *rated.times_us),
-                length,
-                b"".join([cost.to_bytes(16, "little", signed=True) for cost in rated.costs]),
-                length,
-                b"".join(map(_texts, rated.unpriced)) if any(rated.unpriced) else bytes(count),
-                _length(len(lines)),
-                lines,
-            ]
-        )
-        return cls(log, shared, positions, rated, lines, spelled)
+    priced: Priced
+    lines: bytes | memoryview
+    """Joined by LF; best a part of the record's value, which is copied first into what is sent."""
 
     def __len__(self) -> int:
         """How many events."""
         return len(self.positions)
 
+    @property
+    def pieces(self) -> "list[bytes | memoryview]":
+        """The row in `EVENT_FORMAT`, to be joined."""
+        count = len(self.positions)
+        length = _length(count)
+        unpriced = self.priced.unpriced
+        return [
+            self.shared,
+            length,
+            pack(f"<{count}Q", *self.positions),
+            length,
+            self.priced.times,
+            length,
+            self.priced.costs,
+            length,
+            bytes(count) if unpriced is None else b"".join(map(_texts, unpriced)),
+            _length(len(self.lines)),
+            self.lines,
+        ]
+
     def apart(self) -> "list[RecordLines]":
         """Each event as a row of its own."""
-        rated = self.rated
         return [
-            RecordLines.of(self.log, self.shared, [position], RatedLines([time_us], [cost], [unpriced]), line)
-            for position, time_us, cost, unpriced, line in zip(
-                self.positions, rated.times_us, rated.costs, rated.unpriced, self.lines.split(b"\n"), strict=True
-            )
+            RecordLines(self.log, self.shared, [position], self.priced.alone(index), line)
+            for index, (position, line) in enumerate(zip(self.positions, bytes(self.lines).split(b"\n"), strict=True))
         ]
 
 
@@ -155,17 +174,8 @@ def event_rows(
     for record, batch in zip(records, sent, strict=True):
         header = record.header
         book = books(header.price_book)
-        positions, lines, rated = _wanted(record, present, book)
-        if positions and not -_COST_MAX < min(rated.costs) <= max(rated.costs) < _COST_MAX:  # rarely
-            split = lines.split(b"\n")
-            held = [-_COST_MAX < cost < _COST_MAX for cost in rated.costs]
-            unfit += [
-                UnfitRow(origin, position, line, _too_dear(cost, header.price_book))
-                for position, line, cost, fits in zip(positions, split, rated.costs, held, strict=True)
-                if not fits
-            ]
-            positions, lines = list(compress(positions, held)), b"\n".join(compress(split, held))
-            rated = rate_lines(lines, len(positions), book)
+        positions, lines, priced, too_dear = _wanted(origin, record, present, book)
+        unfit += too_dear
         if positions:
             shared = b"".join(
                 [
@@ -178,28 +188,55 @@ def event_rows(
                     _texts(batch.key_ids),
                 ]
             )
-            rows.append(RecordLines.of(origin, shared, positions, rated, lines))
+            rows.append(RecordLines(origin, shared, positions, priced, lines))
     return rows, unfit
 
 
 def _wanted(
-    record: LogRecord, present: frozenset[int], book: PriceBook | None
-) -> tuple[Sequence[int], bytes, RatedLines]:
-    """Positions of the accepted events that are neither erased nor present, their lines joined, and what they cost."""
-    header = record.header
+    origin: str, record: LogRecord, present: frozenset[int], book: PriceBook | None
+) -> tuple[Sequence[int], bytes | memoryview, Priced, list[UnfitRow]]:
+    """Positions of the accepted events that go into a row, their lines joined, what they cost, and those that cannot.
+
+    Events that are erased or present are left out.
+    """
+    header, begin = record.header, record.lines_begin
+    positions: Sequence[int] = range(header.first, header.size)
     if not present:
-        before = (record.header_line, *(record.carried or ()))
-        joined = record.value[sum(map(len, before)) + len(before) : -1]
+        if book is not None:
+            found = price_plain_lines(record.value, begin, len(positions), lambda *named: book.rates(*named).simple)
+            if found is not None:
+                return positions, memoryview(record.value)[begin:-1], Priced(*found, None), []
         # An erased line is no event; looking for one in every record would cost as much as spelling its rows.
         with contextlib.suppress(InvalidEvent):
-            return range(header.first, header.size), joined, rate_lines(joined, header.accepted, book)
+            text = record.value[begin:-1]
+            return _fit(origin, positions, text, rate_lines(text, len(positions), book), header.price_book)
     wanted = [
         (position, line)
-        for position, line in enumerate(record.lines, header.first)
+        for position, line in zip(positions, record.lines, strict=True)
         if position not in present and erased_entry(line) is None
     ]
-    joined = b"\n".join([line for _, line in wanted])
-    return [position for position, _ in wanted], joined, rate_lines(joined, len(wanted), book)
+    text = b"\n".join([line for _, line in wanted])
+    rated = rate_lines(text, len(wanted), book)
+    return _fit(origin, [position for position, _ in wanted], text, rated, header.price_book)
+
+
+def _fit(
+    origin: str, positions: Sequence[int], lines: bytes, rated: RatedLines, price_book: int
+) -> tuple[Sequence[int], bytes, Priced, list[UnfitRow]]:
+    """Without those that cost more than a row holds, which are rare."""
+    fits = [-_COST_MAX < cost < _COST_MAX for cost in rated.costs]
+    if all(fits):
+        return positions, lines, Priced.of(rated), []
+    split = lines.split(b"\n")
+    unfit = [
+        UnfitRow(origin, position, line, _too_dear(cost, price_book))
+        for position, line, cost, fit in zip(positions, split, rated.costs, fits, strict=True)
+        if not fit
+    ]
+    rated = RatedLines(
+        list(compress(rated.times_us, fits)), list(compress(rated.costs, fits)), list(compress(rated.unpriced, fits))
+    )
+    return list(compress(positions, fits)), b"\n".join(compress(split, fits)), Priced.of(rated), unfit
 
 
 def _too_dear(cost: int, price_book: int) -> str:
@@ -241,6 +278,7 @@ def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
     return [
         orjson.dumps({"log": origin, "position": position, "entry": entry.hex(), "request": ""})
         for record in records
+        if ERASED_BEGIN in record.value
         for position, line in enumerate(record.lines, record.header.first)
         if line.startswith(ERASED_BEGIN) and (entry := erased_entry(line)) is not None
     ]
@@ -248,7 +286,7 @@ def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
 
 def unfit_event(row: RecordLines, error: str) -> UnfitRow:
     """A row of one event that was refused."""
-    return UnfitRow(row.log, row.positions[0], row.lines, error)
+    return UnfitRow(row.log, row.positions[0], bytes(row.lines), error)
 
 
 def unfit_record(row: bytes, error: str) -> UnfitRow:

@@ -33,13 +33,21 @@ typedef struct {
     unsigned int count;
 } Meters;
 
+/* What a line used of a meter: its place among the names, and how much, or -1 where that is spelled as text. */
+typedef struct {
+    unsigned int meter;
+    int64_t whole;
+} Used;
+
 /* What is left of the text, and what was found in the line at hand. */
 typedef struct {
     const uint8_t *at;
     const uint8_t *end;
-    Text id, source, subject, customer;
+    Text id, source, subject, customer, provider, model, operation;
     int64_t time_us;
     Meters *meters;
+    Used used[METERS_MAX];
+    unsigned int used_count;
 } Line;
 
 typedef struct {
@@ -109,22 +117,22 @@ is_same(Text text, const char *wanted, size_t size)
     return text.size == size && memcmp(text.start, wanted, size) == 0;
 }
 
-/* An integer as JSON spells it, but for -0. */
+/* An integer as JSON spells it, but for -0; `value` is without its sign. */
 static int
-read_integer(Line *line, int may_be_negative, uint64_t max)
+read_integer(Line *line, int may_be_negative, uint64_t max, uint64_t *value)
 {
     const int negative = may_be_negative && take(line, '-');
     const uint8_t *start = line->at;
-    uint64_t value = 0;
+    *value = 0;
     while (line->at < line->end && is_digit(*line->at)) {
         if (line->at - start == 19) /* 19 digits fit into 64 bits, 20 may not */
             return 0;
-        value = 10 * value + (uint64_t)(*line->at++ - '0');
+        *value = 10 * *value + (uint64_t)(*line->at++ - '0');
     }
     const size_t digits = (size_t)(line->at - start);
     if (digits == 0 || (*start == '0' && (digits > 1 || negative)))
         return 0;
-    return value <= max;
+    return *value <= max;
 }
 
 /* An object of these fields, in any order; at most 32 of them, required ones first. */
@@ -199,31 +207,40 @@ read_one_of(Line *line, const char *const *choices, size_t count)
 static int
 read_count(Line *line)
 {
-    return read_integer(line, 0, INTEGER_MAX);
+    uint64_t value;
+    return read_integer(line, 0, INTEGER_MAX, &value);
 }
 
 static int
 read_status_code(Line *line)
 {
-    return read_integer(line, 0, 999);
+    uint64_t value;
+    return read_integer(line, 0, 999, &value);
 }
 
-/* `[0-9]{1,18}(\.[0-9]{1,12})?` in a string, or an integer; a minus sign where it may be negative. */
+/* `[0-9]{1,18}(\.[0-9]{1,12})?` in a string, or an integer; a minus sign where it may be negative.
+ * `whole` is the integer without its sign, or -1 for a string. */
 static int
-read_quantity(Line *line, int may_be_negative)
+read_quantity(Line *line, int may_be_negative, int64_t *whole)
 {
-    if (line->at == line->end || *line->at != '"')
-        return read_integer(line, may_be_negative, INTEGER_MAX);
+    *whole = -1;
+    if (line->at == line->end || *line->at != '"') {
+        uint64_t value;
+        if (!read_integer(line, may_be_negative, INTEGER_MAX, &value))
+            return 0;
+        *whole = (int64_t)value;
+        return 1;
+    }
     Text text;
     if (!read_string(line, &text))
         return 0;
     const uint8_t *at = text.start, *end = text.start + text.size;
     if (may_be_negative && at < end && *at == '-')
         at++;
-    const uint8_t *whole = at;
+    const uint8_t *digits = at;
     while (at < end && is_digit(*at))
         at++;
-    if (at - whole < 1 || at - whole > 18)
+    if (at - digits < 1 || at - digits > 18)
         return 0;
     if (at == end)
         return 1;
@@ -238,7 +255,8 @@ read_quantity(Line *line, int may_be_negative)
 static int
 read_money(Line *line)
 {
-    return read_quantity(line, 1);
+    int64_t whole;
+    return read_quantity(line, 1, &whole);
 }
 
 static int
@@ -366,6 +384,7 @@ read_usage(Line *line)
 {
     uint64_t seen = 0;
     unsigned int expected = 0;
+    line->used_count = 0;
     if (!take(line, '{'))
         return 0;
     do {
@@ -376,7 +395,9 @@ read_usage(Line *line)
         if (number == METERS_MAX || (seen >> number & 1))
             return 0;
         seen |= (uint64_t)1 << number;
-        if (!read_quantity(line, 0)) /* only a correction may be negative, and none is plain */
+        Used *used = &line->used[line->used_count++];
+        used->meter = number;
+        if (!read_quantity(line, 0, &used->whole)) /* only a correction may be negative, and none is plain */
             return 0;
         expected = number + 1;
     } while (take(line, ','));
@@ -457,17 +478,35 @@ read_customer(Line *line)
 }
 
 static int
+read_operation(Line *line)
+{
+    return read_name(line, &line->operation);
+}
+
+static int
+read_provider(Line *line)
+{
+    return read_name(line, &line->provider);
+}
+
+static int
+read_model(Line *line)
+{
+    return read_name(line, &line->model);
+}
+
+static int
 read_data(Line *line)
 {
     static const Field fields[] = {
         REQUIRED("customer", read_customer),
         REQUIRED("usage", read_usage),
-        OPTIONAL("operation", read_any_name),
+        OPTIONAL("operation", read_operation),
         OPTIONAL("surface", read_surface),
         OPTIONAL("status", read_status),
         OPTIONAL("status_code", read_status_code),
-        OPTIONAL("provider", read_any_name),
-        OPTIONAL("model", read_any_name),
+        OPTIONAL("provider", read_provider),
+        OPTIONAL("model", read_model),
         OPTIONAL("latency", read_latency),
         OPTIONAL("request_bytes", read_count),
         OPTIONAL("response_bytes", read_count),
@@ -530,7 +569,8 @@ read_event(Line *line)
         REQUIRED("subject", read_subject),
         REQUIRED("data", read_data),
     };
-    return read_object(line, fields, COUNT_OF(fields)) && take(line, '\n');
+    line->provider.size = line->model.size = line->operation.size = 0;
+    return read_object(line, fields, COUNT_OF(fields));
 }
 
 /* --- identity: BLAKE2b of 16 bytes, RFC 7693 ---------------------------------------------------------------------- */
@@ -697,7 +737,7 @@ read_plain_lines(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssi
         goto done;
     Line line = {.at = text + start, .end = text + size, .meters = &meters};
     while (line.at < line.end) {
-        if (!read_event(&line)) {
+        if (!read_event(&line) || !take(&line, '\n')) {
             result = Py_NewRef(Py_None);
             goto done;
         }
@@ -716,16 +756,184 @@ done:
     return result;
 }
 
+/* --- prices ------------------------------------------------------------------------------------------------------- */
+
+#if defined(__SIZEOF_INT128__)
+
+typedef __int128 Cost;
+
+#define KNOWN_MAX 32
+#define TIME_BYTES 8
+#define COST_BYTES 16
+
+/* What one unit of each meter costs in 10^-12, for events of one provider, model and operation. */
+typedef struct {
+    Text provider, model, operation;
+    PyObject *prices; /* by name of the meter */
+    uint64_t looked_up; /* one bit by place of the meter */
+    int64_t price[METERS_MAX];
+} Known;
+
+static int
+are_same(Text one, Text other)
+{
+    return one.size == other.size && (one.size == 0 || memcmp(one.start, other.start, one.size) == 0);
+}
+
+static PyObject *
+string_of(Text text)
+{
+    return PyUnicode_FromStringAndSize(text.size ? (const char *)text.start : "", (Py_ssize_t)text.size);
+}
+
+/* The prices that apply to a line, asked for if they are not known; NULL with an error set if that failed. */
+static Known *
+known_of(Known *known, size_t *count, const Line *line, PyObject *prices_of)
+{
+    const size_t held = *count < KNOWN_MAX ? *count : KNOWN_MAX;
+    for (size_t i = 0; i < held; i++)
+        if (are_same(known[i].model, line->model) && are_same(known[i].provider, line->provider) &&
+            are_same(known[i].operation, line->operation))
+            return known + i;
+    PyObject *names[3] = {string_of(line->provider), string_of(line->model), string_of(line->operation)};
+    PyObject *prices = NULL;
+    if (names[0] != NULL && names[1] != NULL && names[2] != NULL)
+        prices = PyObject_Vectorcall(prices_of, names, 3, NULL);
+    for (size_t i = 0; i < 3; i++)
+        Py_XDECREF(names[i]);
+    if (prices != NULL && !PyDict_Check(prices)) {
+        PyErr_SetString(PyExc_TypeError, "prices are a dict");
+        Py_CLEAR(prices);
+    }
+    if (prices == NULL)
+        return NULL;
+    Known *place = known + (*count)++ % KNOWN_MAX;
+    if (*count > KNOWN_MAX)
+        Py_DECREF(place->prices);
+    place->provider = line->provider;
+    place->model = line->model;
+    place->operation = line->operation;
+    place->prices = prices;
+    place->looked_up = 0;
+    return place;
+}
+
+/* Look up what a unit of a meter costs: 1, 0 if it has no such price, -1 with an error set if that failed. */
+static int
+look_up(Known *known, const Meters *meters, unsigned int meter)
+{
+    PyObject *name = string_of(meters->names[meter]);
+    if (name == NULL)
+        return -1;
+    PyObject *price = PyDict_GetItemWithError(known->prices, name); /* borrowed */
+    Py_DECREF(name);
+    if (price == NULL)
+        return PyErr_Occurred() ? -1 : 0;
+    int overflow;
+    const long long value = PyLong_AsLongLongAndOverflow(price, &overflow);
+    if (value == -1 && PyErr_Occurred())
+        return -1;
+    if (overflow)
+        return 0;
+    known->price[meter] = value;
+    known->looked_up |= (uint64_t)1 << meter;
+    return 1;
+}
+
+/* What a line costs: 1, 0 if that takes more than adding up products, -1 with an error set if it failed. */
+static int
+cost_of(const Line *line, Known *known, Cost *cost)
+{
+    const Cost max = (Cost)10000000000000000000u * 10000000000000000000u; /* 10^38 */
+    *cost = 0;
+    for (unsigned int i = 0; i < line->used_count; i++) {
+        const Used used = line->used[i];
+        if (used.whole < 0)
+            return 0;
+        if (!(known->looked_up >> used.meter & 1)) {
+            const int found = look_up(known, line->meters, used.meter);
+            if (found < 1)
+                return found;
+        }
+        const Cost product = (Cost)used.whole * known->price[used.meter]; /* at most 2^126 */
+        if (__builtin_add_overflow(*cost, product, cost) || *cost >= max || *cost <= -max)
+            return 0;
+    }
+    return 1;
+}
+
+static void
+put_number(uint8_t *at, Cost number, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        at[i] = (uint8_t)((unsigned __int128)number >> (8 * i));
+}
+
+static PyObject *
+price_plain_lines(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t argument_count)
+{
+    if (argument_count != 4 || !PyBytes_Check(arguments[0])) {
+        PyErr_SetString(PyExc_TypeError, "price_plain_lines takes bytes, where the lines begin, how many, and prices");
+        return NULL;
+    }
+    const Py_ssize_t start = PyLong_AsSsize_t(arguments[1]), size = PyBytes_GET_SIZE(arguments[0]);
+    if (start == -1 && PyErr_Occurred())
+        return NULL;
+    const Py_ssize_t lines = PyLong_AsSsize_t(arguments[2]);
+    if (lines == -1 && PyErr_Occurred())
+        return NULL;
+    if (start < 0 || start > size || lines < 0 || lines > size)
+        Py_RETURN_NONE;
+    const uint8_t *const text = (const uint8_t *)PyBytes_AS_STRING(arguments[0]);
+    PyObject *times = PyBytes_FromStringAndSize(NULL, lines * TIME_BYTES);
+    PyObject *costs = PyBytes_FromStringAndSize(NULL, lines * COST_BYTES);
+    PyObject *result = NULL;
+    Meters meters;
+    meters.count = 0;
+    Known known[KNOWN_MAX];
+    size_t known_count = 0;
+    if (times == NULL || costs == NULL)
+        goto done;
+    Line line = {.at = text + start, .end = text + size, .meters = &meters};
+    Py_ssize_t number = 0;
+    for (; number < lines && line.at < line.end; number++) {
+        if (!read_event(&line) || !(line.at == line.end || take(&line, '\n')))
+            break;
+        Known *prices = known_of(known, &known_count, &line, arguments[3]);
+        Cost cost;
+        const int found = prices == NULL ? -1 : cost_of(&line, prices, &cost);
+        if (found < 0)
+            goto done;
+        if (found == 0)
+            break;
+        put_number((uint8_t *)PyBytes_AS_STRING(times) + number * TIME_BYTES, line.time_us, TIME_BYTES);
+        put_number((uint8_t *)PyBytes_AS_STRING(costs) + number * COST_BYTES, cost, COST_BYTES);
+    }
+    result = number == lines && line.at == line.end ? PyTuple_Pack(2, times, costs) : Py_NewRef(Py_None);
+done:
+    for (size_t i = 0; i < known_count && i < KNOWN_MAX; i++)
+        Py_DECREF(known[i].prices);
+    Py_XDECREF(times);
+    Py_XDECREF(costs);
+    return result;
+}
+
+#endif
+
 static PyMethodDef FUNCTIONS[] = {
     {"read_plain_lines", (PyCFunction)(void (*)(void))read_plain_lines, METH_FASTCALL,
      "read_plain_lines(text, start, /)\n--\n\nThe fields of `PlainLines`, or None; see python_plain_lines."},
+#if defined(__SIZEOF_INT128__)
+    {"price_plain_lines", (PyCFunction)(void (*)(void))price_plain_lines, METH_FASTCALL,
+     "price_plain_lines(text, start, count, prices_of, /)\n--\n\nTimes and costs, or None; see plain_lines."},
+#endif
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT,
     .m_name = "meterproof_schemas._plain_lines",
-    .m_doc = "The function of meterproof_schemas.plain_lines for lines in the commonest spelling.",
+    .m_doc = "The functions of meterproof_schemas.plain_lines for lines in the commonest spelling.",
     .m_size = 0,
     .m_methods = FUNCTIONS,
 };

@@ -12,6 +12,7 @@ last accepted record; everything else on the topic is a late writer's echo.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 import orjson
@@ -162,7 +163,7 @@ class RecordHeader(BaseModel):
         return 0 if self.source is None else self.source.offset + self.source.count
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LogRecord:
     """A decoded record. `carried` is the batch's header and signatures line, where a known key vouched for them."""
 
@@ -172,7 +173,17 @@ class LogRecord:
     header_line: bytes
     header: RecordHeader
     carried: tuple[bytes, bytes] | None
-    lines: list[bytes]
+
+    @property
+    def lines_begin(self) -> int:
+        """Where the accepted lines begin in the value, each ended by LF."""
+        before = (self.header_line, *(self.carried or ()))
+        return sum(map(len, before)) + len(before)
+
+    @cached_property
+    def lines(self) -> list[bytes]:
+        """The accepted lines; cut apart when they are first asked for."""
+        return self.value[self.lines_begin : -1].split(b"\n") if self.header.accepted else []
 
 
 def record_digest(value: bytes) -> str:
@@ -209,9 +220,8 @@ def decode_record(value: bytes | None) -> LogRecord:
     """
     if not value or value[-1:] != b"\n":
         raise InvalidRecord("log record: empty, or not ended by LF")
-    lines = value.split(b"\n")
-    lines.pop()
-    header_line = lines[0]
+    end = value.index(b"\n")
+    header_line = value[:end]
     try:
         header = RecordHeader.model_validate(orjson.loads(header_line))
     except (ValidationError, orjson.JSONDecodeError) as error:
@@ -219,13 +229,16 @@ def decode_record(value: bytes | None) -> LogRecord:
         raise InvalidRecord(message) from None
     if header.accepted < 0:
         raise InvalidRecord("log record: its size is below its first position")
-    extra = len(lines) - 1 - header.accepted
+    lines = value.count(b"\n") - 1
+    extra = lines - header.accepted
     if extra not in {0, 2} or (extra == 0 and header.accepted):
-        message = f"log record: {header.accepted} accepted lines and {len(lines) - 1} lines after the header"
+        message = f"log record: {header.accepted} accepted lines and {lines} lines after the header"
         raise InvalidRecord(message)
-    carried = (lines[1], lines[2]) if extra else None
-    del lines[: 1 + extra]
-    return LogRecord(value, record_digest(value), header_line, header, carried, lines)
+    carried = None
+    if extra:
+        between = value.index(b"\n", end + 1)
+        carried = (value[end + 1 : between], value[between + 1 : value.index(b"\n", between + 1)])
+    return LogRecord(value, record_digest(value), header_line, header, carried)
 
 
 def frontier_of(header: RecordHeader) -> Frontier:

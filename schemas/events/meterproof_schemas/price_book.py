@@ -81,7 +81,7 @@ class Rates:
 
     by_meter: Mapping[str, tuple[Rate, ...]]
     """In the book's order; the first one effective at event time applies."""
-    simple: Mapping[str, int]
+    simple: dict[str, int]
     """Price of one unit in 10^-12, of the meters where each whole quantity costs so many times that, at any time."""
 
 

@@ -46,7 +46,7 @@ def one(clickhouse: ClickHouse, sql: str, parameters: Mapping[str, Any] | None =
 
 def insert_events(clickhouse: ClickHouse, rows: list[RecordLines]) -> None:
     """Insert events as a sink does."""
-    body = b"".join(row.spelled for row in rows)
+    body = b"".join(piece for row in rows for piece in row.pieces)
     clickhouse.insert("record_lines", EVENT_COLUMNS, body, EVENT_FORMAT, len(rows))
 
 

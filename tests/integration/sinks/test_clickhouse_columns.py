@@ -211,7 +211,7 @@ def _one_line(line: str) -> RecordLines:
     log.batch([make_event("e")])
     record = log.records[-1][1]
     rows, _ = event_rows(log.origin, [record], [sent_of(record)], BOOKS.get, frozenset())
-    return RecordLines.of(log.origin, rows[0].shared, [0], rows[0].rated, line.encode())
+    return RecordLines(log.origin, rows[0].shared, [0], rows[0].priced, line.encode())
 
 
 async def test_a_line_that_the_engine_cannot_take_apart_is_refused_loudly(clickhouse: ClickHouse) -> None:

@@ -76,8 +76,8 @@ class _OlderSink(ClickHouseSink):
             % (
                 row.log.encode(),
                 row.positions[0],
-                row.rated.times_us[0],
-                f"{Decimal(row.rated.costs[0]).scaleb(-12):f}".encode(),
+                int.from_bytes(row.priced.times, "little"),
+                f"{Decimal(int.from_bytes(row.priced.costs, 'little')).scaleb(-12):f}".encode(),
                 row.lines,
             )
             for row in events
