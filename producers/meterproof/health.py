@@ -28,7 +28,9 @@ _REQUEST_TIMEOUT_S: Final = 5.0
 class HealthSettings(BaseSettings):
     """Where a worker serves its health. Each field can come from `METERPROOF_HEALTH_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="METERPROOF_HEALTH_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="METERPROOF_HEALTH_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     port: int | None = Field(default=None, ge=0, le=65535)
     """None: not at all. 0: any free port, so that workers of one host never clash; the status file says which."""

@@ -11,7 +11,7 @@ from meterproof_schemas.limits import BATCH_LINES_MAX
 class MeterSettings(BaseSettings):
     """How a meter names, batches and sends. Each field can come from `METERPROOF_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="METERPROOF_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="METERPROOF_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     deployment: str
     """The audience that batches are signed for; must be the deployment's own name."""

@@ -155,15 +155,13 @@ class ClickHouse:
             ClickHouseUnavailable: nothing answers there.
             ClickHouseError: it refuses.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS:
-            raise ClickHouseError(f"{url!r} is not the address of a ClickHouse: http://host:port or https://host:port")
+        scheme, host, port = _address(url)
 
         def connect(database: str | None) -> Client:
             return clickhouse_connect.get_client(
-                interface=parts.scheme,
-                host=parts.hostname or "localhost",
-                port=parts.port or _PORTS[parts.scheme],
+                interface=scheme,
+                host=host,
+                port=port,
                 username=username,
                 password=password,
                 database=database,
@@ -306,6 +304,20 @@ def _owner(folder: Path) -> str:
             if line.startswith("PID:"):
                 return f" (process {line[4:].strip()})"
     return ""
+
+
+def _address(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port. The error quotes nothing: what is in the wrong place may be a password."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in _PORTS and "@" not in parts.netloc:
+            return parts.scheme, parts.hostname or "localhost", parts.port or _PORTS[parts.scheme]
+    except ValueError:  # no port, or no host
+        pass
+    raise ClickHouseError(
+        "the address of a ClickHouse is http://host:port or https://host:port, and METERPROOF_CLICKHOUSE_URL is not; "
+        "name and password are METERPROOF_CLICKHOUSE_USERNAME and METERPROOF_CLICKHOUSE_PASSWORD"
+    )
 
 
 @contextlib.contextmanager

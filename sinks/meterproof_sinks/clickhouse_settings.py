@@ -12,7 +12,9 @@ from meterproof_sinks.clickhouse import ANSWER_TIMEOUT_S, DATABASE, ClickHouse
 class ClickHouseSettings(BaseSettings):
     """A server, or the folder of the deployment. Each field can come from `METERPROOF_CLICKHOUSE_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="METERPROOF_CLICKHOUSE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="METERPROOF_CLICKHOUSE_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     url: str | None = None
     """Of a server, `https://host:8443`; None opens the data folder's own ClickHouse in this process."""

@@ -7,7 +7,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class SinkSettings(BaseSettings):
     """How long a sink worker may take for what. Each field can come from `METERPROOF_WORKER_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="METERPROOF_WORKER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="METERPROOF_WORKER_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     instance: str | None = Field(default=None, min_length=1)
     """Name of the status file, unique among the workers of one data folder, like `audit-0`; None: the sink's name."""

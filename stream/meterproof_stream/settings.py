@@ -13,7 +13,9 @@ from meterproof_stream.runtime import Runtime
 class WorkerSettings(BaseSettings):
     """How one worker process runs. Each field can come from `METERPROOF_WORKER_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="METERPROOF_WORKER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="METERPROOF_WORKER_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     instance: str = Field(min_length=1)
     """Stable name of this process, unique among the workers of the deployment, like `sequencer-0`: it lets a restarted

@@ -13,7 +13,9 @@ from meterproof_schemas.topics import Topic
 class KafkaSettings(BaseSettings):
     """Address, names and credentials of one Kafka cluster. Each field can come from `METERPROOF_KAFKA_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="METERPROOF_KAFKA_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="METERPROOF_KAFKA_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     bootstrap: str = Field(default="127.0.0.1:9092", min_length=1)
     """`host:port`, or several with commas between: any one that answers leads to the whole cluster."""

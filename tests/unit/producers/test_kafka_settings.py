@@ -3,6 +3,7 @@
 import ssl
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -35,9 +36,12 @@ def test_credentials_go_to_the_client_and_into_no_text() -> None:
     assert "s3cret" not in f"{settings} {settings!r} {settings.model_dump_json()}"
 
 
-def test_half_a_credential_is_refused_with_the_variables_to_set() -> None:
-    with pytest.raises(ValidationError, match="METERPROOF_KAFKA_SASL_USERNAME and METERPROOF_KAFKA_SASL_PASSWORD"):
-        KafkaSettings(security_protocol="SASL_PLAINTEXT", sasl_username="meter")
+@pytest.mark.parametrize("half", [{"sasl_username": "meter"}, {"sasl_password": "s3cret"}])
+def test_half_a_credential_is_refused_with_the_variables_to_set_and_without_their_values(half: dict[str, Any]) -> None:
+    missing = "METERPROOF_KAFKA_SASL_USERNAME and METERPROOF_KAFKA_SASL_PASSWORD"
+    with pytest.raises(ValidationError, match=missing) as refused:
+        KafkaSettings(security_protocol="SASL_PLAINTEXT", **half)
+    assert "s3cret" not in f"{refused.value} {refused.value!r}"
 
 
 @pytest.mark.parametrize("prefix", ["with space", "slash/", "ä", "x" * 201])

@@ -8,15 +8,18 @@ from typing import Any
 import faust.streams
 import pytest
 from aiokafka import ConsumerRecord
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from faust.types.tuples import TP
+from pydantic import SecretStr
 
 from meterproof.exit_codes import exit_code_of
 from meterproof.kafka.errors import BrokerUnreachable
+from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
 from meterproof_stream.engine import in_pieces
 from meterproof_stream.errors import FaustChanged
-from meterproof_stream.faust_driver import BUNDLE_BYTES_MAX, _Bundle, _finish, _is_delivery, check_faust
+from meterproof_stream.faust_driver import BUNDLE_BYTES_MAX, _Bundle, _credentials, _finish, _is_delivery, check_faust
 
 
 def test_the_installed_faust_is_the_one_that_the_driver_was_proved_with() -> None:
@@ -34,6 +37,21 @@ def test_a_faust_without_its_compiled_iterator_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(faust.streams, "_CStreamIterator", None)
     with pytest.raises(FaustChanged, match="compiled"):
         check_faust()
+
+
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_faust_authenticates_as_every_other_client_does(protocol: Any, mechanism: Any) -> None:
+    kafka = KafkaSettings(
+        security_protocol=protocol, sasl_mechanism=mechanism, sasl_username="meter", sasl_password=SecretStr("s3cret")
+    )
+    expected = {name: value for name, value in kafka.client_args().items() if name.startswith(("sasl", "security"))}
+    credentials = _credentials(kafka)
+    found = dict(credentials_to_aiokafka_auth(credentials))
+    context = found.pop("ssl_context", None)
+    assert found == expected
+    assert (context is not None) == protocol.endswith("SSL")
+    assert "s3cret" not in f"{credentials} {credentials!r}"
 
 
 async def _step_then_finish(make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
