@@ -34,7 +34,7 @@ BROKER_POLL_INTERVAL_S: Final = 1.0
 LEAVE_TIMEOUT_S: Final = 3.0
 """How long the group may take to let a member go."""
 _TEND_INTERVAL_S: Final = 1.0
-_GC_THRESHOLDS: Final = 5_000, 20, 20
+_GC_THRESHOLDS: Final = 50_000, 20, 20
 """Objects made and not freed until the youngest are gone through, and how many times until older ones are."""
 _SLUGGISH_S: Final = 5.0
 """An event loop that did nothing for this long carries nothing."""

@@ -1,5 +1,6 @@
 """The verdict on one source record: a pure function of its bytes, the log before it, and the registry in force."""
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -64,9 +65,9 @@ class Judgement:
     """The header in `carried`."""
     text: bytes = b""
     """Their lines, each ended by LF."""
-    entries: list[bytes] = field(default_factory=list)
-    leaves: list[bytes] = field(default_factory=list)
-    identities: list[bytes] = field(default_factory=list)
+    entries: Sequence[bytes] = ()
+    leaves: Sequence[bytes] = ()
+    identities: Sequence[bytes] = ()
     rejections: list[Rejection] = field(default_factory=list)
     corrections: list[StatedEffect] = field(default_factory=list)
     """What the accepted corrections do."""
@@ -77,7 +78,8 @@ class Judgement:
         return self.text.split(b"\n")[:-1]
 
 
-_Verdicts = tuple[list[NotAccepted], bytes, list[bytes], list[bytes], list[bytes], list[Rejection], list[StatedEffect]]
+_Bytes = Sequence[bytes]
+_Verdicts = tuple[list[NotAccepted], bytes, _Bytes, _Bytes, _Bytes, list[Rejection], list[StatedEffect]]
 """What becomes of the lines of a batch: `not_accepted` to `corrections` of a `Judgement`, in order."""
 
 
@@ -91,7 +93,7 @@ class _Speakers:
         self._partitions = partitions
         self._faults: dict[_Speaker, Fault] = {}
 
-    def fault_of(self, speaker: _Speaker, authorities: list[KeyEntry]) -> Fault | None:
+    def fault_of(self, speaker: _Speaker, authorities: Sequence[KeyEntry]) -> Fault | None:
         """Why a line of this source, agent and customer does not belong here; a function of the arguments alone."""
         if speaker in self.allowed:
             return None
@@ -106,7 +108,7 @@ class _Speakers:
                 self._faults[speaker] = fault
         return fault
 
-    def _found(self, speaker: _Speaker, authorities: list[KeyEntry]) -> Fault | None:
+    def _found(self, speaker: _Speaker, authorities: Sequence[KeyEntry]) -> Fault | None:
         source, agent, customer = speaker.split("\0")
         if partition_of(agent, self._partitions) != self._partition:
             return Reason.WRONG_PARTITION, "subject: this agent belongs to another partition"

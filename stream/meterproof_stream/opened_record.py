@@ -3,15 +3,15 @@
 Everything here is a function of the records' bytes, of the genesis of the log and of the registry in force.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from meterproof_proofs.frontier import batch_root
 from meterproof_proofs.tree_hashing import leaf_hashes, text_digests
 from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
 from meterproof_schemas.errors import InvalidBatch
-from meterproof_schemas.keys import KeyEntry, KeyRegistry
+from meterproof_schemas.keys import KeyEntry, KeyRegistry, SignedHeader
 from meterproof_schemas.log_record import Genesis
 from meterproof_schemas.plain_lines import PlainLines, read_plain_lines
 from meterproof_schemas.reasons import Reason
@@ -48,13 +48,13 @@ class OpenedRecord:
     fault: Fault | None = None
     """Why nobody vouches for the record; what stands below is then empty."""
     batch: Batch | None = None
-    authorities: list[KeyEntry] = field(default_factory=list)
+    authorities: Sequence[KeyEntry] = ()
     """The keys that vouch for the batch."""
     digest: bytes = b""
     """SHA-256 of the value."""
-    entries: list[bytes] = field(default_factory=list)
+    entries: Sequence[bytes] = ()
     """One per line, as all below."""
-    leaves: list[bytes] = field(default_factory=list)
+    leaves: Sequence[bytes] = ()
     plain: PlainLines | None = None
     """None says nothing about the lines: they must be read one by one."""
     root_holds: bool = False
@@ -70,9 +70,22 @@ def open_records(records: Iterable[Sourced], genesis: Genesis, registry: KeyRegi
         registry: who may report what.
 
     """
-    opened = [_verified(record, genesis, registry) for record in records]  # 1-3
+    opened = [_addressed(record, genesis) for record in records]  # 1, 2
+    claimed = [(record, record.batch) for record in opened if record.batch is not None]
+    vouched: list[tuple[OpenedRecord, Batch]] = []
+    found = registry.authorities_of(
+        [
+            SignedHeader(batch.header_line, batch.signatures, batch.header.producer, record.append_ms)
+            for record, batch in claimed
+        ]
+    )
+    for (record, batch), authorities in zip(claimed, found, strict=True):  # 3
+        if isinstance(authorities, InvalidBatch):
+            record.fault, record.batch = (authorities.reason, authorities.detail), None
+        else:
+            record.authorities = authorities
+            vouched.append((record, batch))
     # From here on a known key vouches for the header of each.
-    vouched = [(record, record.batch) for record in opened if record.batch is not None]
     for record, batch in vouched:
         record.digest, *entries = text_digests(batch.value, batch.start)
         record.entries, record.leaves = entries, leaf_hashes(entries)
@@ -82,12 +95,11 @@ def open_records(records: Iterable[Sourced], genesis: Genesis, registry: KeyRegi
     return opened
 
 
-def _verified(record: Sourced, genesis: Genesis, registry: KeyRegistry) -> OpenedRecord:
-    """Structure, address and signatures.
+def _addressed(record: Sourced, genesis: Genesis) -> OpenedRecord:
+    """Structure and address; nobody vouches for anything yet.
 
     1. size and structure
     2. audience, topic, partition
-    3. signatures, and a key that speaks for the producer
     """
     value, append_ms = record.value, record.append_ms
     if not value:
@@ -96,12 +108,10 @@ def _verified(record: Sourced, genesis: Genesis, registry: KeyRegistry) -> Opene
         )
     try:
         batch = decode_batch(value)  # 1
-        header = batch.header
-        _check_address(header, genesis)  # 2
-        authorities = registry.authorities(batch.header_line, batch.signatures, header.producer, append_ms)  # 3
+        _check_address(batch.header, genesis)  # 2
     except InvalidBatch as error:
         return OpenedRecord(value, append_ms, (error.reason, error.detail))
-    return OpenedRecord(value, append_ms, None, batch, authorities)
+    return OpenedRecord(value, append_ms, None, batch)
 
 
 def _check_address(header: BatchHeader, genesis: Genesis) -> None:

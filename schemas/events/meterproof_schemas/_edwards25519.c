@@ -392,51 +392,105 @@ add_digit(Completed *to, const Multiples *of, int block, int digit)
     }
 }
 
-/* sum_of(point, scalar, other_point, other_scalar, /): encoded as RFC 8032 does, section 5.1.2. */
-static PyObject *
-sum_of(PyObject *module, PyObject *const *args, Py_ssize_t count)
+static Point
+sum_at(const Multiples *one, const uint8_t *scalar, const Multiples *two, const uint8_t *other_scalar)
 {
-    PyTypeObject *type = *(PyTypeObject **)PyModule_GetState(module);
-    const uint8_t *scalars[2];
-    int8_t digits[2][SCALAR_BITS];
-    uint8_t encoded[FIELD_BYTES], x[FIELD_BYTES];
-
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "sum_of takes two points, each with a scalar");
-        return NULL;
-    }
-    for (int i = 0; i < 2; i++) {
-        PyObject *scalar = args[2 * i + 1];
-        if (!Py_IS_TYPE(args[2 * i], type) || !PyBytes_Check(scalar)) {
-            PyErr_SetString(PyExc_TypeError, "sum_of takes points as Multiples, and scalars as bytes");
-            return NULL;
-        }
-        scalars[i] = (const uint8_t *)PyBytes_AS_STRING(scalar);
-        if (PyBytes_GET_SIZE(scalar) != SCALAR_BYTES || scalars[i][SCALAR_BYTES - 1] > 0x7f) {
-            PyErr_SetString(PyExc_ValueError, "a scalar is 32 bytes, little-endian, below 2^255");
-            return NULL;
-        }
-        digits_of(digits[i], scalars[i]);
-    }
-    const Multiples *one = (const Multiples *)args[0], *two = (const Multiples *)args[2];
+    int8_t digits[SCALAR_BITS], other_digits[SCALAR_BITS];
     Completed all = {ZERO, ONE, ONE, ONE};
+
+    digits_of(digits, scalar);
+    digits_of(other_digits, other_scalar);
     for (int bit = BLOCK_BITS - 1; bit >= 0; bit--) {
         if (bit < BLOCK_BITS - 1) {
             Point point = point_of(&all);
             all = doubled(&point);
         }
         for (int block = 0; block < BLOCKS; block++) {
-            add_digit(&all, one, block, digits[0][BLOCK_BITS * block + bit]);
-            add_digit(&all, two, block, digits[1][BLOCK_BITS * block + bit]);
+            add_digit(&all, one, block, digits[BLOCK_BITS * block + bit]);
+            add_digit(&all, two, block, other_digits[BLOCK_BITS * block + bit]);
         }
     }
-    Point found = point_of(&all);
-    Field one_over_z = inverse(&found.z);
-    Field affine_x = product(&found.x, &one_over_z), affine_y = product(&found.y, &one_over_z);
-    write_field(encoded, &affine_y);
+    return point_of(&all);
+}
+
+/* Its encoding, RFC 8032, section 5.1.2. */
+static PyObject *
+encoded(const Point *point, const Field *one_over_z)
+{
+    Field affine_x = product(&point->x, one_over_z), affine_y = product(&point->y, one_over_z);
+    uint8_t x[FIELD_BYTES], y[FIELD_BYTES];
+
     write_field(x, &affine_x);
-    encoded[FIELD_BYTES - 1] |= (uint8_t)((x[0] & 1) << 7);
-    return PyBytes_FromStringAndSize((const char *)encoded, FIELD_BYTES);
+    write_field(y, &affine_y);
+    y[FIELD_BYTES - 1] |= (uint8_t)((x[0] & 1) << 7);
+    return PyBytes_FromStringAndSize((const char *)y, FIELD_BYTES);
+}
+
+static const uint8_t *
+scalar_of(PyObject *bytes)
+{
+    if (!PyBytes_Check(bytes) || PyBytes_GET_SIZE(bytes) != SCALAR_BYTES ||
+        (uint8_t)PyBytes_AS_STRING(bytes)[SCALAR_BYTES - 1] > 0x7f) {
+        PyErr_SetString(PyExc_ValueError, "a scalar is 32 bytes, little-endian, below 2^255");
+        return NULL;
+    }
+    return (const uint8_t *)PyBytes_AS_STRING(bytes);
+}
+
+/* sums_of(point, terms, /): scalar times the point, and other scalar times the other point, of each of the terms. */
+static PyObject *
+sums_of(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    PyTypeObject *type = *(PyTypeObject **)PyModule_GetState(module);
+    PyObject *sums = NULL;
+    Point *points = NULL;
+    Field *until = NULL, inverted;
+
+    if (count != 2 || !Py_IS_TYPE(args[0], type) || !PyList_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "sums_of takes a point and a list of terms");
+        return NULL;
+    }
+    const Py_ssize_t terms = PyList_GET_SIZE(args[1]);
+    if (terms == 0)
+        return PyList_New(0);
+    points = PyMem_Malloc(sizeof(Point) * terms);
+    until = PyMem_Malloc(sizeof(Field) * terms);
+    if (points == NULL || until == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < terms; i++) {
+        PyObject *term = PyList_GET_ITEM(args[1], i);
+        if (!PyTuple_Check(term) || PyTuple_GET_SIZE(term) != 3 || !Py_IS_TYPE(PyTuple_GET_ITEM(term, 1), type)) {
+            PyErr_SetString(PyExc_TypeError, "a term is a scalar, another point, and its scalar");
+            goto done;
+        }
+        const uint8_t *scalar = scalar_of(PyTuple_GET_ITEM(term, 0));
+        const uint8_t *other_scalar = scalar == NULL ? NULL : scalar_of(PyTuple_GET_ITEM(term, 2));
+        if (other_scalar == NULL)
+            goto done;
+        const Multiples *other = (const Multiples *)PyTuple_GET_ITEM(term, 1);
+        points[i] = sum_at((const Multiples *)args[0], scalar, other, other_scalar);
+        until[i] = i ? product(&until[i - 1], &points[i].z) : points[i].z;
+    }
+    sums = PyList_New(terms);
+    if (sums == NULL)
+        goto done;
+    inverted = inverse(&until[terms - 1]);
+    for (Py_ssize_t i = terms - 1; i >= 0; i--) {
+        Field one_over_z = i ? product(&inverted, &until[i - 1]) : inverted;
+        PyObject *sum = encoded(&points[i], &one_over_z);
+        if (sum == NULL) {
+            Py_CLEAR(sums);
+            goto done;
+        }
+        PyList_SET_ITEM(sums, i, sum);
+        inverted = product(&inverted, &points[i].z);
+    }
+done:
+    PyMem_Free(points);
+    PyMem_Free(until);
+    return sums;
 }
 
 /* --- the module --------------------------------------------------------------------------------------------------- */
@@ -479,8 +533,8 @@ clear_module(PyObject *module)
 }
 
 static PyMethodDef methods[] = {
-    {"sum_of", (PyCFunction)(void (*)(void))sum_of, METH_FASTCALL,
-     "sum_of(point, scalar, other_point, other_scalar, /)\n--\n\nThe sum of two multiples, as 32 bytes."},
+    {"sums_of", (PyCFunction)(void (*)(void))sums_of, METH_FASTCALL,
+     "sums_of(point, terms, /)\n--\n\nThe sum of two multiples for each of the terms, as 32 bytes."},
     {NULL, NULL, 0, NULL},
 };
 

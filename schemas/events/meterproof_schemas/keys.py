@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meterproof_schemas.batch import Algorithm, Signature, signed_bytes
-from meterproof_schemas.ed25519_checks import Ed25519Check, library_accepts
+from meterproof_schemas.ed25519_checks import Ed25519Check, Signed, library_check
 from meterproof_schemas.errors import InvalidBatch, InvalidRegistry
 from meterproof_schemas.event import Name, VersionOne
 from meterproof_schemas.instant import Instant, parse_instant_us
@@ -104,56 +104,104 @@ class KeyRegistry:
     entries: dict[str, KeyEntry]
     _public_keys: dict[str, bytes] = field(repr=False)
     _secrets: dict[str, bytes] = field(repr=False)
-    _check: Ed25519Check = field(default=library_accepts, repr=False, compare=False)
+    _check: Ed25519Check = field(default=library_check, repr=False, compare=False)
 
     def authorities(
         self, header_line: bytes, signatures: Sequence[Signature], producer: str, append_ms: int
     ) -> list[KeyEntry]:
-        """The keys whose signatures verify and that are allowed to speak for `producer` at `append_ms`.
-
-        Every signature by a known key must verify; signatures by unknown keys are ignored; one authorised must exist.
+        """`authorities_of` one batch.
 
         Raises:
             InvalidBatch: `bad_signature`, `unknown_key`, `revoked_key` or `key_not_allowed`.
         """
-        message = signed_bytes(header_line)
-        known: list[KeyEntry] = []
-        for signature in signatures:
-            entry = self.entries.get(signature.key_id)
-            if entry is None:
-                continue
-            if entry.algorithm != signature.algorithm or not self._verifies(entry, signature, message):
-                raise InvalidBatch(Reason.BAD_SIGNATURE, f"signature by key {entry.key_id[:16]}… does not verify")
-            known.append(entry)
-        if not known:
-            raise InvalidBatch(Reason.UNKNOWN_KEY, "no signature is by a key of the registry; register the key")
-        if len(known) == 1 and known[0].producer == producer and known[0].state_at(append_ms) == "valid":
-            return known  # as nearly always
-        states = [entry.state_at(append_ms) for entry in known]
-        valid = [entry for entry, state in zip(known, states, strict=True) if state == "valid"]
-        if not valid:
-            if "revoked" in states:
-                raise InvalidBatch(Reason.REVOKED_KEY, f"key {known[0].key_id[:16]}… was revoked")
-            raise InvalidBatch(Reason.KEY_NOT_ALLOWED, f"key {known[0].key_id[:16]}… is outside its validity")
-        authorised = [entry for entry in valid if entry.producer == producer]
-        if not authorised:
-            raise InvalidBatch(Reason.KEY_NOT_ALLOWED, f"key {valid[0].key_id[:16]}… does not speak for this producer")
-        return authorised
+        (found,) = self.authorities_of([SignedHeader(header_line, signatures, producer, append_ms)])
+        if isinstance(found, InvalidBatch):
+            raise found
+        return found
 
-    def _verifies(self, entry: KeyEntry, signature: Signature, message: bytes) -> bool:
-        try:
-            raw = a2b_base64(signature.signature, strict_mode=True)
-        except ValueError:
-            return False
-        if entry.algorithm == "ed25519":
-            return self._check(self._public_keys[entry.key_id], raw, message)
-        return hmac.compare_digest(hmac.digest(self._secrets[entry.key_id], message, "sha256"), raw)
+    def authorities_of(self, headers: Sequence["SignedHeader"]) -> list[list[KeyEntry] | InvalidBatch]:
+        """For each header, the keys whose signatures verify and that may speak for `producer` at `append_ms`.
+
+        Every signature by a known key must verify; signatures by unknown keys are ignored; one authorised must exist.
+        Where that is not so, the error says why: `bad_signature`, `unknown_key`, `revoked_key` or `key_not_allowed`.
+        """
+        known: list[list[tuple[KeyEntry, int]]] = []
+        valid: list[bool] = []
+        signed: list[Signed] = []
+        places: list[int] = []  # of their verdicts in `valid`
+        for header_line, signatures, _, _ in headers:
+            message = signed_bytes(header_line)
+            by_known: list[tuple[KeyEntry, int]] = []
+            for signature in signatures:
+                entry = self.entries.get(signature.key_id)
+                if entry is None:
+                    continue
+                by_known.append((entry, len(valid)))
+                raw = _raw_signature(signature)
+                if entry.algorithm != signature.algorithm or raw is None:
+                    valid.append(False)
+                elif entry.algorithm == "ed25519":
+                    places.append(len(valid))
+                    valid.append(False)
+                    signed.append(Signed(self._public_keys[entry.key_id], raw, message))
+                else:
+                    secret = self._secrets[entry.key_id]
+                    valid.append(hmac.compare_digest(hmac.digest(secret, message, "sha256"), raw))
+            known.append(by_known)
+        for place, verdict in zip(places, self._check(signed), strict=True):
+            valid[place] = verdict
+        found: list[list[KeyEntry] | InvalidBatch] = []
+        for header, by_known in zip(headers, known, strict=True):
+            try:
+                found.append(_authorised(header, [(entry, valid[place]) for entry, place in by_known]))
+            except InvalidBatch as error:
+                found.append(error)
+        return found
+
+
+class SignedHeader(NamedTuple):
+    """A batch's header with all that says who may have signed it."""
+
+    header_line: bytes
+    signatures: Sequence[Signature]
+    producer: str
+    append_ms: int
+    """The broker's append time."""
+
+
+def _authorised(header: SignedHeader, known: Sequence[tuple[KeyEntry, bool]]) -> list[KeyEntry]:
+    """The keys that are allowed, of the known ones and whether their signatures verify; raises `InvalidBatch`."""
+    for entry, verifies in known:
+        if not verifies:
+            raise InvalidBatch(Reason.BAD_SIGNATURE, f"signature by key {entry.key_id[:16]}… does not verify")
+    if not known:
+        raise InvalidBatch(Reason.UNKNOWN_KEY, "no signature is by a key of the registry; register the key")
+    first = known[0][0]
+    if len(known) == 1 and first.producer == header.producer and first.state_at(header.append_ms) == "valid":
+        return [first]  # as nearly always
+    states = [(entry, entry.state_at(header.append_ms)) for entry, _ in known]
+    valid = [entry for entry, state in states if state == "valid"]
+    if not valid:
+        if any(state == "revoked" for _, state in states):
+            raise InvalidBatch(Reason.REVOKED_KEY, f"key {first.key_id[:16]}… was revoked")
+        raise InvalidBatch(Reason.KEY_NOT_ALLOWED, f"key {first.key_id[:16]}… is outside its validity")
+    authorised = [entry for entry in valid if entry.producer == header.producer]
+    if not authorised:
+        raise InvalidBatch(Reason.KEY_NOT_ALLOWED, f"key {valid[0].key_id[:16]}… does not speak for this producer")
+    return authorised
+
+
+def _raw_signature(signature: Signature) -> bytes | None:
+    try:
+        return a2b_base64(signature.signature, strict_mode=True)
+    except ValueError:
+        return None
 
 
 EMPTY_REGISTRY: Final = KeyRegistry(hashlib.sha256(b"").hexdigest(), {}, {}, {})
 
 
-def parse_registry(content: bytes, *, folder: Path | None = None, check: Ed25519Check = library_accepts) -> KeyRegistry:
+def parse_registry(content: bytes, *, folder: Path | None = None, check: Ed25519Check = library_check) -> KeyRegistry:
     """Parse a registry file; `folder` is where relative `secret_file` names are looked up, `check` verifies.
 
     Raises:
@@ -184,7 +232,7 @@ def parse_registry(content: bytes, *, folder: Path | None = None, check: Ed25519
     return KeyRegistry(hashlib.sha256(content).hexdigest(), entries, public_keys, secrets, check)
 
 
-def load_registry(path: Path, *, check: Ed25519Check = library_accepts) -> KeyRegistry:
+def load_registry(path: Path, *, check: Ed25519Check = library_check) -> KeyRegistry:
     """Read and parse a registry file; `check` verifies.
 
     Raises:
