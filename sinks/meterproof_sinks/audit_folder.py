@@ -32,7 +32,6 @@ sealed one.
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
@@ -244,7 +243,10 @@ def follow_stored(stored: StoredRecord, chain: LogChain) -> LogRecord:
         raise _not_next(stored, f"stands at log offset {stored.log_offset}, not after {chain.log_offset}")
     previous = chain.digest
     try:
-        record = _offer_erased(stored, chain) if stored.erased else chain.offer(stored.log_offset, stored.value)
+        if stored.erased:
+            record = _offer_erased(stored, chain)
+        else:  # what was read has the digest that its frame states
+            record = chain.offer(stored.log_offset, stored.value, stored.digest)
     except StageStopped as error:
         raise _not_next(stored, error.detail) from error
     if record is None:
@@ -253,10 +255,9 @@ def follow_stored(stored: StoredRecord, chain: LogChain) -> LogRecord:
 
 
 def _offer_erased(stored: StoredRecord, chain: LogChain) -> LogRecord | None:
-    """Offer a record with erased lines under the digest that it had: the next record's `prev` is the witness."""
-    record = chain.follow(stored.log_offset, stored.value)
+    """Take a record with erased lines under the digest that it had: the next record's `prev` is the witness."""
+    record = chain.follow(stored.log_offset, stored.value, stored.digest)
     if record is not None:
-        record = replace(record, digest=stored.digest)
         chain.advance(stored.log_offset, record.header, record.digest)
     return record
 

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 FIRST_SHARE: Final = 0.20
@@ -37,8 +38,8 @@ class Rate:
     """Measured: those between the two moments."""
     seconds: float
     """Measured: the time between the two moments."""
-    grown_mib: float
-    """Resident memory at the second moment, less that at the first."""
+    quarters_mib: tuple[float, ...]
+    """Largest resident memory while each quarter of the output was put out: four equal figures are flat memory."""
 
     @property
     def events_per_cpu_s(self) -> float:
@@ -70,8 +71,11 @@ def rate_of(output: Iterable[tuple[float, int]], samples: Sequence[Sample], *, s
     done = 0
     first: tuple[float, int] | None = None
     last: tuple[float, int] | None = None
+    quarters_ms: list[float] = []
     for at_ms, events in steps:
         done += events
+        while done * 4 > total * len(quarters_ms):
+            quarters_ms.append(at_ms)
         if first is None and done >= FIRST_SHARE * total:
             first = (at_ms, done)
         if done >= LAST_SHARE * total:
@@ -87,7 +91,19 @@ def rate_of(output: Iterable[tuple[float, int]], samples: Sequence[Sample], *, s
         seconds, used_s, events = max(seconds, _CLOCK_S), max(used_s, _CPU_CLOCK_S), events or total
     if seconds < _CLOCK_S or used_s <= 0:
         raise TooShort(f"{total} events took {seconds} s: too short to measure; take more events")
-    return Rate(events / seconds, used_s / seconds, events, seconds, after.resident_mib - before.resident_mib)
+    return Rate(events / seconds, used_s / seconds, events, seconds, _quarters_mib(samples, [*quarters_ms, last[0]]))
+
+
+def _quarters_mib(samples: Sequence[Sample], moments_ms: Sequence[float]) -> tuple[float, ...]:
+    """The largest resident memory between each moment and the next."""
+    return tuple(
+        max(
+            _at(samples, begin_ms).resident_mib,
+            *(sample.resident_mib for sample in samples if begin_ms <= sample.at_ms <= end_ms),
+            _at(samples, end_ms).resident_mib,
+        )
+        for begin_ms, end_ms in pairwise(moments_ms)
+    )
 
 
 def both(samples: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:

@@ -133,7 +133,7 @@ def _result_table(results: Sequence[Result]) -> Table:
     table = Table(box=SIMPLE, title="medians of the runs; from 20 % to 97 % of the output")
     table.add_column("bench", no_wrap=True)
     table.add_column("load", no_wrap=True)
-    for heading in ("per s", "per CPU s", "µs of CPU", "of a core", "peak MiB", "grew", "runs", "spread"):
+    for heading in ("per s", "per CPU s", "µs of CPU", "of a core", "peak MiB", "by quarter", "runs", "spread"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         speeds = [run.events_per_cpu_s for run in result.runs]
@@ -146,7 +146,7 @@ def _result_table(results: Sequence[Result]) -> Table:
             f"{1e6 / middle:,.2f}",
             f"{result.median('cpu_share'):.0%}",
             f"{result.median('peak_mib'):,.0f}",
-            f"{result.median('grown_mib'):+,.0f}",
+            " ".join(map(str, result.quarters_mib)),
             str(len(result.runs)),
             f"±{(max(speeds) - min(speeds)) / 2 / middle:.0%}",
         )

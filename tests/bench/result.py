@@ -20,15 +20,15 @@ class Run:
     seconds: float
     """Between the moments measured."""
     peak_mib: int
-    grown_mib: float
-    """Resident memory, between the moments measured."""
+    quarters_mib: tuple[int, ...]
+    """Largest resident memory in each quarter of the output."""
 
     @classmethod
     def of(cls, rate: Rate, peak_mib: int) -> "Run":
         """From a rate and the largest resident memory."""
-        grown_mib = round(rate.grown_mib, 1)
+        quarters_mib = tuple(map(round, rate.quarters_mib))
         return cls(
-            rate.events_per_s, rate.events_per_cpu_s, rate.cpu_share, rate.events, rate.seconds, peak_mib, grown_mib
+            rate.events_per_s, rate.events_per_cpu_s, rate.cpu_share, rate.events, rate.seconds, peak_mib, quarters_mib
         )
 
 
@@ -49,6 +49,11 @@ class Result:
         """The median of one figure over the runs."""
         return float(median(getattr(run, field) for run in self.runs))
 
+    @property
+    def quarters_mib(self) -> list[int]:
+        """Of each quarter, the median of the runs."""
+        return [round(median(found)) for found in zip(*(run.quarters_mib for run in self.runs), strict=True)]
+
     def as_json(self) -> dict[str, Any]:
         """For programs: medians beside the runs themselves."""
         return {
@@ -60,6 +65,6 @@ class Result:
             "events_per_cpu_s": round(self.median("events_per_cpu_s")),
             "cpu_share": round(self.median("cpu_share"), 3),
             "peak_mib": round(self.median("peak_mib")),
-            "grown_mib": round(self.median("grown_mib")),
+            "quarters_mib": self.quarters_mib,
             "runs": [asdict(run) for run in self.runs],
         }

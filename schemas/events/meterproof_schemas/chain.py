@@ -42,21 +42,23 @@ class LogChain:
         self.foreign = 0
         """Physical records that the chain did not accept."""
 
-    def offer(self, offset: int, value: bytes | None) -> LogRecord | None:
+    def offer(self, offset: int, value: bytes | None, digest: str | None = None) -> LogRecord | None:
         """Take the next physical record of the partition; None when it is an echo of another writer.
+
+        `digest` is `record_digest` of the value where the caller has just made it.
 
         Raises:
             StageStopped: `log_diverged` when a record continues the chain and yet contradicts it.
         """
-        record = self.follow(offset, value)
+        record = self.follow(offset, value, digest)
         if record is not None:
             self.advance(offset, record.header, record.digest)
         return record
 
-    def follow(self, offset: int, value: bytes | None) -> LogRecord | None:
+    def follow(self, offset: int, value: bytes | None, digest: str | None = None) -> LogRecord | None:
         """The record if it continues the chain, checked but not yet taken; None when it is an echo (counted)."""
         try:
-            record = decode_record(value)
+            record = decode_record(value, digest)
         except InvalidRecord:
             if (version := newer_version(value, self.digest)) is not None:
                 raise self.unknown_version(offset, version) from None

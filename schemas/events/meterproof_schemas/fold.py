@@ -45,13 +45,13 @@ class LogState(LogChain):
         self.books = BooksInForce(0)
         self.accounts = accounts
 
-    def offer(self, offset: int, value: bytes | None) -> LogRecord | None:
+    def offer(self, offset: int, value: bytes | None, digest: str | None = None) -> LogRecord | None:
         """Take the next physical record, re-deriving what it claims; None when it is an echo.
 
         Raises:
             StageStopped: `log_diverged` when a record continues the chain and yet contradicts it.
         """
-        record = self.follow(offset, value)
+        record = self.follow(offset, value, digest)
         if record is None:
             return None
         entries = [entry_of(line) for line in record.lines]

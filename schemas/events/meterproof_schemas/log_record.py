@@ -212,8 +212,8 @@ def encode_record_header(header: RecordHeader) -> bytes:
     return orjson.dumps(fields, _fields_of)
 
 
-def decode_record(value: bytes | None) -> LogRecord:
-    """Take a record apart.
+def decode_record(value: bytes | None, digest: str | None = None) -> LogRecord:
+    """Take a record apart; `digest` is `record_digest` of the value where the caller has just made it.
 
     Raises:
         InvalidRecord: the bytes are not a log record of this version.
@@ -238,7 +238,7 @@ def decode_record(value: bytes | None) -> LogRecord:
     if extra:
         between = value.index(b"\n", end + 1)
         carried = (value[end + 1 : between], value[between + 1 : value.index(b"\n", between + 1)])
-    return LogRecord(value, record_digest(value), header_line, header, carried)
+    return LogRecord(value, digest or record_digest(value), header_line, header, carried)
 
 
 def frontier_of(header: RecordHeader) -> Frontier:

@@ -33,7 +33,7 @@ def test_a_quick_run_measures_one_of_each_kind_and_says_so_in_json(tmp_path: Pat
     assert result["events_per_s"] > 0
     assert result["events_per_cpu_s"] > 0
     (only_run,) = result["runs"]
-    figures = {"events_per_s", "events_per_cpu_s", "cpu_share", "events", "seconds", "peak_mib", "grown_mib"}
+    figures = {"events_per_s", "events_per_cpu_s", "cpu_share", "events", "seconds", "peak_mib", "quarters_mib"}
     assert set(only_run) == figures
     assert [latency["name"] for latency in found["latencies"]] == ["record to log", "log to alert"]
     for latency in found["latencies"]:

@@ -16,6 +16,14 @@ def test_rate_is_of_what_came_between_the_two_shares() -> None:
     assert rate.events_per_cpu_s == pytest.approx(2_000)
 
 
+def test_memory_is_the_largest_of_each_quarter_of_the_output() -> None:
+    output = [(float(moment), 1) for moment in range(100)]
+    memory = [Sample(moment, moment / 1000, 500 if moment == 35 else 100 + moment) for moment in range(0, 200, 5)]
+    assert rate_of(output, memory).quarters_mib == (125, 500, 175, 196)
+    in_one_step = [(0.0, 1), (40.0, 97), (90.0, 2)]
+    assert rate_of(in_one_step, memory, short=True).quarters_mib == (500, 140, 140, 140)
+
+
 def test_what_two_processes_use_is_added_up_at_the_moments_of_the_first() -> None:
     first = [Sample(1_000, 0.5), Sample(2_000, 1.0)]
     second = [Sample(0, 0.0), Sample(4_000, 4.0)]

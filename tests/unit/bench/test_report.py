@@ -10,7 +10,11 @@ from tests.bench.result import Result, Run
 
 def result(bench: str, batch: int | None, *events_per_cpu_s: float) -> Result:
     return Result(
-        bench, f"variant {batch}", "events", batch, [Run(1.0, one, 1.0, 1, 1.0, 1, 0.0) for one in events_per_cpu_s]
+        bench,
+        f"variant {batch}",
+        "events",
+        batch,
+        [Run(1.0, one, 1.0, 1, 1.0, 1, (1, 1, 1, 1)) for one in events_per_cpu_s],
     )
 
 
