@@ -53,7 +53,7 @@ def list_command(  # noqa: PLR0917 - one parameter per option
     kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
     headers = asyncio.run(_read(kafka, partition, reason, limit))
     if not headers:
-        sys.stderr.write("nothing refused\n")
+        sys.stderr.write("nothing refused\n" if reason is None else f"nothing refused for {reason.value}\n")
     for header in headers:
         if as_json:
             print(orjson.dumps(header.model_dump(exclude_none=True)).decode())
@@ -117,15 +117,15 @@ def replay_command(  # noqa: PLR0917 - one parameter per option
     Only batches of which something would be accepted now are sent. Events that the log has already are dropped there
     as duplicates. Time goes on: events older than the horizon stay refused (too_late).
 
-    Exit code: 0 nothing stays refused, 1 something does (it is told how much and why) or Kafka is at fault, 2 usage.
+    Exit code: 0 nothing stays refused for these reasons, 1 something does (it is told how much and why) or Kafka is at
+    fault, 2 usage.
     """
     from meterproof_stream.refused_replay import REPAIRABLE
 
     folder = DataFolder(data)
     kafka = folder.kafka_settings(bootstrap, topic_prefix)
-    replays = asyncio.run(
-        _replay(kafka, partition, registry or folder.registry, tuple(reason or REPAIRABLE), dry_run=dry_run)
-    )
+    reasons = tuple(reason or REPAIRABLE)
+    replays = asyncio.run(_replay(kafka, partition, registry or folder.registry, reasons, dry_run=dry_run))
     for one in replays:
         if as_json:
             print(orjson.dumps(one.as_json()).decode())
@@ -141,7 +141,7 @@ def replay_command(  # noqa: PLR0917 - one parameter per option
                 offsets = ", ".join(map(str, one.unavailable))
                 print(f"    {len(one.unavailable)} are gone: source offsets {offsets}; let their producers send again")
     if not any(one.refused_batches for one in replays):
-        sys.stderr.write("nothing refused\n")
+        sys.stderr.write(f"nothing refused for {', '.join(sorted(reasons))}; others by --reason\n")
     if not all(one.complete for one in replays):
         raise typer.Exit(1)
 
