@@ -1,4 +1,4 @@
-"""Whether Ed25519 signatures are valid; those of keys that sign often at a third of the price.
+"""Whether Ed25519 signatures are valid; those of keys that sign often at a quarter of the price.
 
 The rule is the library's (libsodium). The quick way only ever accepts, and what it accepts keeps RFC 8032's equation as
 it stands: R is the encoding of S·B − h·A, which is the strictest of all readings in use. With A in the group of prime
