@@ -246,14 +246,19 @@ class BudgetLedger:
         if kept is not None:
             del kept.sums[key.subject, key.start_us]
 
+    def alerts(self) -> list[Alert]:
+        """The alerts since the last call of this or of `drain`, in log order."""
+        alerts, self._alerts = self._alerts, []
+        return alerts
+
     def drain(self, position: int, clock_ms: int) -> tuple[list[Alert], list[tuple[SumKey, SumHead]]]:
-        """What changed since the last call: alerts in log order, and the sums as they are at `position`.
+        """What changed since the last call: alerts in log order (see `alerts`), and the sums as they are at `position`.
 
         A sum that is stated holds every event below `position`, so that is the position it states. The sums that were
         stated longest ago are stated again once they lie far behind the others, so that whoever starts has little to
         read, whatever Kafka has compacted.
         """
-        alerts, self._alerts = self._alerts, []
+        alerts = self.alerts()
         floor = self.floor
         spread = 0 if floor is None else self._last_offset - floor
         if self._changed and spread > max(_SPREAD_MIN, 2 * len(self._sums)):

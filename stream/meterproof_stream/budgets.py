@@ -79,11 +79,18 @@ class BudgetLane:
         """Log offset of the last durable marker."""
         self._since = None if marker is None else marker.since
         self._announced = 0
+        self._sending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Alerts that `take` has sent; those that it finds meanwhile wait for a later record, or for a flush, which
+        fails as this does."""
+        self._sending.set_result(None)
 
     def take(self, offset: int, record: LogRecord) -> None:
-        """See `StageLane.take`."""
+        """See `StageLane.take`. What the log alone says to alert is sent at once, before any sum is: see `flush`."""
         del offset
         self._ledger.take(record)
+        sent = self._sending.done() and not self._sending.cancelled() and self._sending.exception() is None
+        if sent and (alerts := self._ledger.alerts()):
+            self._sending = asyncio.ensure_future(self.announce(alerts))
 
     def noticed(self, key: SumKey, position: int, definition: str) -> None:
         """See `Home.noticed`."""
@@ -128,7 +135,8 @@ class BudgetLane:
             return
         origin, partition = self._genesis.origin, self._genesis.partition
         alerts, sums = self._ledger.drain(chain.position, chain.clock_ms)
-        await self.announce(alerts)  # 1
+        await self._sending  # 1
+        await self.announce(alerts)
         for key, posted in [  # 2
             (key, await self._producer.post(self._state_topic, partition, encode(total), state_key(total)))
             for key, total in sums

@@ -12,14 +12,12 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from meterproof.kafka.errors import BrokerUnreachable, TopicMissing
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.chain import LogChain
-from meterproof_schemas.errors import StageStopped
-from meterproof_schemas.log_record import LogRecord, record_digest
-from meterproof_schemas.reasons import StopReason
+from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.topics import Topic
+from meterproof_stream.log_watch import LogWatch
 from meterproof_stream.room import Room
 
 WATCH_INTERVAL_S: Final = 5.0
@@ -100,8 +98,8 @@ class LogStage:
         self._on_failure = on_failure
         self._topic = kafka.topic(Topic.LOG)
         self._tending: list[asyncio.Task[None]] = []
-        self._seen: dict[int, tuple[int, str]] = {}
-        """By partition ever held: offset and digest of the last log record that was made durable."""
+        self._watch = LogWatch(kafka, self._topic, WATCH_INTERVAL_S)
+        """Of every partition ever held, with the last log record that was made durable."""
         self._stopping = False
         self._held: dict[int, _Held] = {}
         self._room = Room(records_max=TAKEN_MAX)
@@ -111,7 +109,7 @@ class LogStage:
     async def start(self) -> None:
         """Connect and begin to flush at the interval; call once, before anything else."""
         await self._lanes.start()
-        self._tending = [asyncio.create_task(self._flush_for_ever()), asyncio.create_task(self._watch_logs())]
+        self._tending = [asyncio.create_task(self._flush_for_ever()), asyncio.create_task(self._watch_for_ever())]
 
     async def stop(self) -> None:
         """Take nothing more, flush what was taken, disconnect."""
@@ -120,6 +118,8 @@ class LogStage:
             task.cancel()
         await self._flush_all()
         await self._lanes.stop()
+        if self._tending:
+            await asyncio.wait(self._tending)  # the watch disconnects
 
     async def take_over(self, partitions: Iterable[int], generation: int) -> None:
         """Hold exactly these partitions from now on; those held before go on where they are.
@@ -256,40 +256,14 @@ class LogStage:
 
     def _remember(self, partition: int, chain: LogChain) -> None:
         if chain.log_offset >= 0:
-            self._seen[partition] = chain.log_offset, chain.digest
+            self._watch.remember(partition, chain.log_offset, chain.digest)
 
-    async def _watch_logs(self) -> None:
-        """Make sure that each log still holds the last record that was taken from it.
-
-        Of a topic that was deleted and created again the group takes the partitions away, and then nothing is delivered
-        that could be looked at; so this looks by itself, also at partitions that were held before.
-        """
+    async def _watch_for_ever(self) -> None:
+        """Make sure that each log still holds the last record that was taken from it."""
         try:
-            while True:
-                await asyncio.sleep(WATCH_INTERVAL_S)
-                for partition, (offset, digest) in list(self._seen.items()):
-                    try:
-                        await self._must_hold(partition, offset, digest)
-                    except BrokerUnreachable:
-                        continue  # the runtime deals with a broker that is away
+            await self._watch.run()
         except Exception as error:  # noqa: BLE001 - handed to the process, which ends by it
             self._on_failure(error)
-
-    async def _must_hold(self, partition: int, offset: int, digest: str) -> None:
-        try:
-            async with PartitionReader(self._kafka, self._topic, partition) as reader:
-                start, end = await reader.bounds()
-                record = await reader.at(offset) if start <= offset < end else None
-        except TopicMissing:
-            start, end, record = 0, 0, None
-        value = None if record is None else record.value
-        if end <= offset or (start <= offset and (value is None or record_digest(value) != digest)):
-            raise StageStopped(
-                StopReason.LOG_DIVERGED,
-                f"{self._topic}[{partition}] no longer holds the record at offset {offset} that this stage has taken "
-                "from it: the topic was re-created or truncated. Restore it, or start a new deployment with empty "
-                "topics.",
-            )
 
 
 def _offer(held: _Held, offset: int, value: bytes | None) -> None:

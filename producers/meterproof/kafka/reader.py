@@ -96,10 +96,15 @@ class PartitionReader:
             max_partition_fetch_bytes=self._fetch_bytes_max,
         )
         await start_client(self._settings, consumer)
-        consumer.assign([self._partition])
-        consumer.seek(self._partition, 0)  # so that nothing is looked up; every read seeks first
-        consumer.pause(self._partition)  # nothing is fetched before the first read
         self._consumer = consumer
+        self.turn_to(self._partition.partition)
+
+    def turn_to(self, partition: int) -> None:
+        """Go on with another partition of the topic, over the same connection: begin with `seek`, `read` or `at`."""
+        self._partition = TopicPartition(self._topic, partition)
+        self._consumer.assign([self._partition])
+        self._consumer.seek(self._partition, 0)  # so that nothing is looked up; every read seeks first
+        self._consumer.pause(self._partition)  # nothing is fetched before the first read
 
     async def stop(self) -> None:
         """Disconnect; harmless when repeated."""

@@ -19,11 +19,13 @@ from meterproof_schemas.budget import Alert, Marker, PartialSum, decode_alert, d
 from meterproof_schemas.checkpoint_record import CheckpointRecord, decode_checkpoint_record
 from meterproof_schemas.correction import correction_line
 from meterproof_schemas.fold import LogState
+from meterproof_schemas.log_record import decode_record
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_schemas.topics import Topic
 from meterproof_stream.runtime import Runtime
 from tests.integration.stream.workers import Pipeline, Worker, whatever_runs_it
 
+PATIENCE_S = 120
 BOOK = PriceBook(
     version=1,
     currency="USD",
@@ -39,9 +41,11 @@ BUDGETS = {
 }
 
 
-async def deployment(broker: LocalBroker, prefix: str, data: Path, runtime: Runtime = Runtime.FAUST) -> Pipeline:
+async def deployment(
+    broker: LocalBroker, prefix: str, data: Path, runtime: Runtime = Runtime.FAUST, *, partitions: int = 2
+) -> Pipeline:
     """Topics, keys, a price book and budgets."""
-    pipeline = await Pipeline.create(broker.bootstrap, prefix, data, runtime=runtime)
+    pipeline = await Pipeline.create(broker.bootstrap, prefix, data, runtime=runtime, partitions=partitions)
     await publish_price_book(pipeline.kafka, BOOK)
     LogKey(bytes(32)).save(data / "keys" / "log.key")
     (data / "budgets.json").write_bytes(orjson.dumps(BUDGETS))
@@ -113,7 +117,7 @@ async def wait_for(worker: Worker, pipeline: Pipeline, field: str) -> None:
     for partition in range(pipeline.partitions):
         state = await pipeline.log(partition)
         wanted = state.position if field == "signed_size" else state.log_offset
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 status = worker.status()
                 held = (status or {}).get("partitions", {}).get(str(partition))
@@ -199,6 +203,33 @@ async def test_budgets_equal_the_fold_across_a_kill_and_alert_once(
     assert expected
     for _, alert in raised:
         assert Decimal(alert.spend) >= Decimal(alert.limit) * Decimal(alert.threshold) / 100
+
+
+@pytest.mark.broker
+async def test_an_agents_alert_waits_for_no_flush_and_is_not_raised_again_by_a_start_that_has_no_sums(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    pipeline = await deployment(broker, topic_prefix, tmp_path)
+    daily = {"name": "daily", "scope": "agent", "subject": "*", "window": "day", "limit": "0.5", "currency": "USD"}
+    (tmp_path / "budgets.json").write_bytes(orjson.dumps({"version": 1, "budgets": [daily]}))
+    await sequenced(pipeline, rounds=1)
+    agents = set()
+    for partition in range(pipeline.partitions):
+        for record in await pipeline.records(Topic.LOG, partition):
+            agents |= {orjson.loads(line)["subject"] for line in decode_record(record.value).lines}
+    with pipeline.worker("--interval-s=3600", stage="budgets", instance="budgets") as budgets:
+        async with asyncio.timeout(PATIENCE_S):
+            while {alert.subject for _, alert in await alerts(pipeline)} != agents:
+                assert budgets.process.poll() is None, budgets.log()
+                await asyncio.sleep(0.1)
+        for partition in range(pipeline.partitions):
+            assert await budget_state(pipeline, partition) == ({}, None)
+        budgets.kill()
+    with pipeline.worker("--interval-s=0.05", stage="budgets", instance="budgets") as budgets:
+        await wait_for(budgets, pipeline, "marked")
+        assert budgets.stop() == CLEAN
+    raised = [key for key, _ in await alerts(pipeline)]
+    assert len(raised) == len(set(raised)) == 3 * len(agents)
 
 
 @pytest.mark.broker
