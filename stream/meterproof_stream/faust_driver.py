@@ -80,7 +80,13 @@ class FaustDriver(Driver):
         self._app = self._make_app()
 
     def _drive(self, loop: asyncio.AbstractEventLoop) -> int:
-        worker = _Worker(self._app, loop=loop, on_signal=self._asked_to_stop, on_handlers=self._watchdog.note_signals)
+        worker = _Worker(
+            self._app,
+            loop=loop,
+            on_signal=self._asked_to_stop,
+            on_handlers=self._watchdog.note_signals,
+            on_crash=self._crashed,
+        )
         code = UNEXPECTED
         try:
             worker.execute_from_commandline()  # always ends by raising
@@ -89,6 +95,11 @@ class FaustDriver(Driver):
         except BaseException as error:  # noqa: BLE001 - Faust's own crash
             self.die(error)
         return code
+
+    def _crashed(self, reason: BaseException) -> None:
+        """A part of Faust failed: stopping all others in order could acknowledge something, and has hung."""
+        if self._state != "stopping":
+            self.die(reason)
 
     def _ends(self) -> dict[int, int | None]:
         consumer = self._app.consumer
@@ -386,11 +397,13 @@ class _Worker(faust.Worker):
         loop: asyncio.AbstractEventLoop,
         on_signal: Callable[[], None],
         on_handlers: Callable[[], None],
+        on_crash: Callable[[BaseException], None],
     ) -> None:
         super().__init__(app, loop=loop, quiet=True, redirect_stdouts=False, override_logging=False)
         self.spinner = None
         self._on_signal = on_signal
         self._on_handlers = on_handlers
+        self._on_crash = on_crash
 
     def install_signal_handlers(self) -> None:
         super().install_signal_handlers()
@@ -399,6 +412,10 @@ class _Worker(faust.Worker):
     def _schedule_shutdown(self, received: signal.Signals) -> None:
         self._on_signal()
         super()._schedule_shutdown(received)
+
+    def _crash(self, reason: BaseException) -> None:
+        self._on_crash(reason)
+        super()._crash(reason)
 
     def _on_sigint(self) -> None:
         self._shutdown_immediately = True

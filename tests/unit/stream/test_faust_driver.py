@@ -5,11 +5,13 @@ import importlib.metadata
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import faust
 import faust.streams
 import pytest
 from aiokafka import ConsumerRecord
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from faust.types.tuples import TP
+from mode import Service
 from pydantic import SecretStr
 
 from meterproof.exit_codes import exit_code_of
@@ -19,7 +21,15 @@ from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
 from meterproof_stream.engine import in_pieces
 from meterproof_stream.errors import FaustChanged
-from meterproof_stream.faust_driver import BUNDLE_BYTES_MAX, _Bundle, _credentials, _finish, _is_delivery, check_faust
+from meterproof_stream.faust_driver import (
+    BUNDLE_BYTES_MAX,
+    _Bundle,
+    _credentials,
+    _finish,
+    _is_delivery,
+    _Worker,
+    check_faust,
+)
 
 
 def test_the_installed_faust_is_the_one_that_the_driver_was_proved_with() -> None:
@@ -52,6 +62,27 @@ def test_faust_authenticates_as_every_other_client_does(protocol: Any, mechanism
     assert found == expected
     assert (context is not None) == protocol.endswith("SSL")
     assert "s3cret" not in f"{credentials} {credentials!r}"
+
+
+async def test_a_crash_of_any_part_of_faust_reaches_the_worker_at_once() -> None:
+    class Part(Service):
+        pass
+
+    crashed: list[BaseException] = []
+    app = faust.App("crashing", broker="kafka://127.0.0.1:1", web_enabled=False)
+    worker = _Worker(
+        app,
+        loop=asyncio.get_running_loop(),
+        on_signal=lambda: None,
+        on_handlers=lambda: None,
+        on_crash=crashed.append,
+    )
+    worker.add_dependency(app)
+    part = Part(beacon=app.beacon)
+    error = RuntimeError("cannot go on")
+    await part.crash(error)
+    assert crashed
+    assert set(crashed) == {error}
 
 
 async def _step_then_finish(make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
