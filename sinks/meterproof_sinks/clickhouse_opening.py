@@ -10,6 +10,7 @@ from meterproof.deployment import DataFolder
 from meterproof_schemas.budget import parse_budgets
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
+from meterproof_sinks.backlog import Backlog
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, FolderInUse
 from meterproof_sinks.clickhouse_settings import ClickHouseSettings
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, ReadBooks
@@ -26,6 +27,8 @@ class ClickHouseOpening:
 
     def __init__(self, settings: ClickHouseSettings, data: Path) -> None:
         """Open nothing yet."""
+        self.backlog = Backlog()
+        """Of the sink that writes to it."""
         self._settings = settings
         self._data = data
         self._one_at_a_time = asyncio.Lock()
@@ -121,6 +124,7 @@ class OpeningSink:
         """See `ClickHouseSink.write`."""
         with self._noted():
             await (await self._reached()).write(partition, genesis, records)
+            self._database.backlog.note(records)
 
     async def density(self, partition: int) -> Density | None:
         """See `ClickHouseSink.density`."""

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from meterproof_sinks.backlog import Backlog
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.rollup_rows import GRAINS, sums_of
 from meterproof_sinks.usage_groups import groups_of_a_day
@@ -21,6 +22,8 @@ REQUEST_FILE: Final = "rebuild-rollups"
 """In a ClickHouse folder, asks the process that owns it to build all roll-ups again; it removes the file when done."""
 _REST: Final = 9
 """After a refresh, that many times its duration is rested: roll-ups take a tenth of the machine at most."""
+_BACKLOG_REST_S: Final = 300.0
+"""How long a backlog keeps roll-ups waiting."""
 LAST_REFRESH_S: Final = 20.0
 """After which the last refresh of a worker that stops begins no further day."""
 _SETTINGS: Final = "SETTINGS max_threads = 1"
@@ -240,10 +243,12 @@ async def keep_rollups(
     rest: float = _REST,
     *,
     turn: asyncio.Lock | None = None,
+    backlog: Backlog | None = None,
 ) -> None:
     """Refresh the roll-ups every `interval_s` seconds until `stop` is set, over a connection of its own.
 
-    After a refresh it rests `rest` times as long as that took, if that is longer. `turn` is had while it refreshes.
+    After a refresh it rests `rest` times as long as that took, if that is longer, and on while the sink has a backlog,
+    five minutes at most: each row that comes has its whole day built again. `turn` is had while it refreshes.
 
     A refresh that fails is told and tried again: roll-ups never keep the rows themselves from arriving. In a folder, a
     file `rebuild-rollups` has all of them built again.
@@ -262,9 +267,16 @@ async def keep_rollups(
                     await asyncio.to_thread(_refresh_once, rollups, request)
             except ClickHouseError as error:
                 _log.warning("rollups_not_refreshed", reason=str(error))
-            rest_s = max(interval_s, rest * (time.monotonic() - began_s))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), rest_s)
+            ended_s = time.monotonic()
+            rest_s = max(interval_s, rest * (ended_s - began_s))
+            while not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), rest_s)
+                asked = request is not None and request.exists()
+                waits = backlog is not None and backlog.waits and not asked
+                if not waits or time.monotonic() - ended_s >= _BACKLOG_REST_S:
+                    break
+                rest_s = interval_s
     finally:
         if connection is not None:
             connection.close()

@@ -90,7 +90,7 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
         turn = asyncio.Lock()
         parts = [follow_topics(clickhouse, kafka, stop)]
         if rollup_interval_s:
-            parts.append(keep_rollups(clickhouse, stop, rollup_interval_s, turn=turn))
+            parts.append(keep_rollups(clickhouse, stop, rollup_interval_s, turn=turn, backlog=database.backlog))
         if clickhouse.embedded:
             parts.append(keep_erasures(clickhouse, stop, turn))
         await run_together(stop, *parts)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from meterproof_sinks.backlog import Backlog
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.rollup_rows import GRAINS
 from meterproof_sinks.rollups import REQUEST_FILE, Rollups, keep_rollups
@@ -183,6 +184,45 @@ async def test_what_a_killed_builder_left_is_dropped_when_it_is_old(clickhouse: 
     rollups.refresh()
     assert clickhouse.rows("EXISTS TABLE staging_left_behind") == [(1,)], "it may be somebody's at work"
     assert clickhouse.rows("SELECT name FROM system.tables WHERE name LIKE 'staging%'") == [("staging_left_behind",)]
+
+
+async def test_they_wait_while_the_sink_has_a_backlog(clickhouse: ClickHouse) -> None:
+    log = _log(12)
+    now_s = [log.clock_ms / 1000 + 3600]
+    asked = 0
+
+    def clock() -> float:
+        nonlocal asked
+        asked += 1
+        return now_s[0]
+
+    backlog, stop, sink = Backlog(clock), asyncio.Event(), new_sink(clickhouse)
+    await sink.cursor(0)
+    backlog.note(log.records)  # before they are there, so that no refresh sees them
+    keeping = asyncio.create_task(keep_rollups(clickhouse, stop, 0.01, rest=0, backlog=backlog))
+    reader = clickhouse.another()
+
+    def seen() -> int:
+        return int(one(reader, "SELECT sum(events) FROM usage_by_day") or 0)
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(_PATIENCE_S):
+            while not await asyncio.to_thread(holds):
+                assert not keeping.done()
+                await asyncio.sleep(0.01)
+
+    try:
+        await until(lambda: asked > 2)  # the first refresh, of nothing, is over
+        await sink.write(0, log.genesis, log.records)
+        before = asked
+        await until(lambda: asked > before + 5)
+        assert seen() == 0
+        now_s[0] += 60
+        await until(lambda: seen() == log.state.position)
+    finally:
+        stop.set()
+        await keeping
+        reader.close()
 
 
 async def test_they_are_kept_while_rows_arrive_and_built_again_on_request(clickhouse: ClickHouse) -> None:
