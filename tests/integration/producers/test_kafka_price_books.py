@@ -9,7 +9,7 @@ from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import Deployment, create_topics
 from meterproof_local.broker import LocalBroker
-from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
+from meterproof_schemas.errors import InvalidRecord
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice, encode_price_book
 from meterproof_schemas.topics import Topic
 
@@ -57,24 +57,41 @@ async def test_equal_content_again_does_nothing_and_other_content_is_refused(set
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "error", "text"),
+    ("value", "text"),
     [
-        (b"2", encode_price_book(book_of(3)), InvalidRecord, "version 3 stands under b'2'"),
-        (b"2", None, InvalidRecord, "deleted"),
-        (b"2", b"{}", InvalidRegistry, "version"),
+        (encode_price_book(book_of(3)), "version 3 stands under the key of version 2"),
+        (None, "deleted"),
+        (b"{}", "version: Field required"),
+        (b"noise", "not JSON"),
     ],
-    ids=["wrong key", "deleted", "not a book"],
+    ids=["another version", "deleted", "not a book", "noise"],
 )
-async def test_what_is_not_a_published_book_is_an_error(
-    settings: KafkaSettings, key: bytes, value: bytes | None, error: type[Exception], text: str
+async def test_what_stands_in_a_books_place_is_an_error_until_the_book_is_published_again(
+    settings: KafkaSettings, value: bytes | None, text: str
 ) -> None:
+    assert await publish_price_book(settings, book_of(2))
+    await put(settings, b"2", value)
+    with pytest.raises(InvalidRecord, match=f"offset 1: .*{text}.*publish version 2 again"):
+        await read_price_books(settings)
+    with pytest.raises(PriceBookConflict):
+        await publish_price_book(settings, book_of(2, "3"))
+    assert await publish_price_book(settings, book_of(2))
+    assert list(await read_price_books(settings)) == [2]
+    assert await records(settings) == 3
+
+
+async def test_what_stands_under_no_version_disturbs_nobody(settings: KafkaSettings) -> None:
+    for key in (b"noise", b"0", b"02", b"-1", b"\xff"):
+        await put(settings, key, b"noise")
+        await put(settings, key, None)
+    assert await read_price_books(settings) == {}
+    assert await publish_price_book(settings, book_of(1))
+    assert list(await read_price_books(settings)) == [1]
+
+
+async def put(settings: KafkaSettings, key: bytes, value: bytes | None) -> None:
     async with RecordProducer(settings) as producer:
         await (await producer.send(settings.topic(Topic.PRICE_BOOKS), 0, value, key))
-    with pytest.raises(error, match=text):
-        await read_price_books(settings)
-    with pytest.raises(error, match=text):
-        await publish_price_book(settings, book_of(1))
-    assert await records(settings) == 1
 
 
 async def test_a_deployment_that_does_not_exist_is_named(broker: LocalBroker, topic_prefix: str) -> None:
