@@ -289,3 +289,20 @@ def test_drawn_histories(tmp_path: Path, seed: int) -> None:
     assert report.holds, report.faults
     assert counts(report) == (len(stated), 0)
     assert report.events == log.state.position
+
+
+def test_an_id_that_is_used_again_after_the_horizon_is_judged_as_by_the_sequencer(tmp_path: Path) -> None:
+    """What a correction claims outlives its event by up to a horizon; ids are for ever, so nobody should see this."""
+    log = LyingLog(seed=5)
+    first = log.rich_event(event_id="again")
+    log.batch([first])
+    log.batch([void(first, "c0")], after_ms=10 * HOUR_MS)
+    log.batch(log.rich_events(1), after_ms=15 * HOUR_MS)
+    second = log.rich_event(event_id="again")
+    log.batch([second], after_ms=HOUR_MS)
+    log.batch([void(second, "c1")])
+    stated = [effect for _, record in log.records for effect in record.header.effects.values()]
+    assert stated == [Effect.APPLIED, Effect.ALREADY_CORRECTED]
+    report = verify_log(_sealed(tmp_path, log), inputs_of(log))
+    assert report.holds, report.faults
+    assert counts(report) == (2, 0)

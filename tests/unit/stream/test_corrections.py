@@ -24,7 +24,7 @@ from meterproof_schemas.log_record import LogRecord, decode_record, encode_recor
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_schemas.reasons import Reason
 from meterproof_stream.budget_ledger import BudgetLedger
-from meterproof_stream.judge import Judgement, judge
+from meterproof_stream.judge import Judgement, judge, judge_quarantined
 from meterproof_stream.kept_state import KeptState
 from meterproof_stream.record_builder import InForce, append_record
 from meterproof_stream.rocksdb_index import RocksdbIndex
@@ -324,6 +324,35 @@ def test_a_correction_sent_again_is_a_duplicate() -> None:
     log.take([event(), void(event())])
     judgement = log.take([void(event())])
     assert [verdict for _, verdict, _ in judgement.not_accepted] == ["duplicate"]
+
+
+def test_an_event_that_was_set_aside_is_not_there_to_be_corrected() -> None:
+    """Whoever sends it again sends another correction of it, under an id of its own."""
+    log = Log()
+    batch = make_batch([event()], KEYS["gateway"])
+    due = log.state.next_source_offset
+    aside = judge_quarantined(batch, partition=0, offset=due, append_ms=NOW_MS, state=log.state, why="crashes")
+    in_force = InForce(REGISTRY.digest, 1, "ab" * 16, 1)
+    log.values.append(append_record(log.state, aside, log_offset=1, source_offset=due, in_force=in_force).value)
+    log.take([void(event(), "c1")])
+    log.take([event(), void(event(), "c2")])
+    assert log.effects == ["unknown_target", "applied"]
+    assert not log.totals()["accounts"]
+
+
+def test_another_key_of_the_same_source_may_correct(tmp_path: Path) -> None:
+    """After a rotation of keys, and after a restart: who may report for the source may correct."""
+    log = Log()
+    log.take([event("a"), event("b")])
+    state = fold(enumerate(log.values), KeptState(tmp_path / "p0"))
+    state.close()
+    index = RocksdbIndex.open(tmp_path / "p0")
+    assert index is not None
+    log.state = KeptState.resume_at(tmp_path / "p0", index, log.records[-1])
+    log.take([void(event("a"), "c1"), replace(event("b"), {"requests": 3}, "c2")], producer="shop")
+    log.take([void(event("b"), "c3")])
+    assert log.effects == ["applied", "applied", "already_corrected"]
+    log.state.close()
 
 
 def test_after_the_horizon_it_is_too_late() -> None:
