@@ -26,6 +26,7 @@ from meterproof_schemas.scopes import lies_in_one_log, subject_in
 from meterproof_schemas.window import window_end_us, window_start_us
 
 _US_PER_MS: Final = 1000
+_MINUTE_US: Final = 60_000_000
 _FORGET_INTERVAL_US: Final = 60_000_000
 """How much ingest time passes between two looks for windows to forget."""
 KEPT_FINAL_US: Final = 3_600_000_000
@@ -181,15 +182,15 @@ class BudgetLedger:
         """Add a record's events to the sums of one kind."""
         scope, window, zone = kind
         known, meters, alerted = kept.sums, kept.watched.meters, lies_in_one_log(scope)
-        begin_us = end_us = 0
+        begin_us, minute = 0, None
         added = zip(counted.who, counted.times_us, counted.spends, counted.events, strict=True)
         for position, (event, time_us, spend, events) in enumerate(added, header.first):
             subject = subject_in(scope, event)
             if subject is None:
                 continue
-            if not begin_us <= time_us < end_us:
+            if time_us // _MINUTE_US != minute:  # every window begins with one
+                minute = time_us // _MINUTE_US
                 begin_us = window_start_us(time_us, window, kept.watched.zone)
-                end_us = window_end_us(begin_us, window, kept.watched.zone)
             total = known.get((subject, begin_us))
             if total is None:
                 if not kept.watched.concerning(subject):

@@ -39,12 +39,6 @@ def window_end_us(start_us: int, kind: WindowKind, zone: ZoneInfo) -> int:
     fixed_us = _FIXED_US.get(kind)
     if fixed_us is not None:
         return start_us + fixed_us
-    return _local_end_us(start_us, kind, zone)
-
-
-@lru_cache(maxsize=4096)
-def _local_end_us(start_us: int, kind: WindowKind, zone: ZoneInfo) -> int:
-    """First instant of the next day or month."""
     local = (_EPOCH + timedelta(microseconds=start_us)).astimezone(zone)
     if kind == "day":
         later = local + timedelta(days=1)

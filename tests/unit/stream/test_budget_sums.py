@@ -4,7 +4,7 @@ What is independent: the expected figures are made of the events as they were dr
 """
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meterproof_schemas import window
 from meterproof_schemas.budget import (
     Alert,
     Budget,
@@ -532,6 +533,25 @@ def test_final_windows_are_forgotten_and_a_log_that_lags_brings_them_back() -> N
     fed(again, 1)
     month = next(key for key in again._totals if key.scope == "customer" and key.start_us < NOW_MS * 1000)
     assert again.spend(month) == 2 * BOOK.prices[0].unit_price
+
+
+def test_events_of_one_record_find_their_days_also_where_clocks_go_back_over_midnight() -> None:
+    """In Newfoundland a minute of 7 November 2010 came before the last hour of the 6th."""
+    zone = "America/St_Johns"
+    budget = FILE["budgets"][0] | {"zone": zone}  # type: ignore[index]
+    begin_ms = round(datetime(2010, 11, 7, 1, tzinfo=UTC).timestamp()) * 1000
+    times_ms = [begin_ms + 30_000 * number for number in range(600)]
+    event = {"agent": "a", "customer": "acme", "team": None, "usage": {"requests": 1}}
+    log = Log(0)
+    log.append([{**event, "time_ms": time_ms} for time_ms in times_ms], NOW_MS)
+    ledger = BudgetLedger(
+        origin(0), HORIZON_MS, parse_budgets(orjson.dumps(FILE | {"budgets": [budget]})), lambda _: BOOK
+    )
+    ledger.take(log.records[0])
+    _, sums = ledger.drain(600, NOW_MS)
+    days = Counter(window.window_start_us(time_ms * 1000, "day", ZoneInfo(zone)) for time_ms in times_ms)
+    assert {key.start_us: stated.events for key, stated in sums} == dict(days)
+    assert len(days) == 2
 
 
 def test_sums_of_other_budgets_do_not_count() -> None:
