@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from meterproof_proofs.frontier import batch_root
 from meterproof_proofs.tree_hashing import leaf_hashes
-from meterproof_schemas.errors import InvalidBatch
+from meterproof_schemas.errors import InvalidBatch, first_fault
 from meterproof_schemas.event import Name, VersionOne, entry_of
 from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.limits import (
@@ -180,9 +180,7 @@ def decode_batch(value: bytes) -> Batch:
     except NotStrictJson as error:
         raise InvalidBatch(Reason.MALFORMED_BATCH, f"header or signatures line: {error}") from None
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part)[:64] for part in fault["loc"])
-        raise InvalidBatch(Reason.MALFORMED_BATCH, f"{where}: {fault['msg']}") from None
+        raise InvalidBatch(Reason.MALFORMED_BATCH, first_fault(error)) from None
     if header.count != count:
         raise InvalidBatch(Reason.MALFORMED_BATCH, f"header counts {header.count} events, {count} came")
     if len(signatures) > 1 and len({signature.key_id for signature in signatures}) != len(signatures):

@@ -35,7 +35,7 @@ import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from meterproof_schemas.batch import Digest, Token
-from meterproof_schemas.errors import InvalidRecord, InvalidRegistry
+from meterproof_schemas.errors import InvalidRecord, InvalidRegistry, first_fault
 from meterproof_schemas.event import METERS_MAX, Count, MeterName, Name, VersionOne
 from meterproof_schemas.instant import Instant, format_instant_us, parse_instant_us
 from meterproof_schemas.keys import matches
@@ -118,8 +118,7 @@ def parse_budgets(content: bytes) -> tuple[Budget, ...]:
         message = f"budget file: {error}"
         raise InvalidRegistry(message) from None
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        message = f"budget file: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        message = f"budget file: {first_fault(error)}"
         raise InvalidRegistry(message) from None
     names = [budget.name for budget in budgets]
     if len(set(names)) != len(names):
@@ -468,7 +467,7 @@ def decode_budget_state(value: bytes | None) -> PartialSum | Marker:
             return Marker.model_validate_json(value)
         return PartialSum.model_validate_json(value or b"")
     except ValidationError as error:
-        message = f"budget state: {str(error)[:200]}"
+        message = f"budget state: {first_fault(error)}"
         raise InvalidRecord(message) from None
 
 
@@ -481,5 +480,5 @@ def decode_alert(value: bytes | None) -> Alert:
     try:
         return Alert.model_validate_json(value or b"")
     except ValidationError as error:
-        message = f"alert: {str(error)[:200]}"
+        message = f"alert: {first_fault(error)}"
         raise InvalidRecord(message) from None

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import Frontier
 from meterproof_schemas.batch import Digest
-from meterproof_schemas.errors import InvalidRecord
+from meterproof_schemas.errors import InvalidRecord, first_fault
 from meterproof_schemas.event import Count, VersionOne
 
 _HOUR_MS = 3_600_000
@@ -99,7 +99,7 @@ def decode_checkpoint_record(value: bytes | None) -> CheckpointRecord:
             raise InvalidRecord("checkpoint record: no header line")
         return CheckpointRecord(CheckpointHeader.model_validate_json(head), note)
     except ValidationError as error:
-        message = f"checkpoint record: {str(error)[:200]}"
+        message = f"checkpoint record: {first_fault(error)}"
         raise InvalidRecord(message) from None
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from meterproof_schemas.errors import InvalidRecord
+from meterproof_schemas.errors import InvalidRecord, first_fault
 from meterproof_schemas.event import Count, VersionOne
 from meterproof_schemas.instant import Instant
 
@@ -72,6 +72,5 @@ def decode_delivery(value: bytes) -> Delivery:
     try:
         return Delivery.model_validate_json(value)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        message = f"delivery: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        message = f"delivery: {first_fault(error)}"
         raise InvalidRecord(message) from None

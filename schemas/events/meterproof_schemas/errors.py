@@ -8,7 +8,12 @@ ContractError
 └── StageStopped      a stage must not go on (stop reason, what to do)
 """
 
+from typing import TYPE_CHECKING
+
 from meterproof_schemas.reasons import Reason, StopReason
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class ContractError(Exception):
@@ -48,3 +53,10 @@ class StageStopped(ContractError):
         super().__init__(f"{stop_reason}: {detail}")
         self.stop_reason = stop_reason
         self.detail = detail
+
+
+def first_fault(error: "ValidationError") -> str:
+    """The first field at fault and why; quotes no values, which may be secrets."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part)[:64] for part in fault["loc"])
+    return f"{where}: {fault['msg']}" if where else str(fault["msg"])

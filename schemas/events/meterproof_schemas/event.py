@@ -9,7 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from meterproof_proofs.tree_hashing import digests
-from meterproof_schemas.errors import InvalidEvent
+from meterproof_schemas.errors import InvalidEvent, first_fault
 from meterproof_schemas.instant import TIME_PATTERN, parse_instant_us
 from meterproof_schemas.limits import LINE_BYTES_MAX, NAME_BYTES_MAX
 from meterproof_schemas.quantity import Quantity
@@ -239,7 +239,7 @@ def parse_event(line: bytes) -> UsageEvent:
     except NotStrictJson as error:
         raise InvalidEvent(Reason.MALFORMED_EVENT, str(error)) from None
     except ValidationError as error:
-        raise InvalidEvent(Reason.MALFORMED_EVENT, _first_fault(error)) from None
+        raise InvalidEvent(Reason.MALFORMED_EVENT, first_fault(error)) from None
     except ValueError as error:
         raise InvalidEvent(Reason.MALFORMED_EVENT, f"time: {error}") from None
     data = event.data
@@ -305,10 +305,3 @@ def _context_of(source: str) -> "hashlib.blake2b":
     context = _IDENTITY_CONTEXT.copy()
     context.update(f"{source}\0".encode())
     return context
-
-
-def _first_fault(error: ValidationError) -> str:
-    """The first fault that names a field of ours; quotes no values, which may be secrets."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part)[:64] for part in fault["loc"])
-    return f"{where}: {fault['msg']}"

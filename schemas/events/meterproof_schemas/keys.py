@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meterproof_schemas.batch import Algorithm, Signature, signed_bytes
 from meterproof_schemas.ed25519_checks import Ed25519Check, Signed, library_check
-from meterproof_schemas.errors import InvalidBatch, InvalidRegistry
+from meterproof_schemas.errors import InvalidBatch, InvalidRegistry, first_fault
 from meterproof_schemas.event import Name, VersionOne
 from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.reasons import Reason
@@ -214,8 +214,7 @@ def parse_registry(content: bytes, *, folder: Path | None = None, check: Ed25519
         message = f"key registry: {error}"
         raise InvalidRegistry(message) from None
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        message = f"key registry: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        message = f"key registry: {first_fault(error)}"
         raise InvalidRegistry(message) from None
     entries: dict[str, KeyEntry] = {}
     public_keys: dict[str, bytes] = {}

@@ -23,7 +23,7 @@ from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.tree import EMPTY_ROOT
 from meterproof_schemas.batch import Digest, Token
 from meterproof_schemas.effect import Effect
-from meterproof_schemas.errors import InvalidRecord
+from meterproof_schemas.errors import InvalidRecord, first_fault
 from meterproof_schemas.event import Count, Name, VersionOne
 from meterproof_schemas.limits import BATCH_LINES_MAX
 from meterproof_schemas.reasons import DUPLICATE, Reason
@@ -225,7 +225,8 @@ def decode_record(value: bytes | None, digest: str | None = None) -> LogRecord:
     try:
         header = RecordHeader.model_validate(orjson.loads(header_line))
     except (ValidationError, orjson.JSONDecodeError) as error:
-        message = f"log record: header: {str(error)[:300]}"
+        fault = first_fault(error) if isinstance(error, ValidationError) else error
+        message = f"log record: header: {fault}"
         raise InvalidRecord(message) from None
     if header.accepted < 0:
         raise InvalidRecord("log record: its size is below its first position")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from meterproof_schemas.errors import InvalidRegistry
+from meterproof_schemas.errors import InvalidRegistry, first_fault
 from meterproof_schemas.event import MeterName, Name
 from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.keys import matches
@@ -173,8 +173,7 @@ def parse_price_book(content: bytes) -> PriceBook:
         message = f"price book: {error}"
         raise InvalidRegistry(message) from None
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        message = f"price book: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        message = f"price book: {first_fault(error)}"
         raise InvalidRegistry(message) from None
     names = [meter.name for meter in book.meters]
     if len(set(names)) != len(names):

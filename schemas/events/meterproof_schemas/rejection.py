@@ -12,7 +12,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from meterproof_schemas.batch import Digest
-from meterproof_schemas.errors import InvalidRecord
+from meterproof_schemas.errors import InvalidRecord, first_fault
 from meterproof_schemas.event import Count, VersionOne
 from meterproof_schemas.limits import REJECTED_PAYLOAD_BYTES_MAX
 from meterproof_schemas.reasons import Reason
@@ -107,5 +107,5 @@ def decode_rejection(value: bytes | None) -> Rejection:
             raise InvalidRecord("rejection: no header line")
         return Rejection(RejectionHeader.model_validate_json(head), payload)
     except ValidationError as error:
-        message = f"rejection: {str(error)[:200]}"
+        message = f"rejection: {first_fault(error)}"
         raise InvalidRecord(message) from None

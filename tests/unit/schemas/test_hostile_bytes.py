@@ -150,6 +150,20 @@ def test_refusals_quote_no_values() -> None:
         assert next(iter(change)) in refusal.value.detail
 
 
+@EACH
+@pytest.mark.parametrize(
+    "value", [b"sk-SECRET", b'"sk-SECRET"', b'{"v":"sk-SECRET","version":"sk-SECRET"}', b'{"v":1}']
+)
+def test_no_error_quotes_what_it_is_about(
+    decode: Callable[[bytes], Any], error: type[ContractError], samples: list[bytes], value: bytes
+) -> None:
+    for content in (value, value + b"\nsk-SECRET", value + b"\n"):
+        with pytest.raises(error) as refused:
+            decode(content)
+        assert "SECRET" not in str(refused.value)
+        assert "pydantic" not in str(refused.value)
+
+
 def test_a_flood_of_text_makes_no_flood_of_detail() -> None:
     for line in (
         valid_line(usage={"X" * 60_000: 1}),
