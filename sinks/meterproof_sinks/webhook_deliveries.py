@@ -96,16 +96,29 @@ def recorder(producer: RecordProducer, kafka: KafkaSettings) -> Record:
 
 
 async def _deliveries(kafka: KafkaSettings) -> AsyncIterator[tuple[str, str, Delivery | None]]:
-    """Every record of this sink, with endpoint and message id; None for one that was taken away."""
+    """Every record of this sink, with endpoint and message id; None for one that was taken away.
+
+    Raises:
+        InvalidRecord: at the end, if the newest record of a key is not of this version.
+    """
     topic = kafka.topic(Topic.DELIVERIES)
+    faults: dict[bytes, str] = {}
     async with PartitionReader(kafka, topic, 0) as reader:
         async for chunk in reader.read(*await reader.bounds()):
             for record in chunk:
                 named = parse_delivery_key(record.key)
-                if named is None or named[0] != SINK:
+                if record.key is None or named is None or named[0] != SINK:
                     continue  # another sink's, or a probe of the broker
                 try:
                     delivery = None if record.value is None else decode_delivery(record.value)
                 except InvalidRecord as error:
-                    raise InvalidRecord(f"{topic}: offset {record.offset}: {error}") from None
+                    faults[record.key] = f"offset {record.offset}: {error}"
+                    continue
+                faults.pop(record.key, None)
                 yield named[1], named[2], delivery
+    if faults:
+        key, fault = next(iter(faults.items()))
+        raise InvalidRecord(
+            f"{topic}: {fault}; a newer version wrote it, which then must run, or somebody else: a record without a "
+            f"value under its key, {key.decode()}, takes it away, and its message may be sent again"
+        )

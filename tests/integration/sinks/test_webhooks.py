@@ -295,15 +295,23 @@ async def test_retry_after_is_kept_for_the_whole_endpoint_also_over_a_restart(
         assert records[message_of(alert("agent-1")).id].attempts == 2
 
 
-async def test_a_delivery_of_a_later_version_stops_the_worker(kafka: KafkaSettings, tmp_path: Path) -> None:
+async def test_a_delivery_of_a_later_version_stops_the_worker_until_it_is_taken_away(
+    kafka: KafkaSettings, tmp_path: Path
+) -> None:
     """What it says of a message is not known, so sending could repeat what is done."""
+    key = b"webhook|one|alert_1"
     async with RecordProducer(kafka) as producer:
-        await (await producer.send(kafka.topic(Topic.DELIVERIES), 0, b'{"v":2}', b"webhook|one|alert_1"))
+        await (await producer.send(kafka.topic(Topic.DELIVERIES), 0, b'{"v":2}', key))
     async with Receiver() as receiver:
-        with pytest.raises(InvalidRecord, match="offset 0: delivery: "):
+        with pytest.raises(
+            InvalidRecord, match=r"offset 0: delivery: .* its key, webhook\|one\|alert_1, takes it away"
+        ):
             async with running(kafka, tmp_path, receiver.entry("one")):
                 await asyncio.sleep(1)
         assert receiver.received == []
+    async with RecordProducer(kafka) as producer:
+        await (await producer.send(kafka.topic(Topic.DELIVERIES), 0, None, key))
+    assert await read_deliveries(kafka) == []
 
 
 class Worker:
