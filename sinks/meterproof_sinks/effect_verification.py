@@ -7,7 +7,7 @@ remembers identities. Entries outlive erasure, so what was erased is corrected a
 
 Kept is what the corrections within that time claim, and the price books within it; the entries are looked up once in
 the end, from where the oldest of them can stand, in the published bundles, which were compared before, and behind these
-in the lines. Logs without corrections pay nothing.
+in the lines. Logs without corrections pay a look for their name.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +46,8 @@ class _Due(NamedTuple):
     """Whether the entry must stand before the correction, or must not."""
     since_ms: int
     """Lowest ingest clock with which it can have been accepted."""
+    is_checked: bool
+    """Whether all else was; if not, it is counted as unchecked already."""
 
 
 class EffectVerification:
@@ -127,13 +129,14 @@ class EffectVerification:
         self._forget(kept_since_ms)
         is_held = seen.effect in _HELD
         checks = (self._is_claim_checked, self._is_price_checked) if is_held else ()
-        checked = [check(seen, seen.corrected, kept_since_ms) for check in checks]
-        self._report.corrections_unchecked += not all(checked)
+        outcomes = [check(seen, seen.corrected, kept_since_ms) for check in checks]  # each of them may find a fault
+        is_checked = all(outcomes)
+        self._report.corrections_unchecked += not is_checked
         if seen.effect is Effect.APPLIED:
             self._claims.pop(seen.corrected.claim, None)
             self._claims[seen.corrected.claim] = seen.clock_ms
         since_ms = accepted_since_ms(seen.corrected.event, self._limits)
-        self._due.append(_Due(seen, seen.corrected.entry, is_held, since_ms))
+        self._due.append(_Due(seen, seen.corrected.entry, is_held, since_ms, is_checked))
 
     def _forget(self, since_ms: int) -> None:
         while self._claims and next(iter(self._claims.values())) < since_ms:
@@ -199,7 +202,7 @@ class EffectVerification:
                 if is_held or not missing:
                     what = "the event is in the log before it" if is_held else "no such event is in the log before it"
                     raise _wrong(due.seen, what)
-                self._report.corrections_unchecked += 1
+                self._report.corrections_unchecked += due.is_checked
 
 
 def _wrong(seen: SeenCorrection, why: str) -> DamagedAudit:
