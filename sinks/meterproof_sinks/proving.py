@@ -18,6 +18,7 @@ from meterproof_proofs.tile_proofs import TileTree
 from meterproof_proofs.tlog_proof import TlogProof
 from meterproof_proofs.tree import inclusion_proof, leaf_hash
 from meterproof_schemas.batch import BatchHeader
+from meterproof_schemas.errors import first_fault
 from meterproof_schemas.event import entry_of
 from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.records_tree import head_entry, head_of
@@ -163,7 +164,7 @@ def batch_leaves(record: LogRecord) -> list[bytes]:
     try:
         header = BatchHeader.model_validate_json((record.carried or (b"",))[0])
     except ValidationError as error:
-        raise CannotProve(f"the batch's header cannot be read: {error}; {_RUN_VERIFY}") from error
+        raise CannotProve(f"the batch's header cannot be read: {first_fault(error)}; {_RUN_VERIFY}") from error
     if len(leaves) != header.count or batch_root(leaves).hex() != header.root:
         raise CannotProve(f"the batch's lines do not give the root that its producer signed; {_RUN_VERIFY}")
     return leaves
