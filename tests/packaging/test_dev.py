@@ -4,12 +4,13 @@ import ast
 import hashlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -287,10 +288,24 @@ class Workspace:
             wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: locked\nVersion: {version}\n")
             wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             wheel.writestr(f"{info}/RECORD", "")
-        digest = digest or hashlib.sha256(path.read_bytes()).hexdigest()
-        (self.folder / "requirements.lock").write_text(
-            f"locked=={version} \\\n    --hash=sha256:{digest}\n", encoding="utf-8"
-        )
+        self._state("w", "locked", version, digest or hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def lock_uv(self, version: str, script: str) -> None:
+        """Lock a uv too, which is this script."""
+        path = self.wheels / f"uv-{version}-py3-none-any.whl"
+        program = zipfile.ZipInfo(f"uv-{version}.data/scripts/uv")
+        program.external_attr = 0o100755 << 16  # a regular file that may be executed
+        with zipfile.ZipFile(path, "w") as wheel:
+            wheel.writestr(program, f"#!/bin/sh\n{script}\n")
+            info = f"uv-{version}.dist-info"
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: uv\nVersion: {version}\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+        self._state("a", "uv", version, hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def _state(self, mode: str, name: str, version: str, digest: str) -> None:
+        with (self.folder / "requirements.lock").open(mode, encoding="utf-8") as lock:
+            lock.write(f"{name}=={version} \\\n    --hash=sha256:{digest}\n")
 
     @property
     def variables(self) -> dict[str, str]:
@@ -348,6 +363,57 @@ def test_it_sets_up_once_and_again_only_for_what_changed(tmp_path: Path) -> None
         assert "DO NOT MATCH THE HASHES" in messages
     workspace.lock("3")
     assert workspace.run(*ASK)[:2] == (0, "3\n")
+
+
+def test_the_uv_that_is_locked_installs_the_packages_and_pip_does_where_it_cannot(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    real = f'exec {ROOT / ".venv" / "bin" / "uv"} "$@"'
+    workspace.lock_uv("1", real)
+    code, output, messages = workspace.run(*ASK)
+    assert (code, output) == (0, "1\n"), messages
+    assert "uv could not" not in messages
+
+    workspace.lock("2", digest="0" * 64)
+    workspace.lock_uv("1", real)
+    code, output, messages = workspace.run(*ASK)
+    assert (code, output) == (1, "")
+    assert "DO NOT MATCH THE HASHES" in messages
+
+    workspace.lock("2")
+    workspace.lock_uv("2", "exit 1")
+    code, output, messages = workspace.run(*ASK)
+    assert (code, output) == (0, "2\n"), messages
+    assert "uv could not" in messages
+
+
+@pytest.fixture
+def uv_environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str] | None]:
+    """What `./dev` tells uv, on a machine where nothing is set for pip yet."""
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    asked: Callable[[], dict[str, str] | None] = runpy.run_path(str(DEV))["uv_environment"]
+    return asked
+
+
+def test_uv_is_told_the_settings_of_pip(
+    uv_environment: Callable[[], dict[str, str] | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://index.example/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://one.example/simple https://other.example/simple")
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels /more")
+    told = uv_environment()
+    assert told is not None
+    assert told["UV_DEFAULT_INDEX"] == "https://index.example/simple"
+    assert told["UV_INDEX"] == "https://one.example/simple https://other.example/simple"
+    assert told["UV_FIND_LINKS"] == "/wheels,/more"
+
+
+def test_uv_is_not_used_where_pip_has_a_setting_that_it_has_not(
+    uv_environment: Callable[[], dict[str, str] | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_PROXY", "proxy.example:3128")
+    assert uv_environment() is None
 
 
 def test_two_at_once_make_one_environment_and_no_home_is_needed(tmp_path: Path) -> None:
