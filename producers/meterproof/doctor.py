@@ -175,11 +175,14 @@ async def _kafka(subject: Subject, now_ms: Callable[[], int]) -> AsyncIterator[F
         yield Finding("topics", "ok", "all topics are as the contract says")
     for fault in faults:
         yield Finding("topics", "failed", f"{fault.topic} {fault.fault}", fault.remedy)
-    for name, look in (("partitions", _partitions), ("price_book", _price_book)):
+    for name, look, remedy in (
+        ("partitions", _partitions, "`meterproof topics check` says more"),
+        ("price_book", _price_book, "`meterproof prices publish FILE` puts a version back; `topics check` says more"),
+    ):
         try:
             yield await look(subject)
         except (KafkaProblem, ContractError) as error:
-            yield Finding(name, "failed", str(error), "`meterproof topics check` says more")
+            yield Finding(name, "failed", str(error), remedy)
     try:
         yield await _clock(kafka, now_ms)
     except KafkaProblem as error:
