@@ -22,7 +22,6 @@ from meterproof_stream.take_over import fold_log
 
 REPAIRABLE: Final = (Reason.UNKNOWN_KEY, Reason.KEY_NOT_ALLOWED, Reason.UNKNOWN_METER)
 """What somebody can put right outside of the batch; everything else is in the signed bytes, or in time, for good."""
-_NOBODY: Final = InForce("0" * 64, 0, "0" * 32, -1)
 
 
 @dataclass(slots=True)
@@ -36,6 +35,8 @@ class Replay:
     """Those of which something would be accepted now: the others are not sent."""
     accepted_events: int = 0
     """Events that are new to the log."""
+    corrections: Counter[str] = field(default_factory=Counter)
+    """What the corrections among them will do, by effect: one may come too late to do anything."""
     counted_before: int = 0
     """Events that the log has already: duplicates."""
     refused_again: Counter[str] = field(default_factory=Counter)
@@ -55,6 +56,7 @@ class Replay:
             "refused_batches": self.refused_batches,
             "offered_batches": self.offered_batches,
             "accepted_events": self.accepted_events,
+            "corrections": dict(self.corrections),
             "counted_before": self.counted_before,
             "refused_again": dict(self.refused_again),
             "unavailable": self.unavailable,
@@ -75,6 +77,10 @@ async def replay_refused(
     Nothing is signed or changed here, so what is accepted stays provable by the producer's own signature. An event that
     was accepted before is a duplicate by its id. A repeat under the same sequence number and root is no fork, and one
     that was refused as a whole fills the gap that it left in its series. Doing it twice sends nothing the second time.
+
+    A correction does what it would if it came now for the first time: it is applied if its event is in the log, or is
+    sent again before it. One that the log has accepted already is not judged anew when its event is let in behind it:
+    it does nothing, as is stated, and another one is to be sent.
 
     1. Collect the source offsets with a refusal for one of `reasons`.
     2. Read the signed bytes: from the source, or where it was trimmed, from a refusal that holds the whole batch.
@@ -102,6 +108,7 @@ async def replay_refused(
                 values[offset] = value
     books = await read_price_books(kafka)
     meters = frozenset(meter.name for meter in (books[max(books)].meters if books else DEFAULT_METERS))
+    in_force = InForce(registry.digest, max(books, default=0), "0" * 32, -1)
     state = (await fold_log(kafka, partition)).state
     offered: list[bytes] = []
     for value in dict.fromkeys(values.values()):  # 3
@@ -113,12 +120,13 @@ async def replay_refused(
             state=state,
             registry=registry,
             meters=meters,
+            books=books,
         )
         _count(replay, judgement)
         if judgement.leaves:
             offered.append(value)
             due = state.next_source_offset
-            append_record(state, judgement, log_offset=state.log_offset + 1, source_offset=due, in_force=_NOBODY)
+            append_record(state, judgement, log_offset=state.log_offset + 1, source_offset=due, in_force=in_force)
     replay.offered_batches = len(offered)
     if offered and not dry_run:
         async with RecordProducer(kafka) as producer:  # 4
@@ -129,6 +137,7 @@ async def replay_refused(
 
 def _count(replay: Replay, judgement: Judgement) -> None:
     replay.accepted_events += len(judgement.leaves)
+    replay.corrections.update(effect.value for _, effect in judgement.corrections)
     for _, verdict, _ in judgement.not_accepted:
         if verdict == DUPLICATE:
             replay.counted_before += 1

@@ -135,6 +135,8 @@ def replay_command(  # noqa: PLR0917 - one parameter per option
                 f"{'to send' if dry_run else 'sent'} again: {one.accepted_events} events will be accepted, "
                 f"{one.counted_before} are counted already"
             )
+            for effect, count in one.corrections.items():
+                print(f"    {count} of them are corrections with the effect: {effect}")
             for cause, count in one.refused_again.items():
                 print(f"    {count} will be refused again: {cause}")
             if one.unavailable:
