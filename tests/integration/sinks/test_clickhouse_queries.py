@@ -55,6 +55,13 @@ async def test_every_query_that_is_shipped_is_run_by_a_test(clickhouse: ClickHou
         assert file.read_text("utf-8").startswith("-- "), "a query begins by saying what it answers"
 
 
+async def test_a_query_that_is_asked_again_is_not_compiled(clickhouse: ClickHouse) -> None:
+    """The engine would do it at the third time, for longer than the query takes."""
+    for _ in range(5):
+        _answer(clickhouse, "usage_summary")
+    assert clickhouse.rows("SELECT event, value FROM system.events WHERE event = 'CompileFunction'") == []
+
+
 async def test_spend_by_agent(clickhouse: ClickHouse, log: RatedLog) -> None:
     spend: dict[tuple[str, str], Decimal] = {}
     events: Counter[tuple[str, str]] = Counter()
