@@ -1,7 +1,9 @@
 """Erased events are gone from files and rows, and everything that was ever proved goes on holding."""
 
 import json
+import os
 import shutil
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,9 +15,13 @@ from meterproof_proofs.note import Signer
 from meterproof_schemas.event import entry_of, parse_event
 from meterproof_sinks.audit_folder import log_folder_name, segments_of
 from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.clickhouse import ClickHouseUnavailable
+from meterproof_sinks.erasure import new_erasure
 from meterproof_sinks.rebuilding import given_books, rebuild
 from meterproof_sinks.reconciliation import reconcile
+from meterproof_sinks.retention import retire
 from meterproof_sinks.rollups import Rollups
+from meterproof_sinks.row_erasure import erase_rows
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
 from meterproof_sinks.verification_inputs import load_producers
@@ -129,6 +135,45 @@ async def test_lines_and_rows_are_gone_and_every_proof_holds(tmp_path: Path) -> 
             ("privacy@example.com", "request 17", "customer", len(gone))
         ]
         assert (await reconcile(clickhouse, data / "audit", None)).differences == []
+
+
+async def test_roll_ups_lose_the_name_after_a_crash_and_in_months_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the rows went, before the days were built again: the next run knows the days by the roll-ups."""
+    log = RatedLog(seed=92)
+    log.grow(6)
+    log.clock_ms += 20 * 86_400_000
+    log.grow(6)
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        sink = new_sink(clickhouse)
+        await sink.cursor(0)
+        await sink.write(0, log.genesis, log.records)
+        Rollups(clickhouse).refresh()
+        assert retire(clickhouse, date(2026, 3, 15), raw_days=62, minute_days=None).months == [202512]
+        others = (
+            "SELECT toYYYYMM(start) AS month, sum(cost) FROM usage_by_day WHERE customer != 'globex' GROUP BY month"
+        )
+        kept = sorted(clickhouse.rows(others))
+        assert len(kept) == 2
+
+        def killed(*_: object) -> None:
+            raise ClickHouseUnavailable("killed")
+
+        monkeypatch.setattr(Rollups, "rebuild", killed)
+        for attempt in range(2):
+            asked = new_erasure("customer", "globex", requested_by="a", reason="b", now_ms=1, random_bytes=os.urandom)
+            if attempt == 0:
+                with pytest.raises(ClickHouseUnavailable):
+                    erase_rows(clickhouse, asked)
+                monkeypatch.undo()
+                assert one(clickhouse, "SELECT countIf(customer = 'globex') FROM usage") == 0
+            else:
+                erase_rows(clickhouse, asked)
+        for table in ("usage_minutes", "usage_hours", "usage_days"):
+            assert one(clickhouse, f"SELECT countIf(customer = 'globex') FROM {table}") == 0, table
+        assert sorted(clickhouse.rows(others)) == kept
+        assert one(clickhouse, "SELECT dense FROM density") == 1
 
 
 async def test_a_changed_line_is_no_erased_line(tmp_path: Path) -> None:
