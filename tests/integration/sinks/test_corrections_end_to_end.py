@@ -20,6 +20,7 @@ from meterproof.status import read_status
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.correction import correction_line
 from meterproof_sinks.audit_folder import log_folders, read_records
+from meterproof_sinks.query_front import read_endpoint
 from meterproof_stream.runtime import Runtime
 from tests.builders import make_event
 from tests.integration.sinks.clickhouse_folder import opened
@@ -59,6 +60,11 @@ class Sinks:
         """How many events a sink has carried."""
         status = read_status(self.data / "status", kind) or {"partitions": {}}
         return int(status["partitions"].get("0", {}).get("position") or 0)
+
+    def answers(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether it is this process that has the folder and answers queries."""
+        endpoint = read_endpoint(self.data / "clickhouse")
+        return endpoint is not None and endpoint.pid == process.pid
 
     def ask(self, *arguments: str) -> tuple[int, str]:
         """A command over the data folder: its exit code, and what it said."""
@@ -157,13 +163,15 @@ def _carried_and_erased(sinks: Sinks, size: int, batches: list[list[bytes]]) -> 
             killed.kill()
             killed.wait()
         with sinks.run("clickhouse", "--rollup-interval-s", "0.5") as clickhouse:
+            wait(lambda: sinks.answers(clickhouse), data)
             wait(lambda: (sinks.position("clickhouse"), sinks.position("audit")) == (size, size), data)
-            wait(lambda: any((log / "checkpoint").is_file() for log in log_folders(data / "audit")), data)
             assert sinks.found(TOTALS) == STANDS
             listed = sinks.found("--file", str(QUERIES / "corrections.sql"))
             assert {(row["customer"], row["kind"], row["effect"]): int(row["corrections"]) for row in listed} == EFFECTS
             statement = data.parent / "acme.statement"
-            code, said = sinks.ask("statement", "acme", f"--period={month}", f"--out={statement}", "--json")
+            asked = ("statement", "acme", f"--period={month}", f"--out={statement}", "--json")
+            wait(lambda: sinks.ask(*asked)[0] == 0, data)  # once the checkpoint that covers all of it has come
+            code, said = sinks.ask(*asked)
             assert (code, "3.25" in said) == (0, True), said
             _assert_all_holds(sinks, {"verified": 9, "unchecked": 0})
 
