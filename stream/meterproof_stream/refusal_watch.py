@@ -1,7 +1,7 @@
 """Which producers have every event refused: a wrong key, clock or deployment shows within a minute, by name."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,8 @@ from meterproof_stream.judge import Judgement
 REFUSED_AFTER_S: Final = 60.0
 """How long every event of a producer must have been refused before it is told."""
 KEYS_MAX: Final = 1_000
-"""Keys remembered at once; key ids of records that nobody vouched for can be made up, so the oldest make room."""
+"""Registered keys remembered at once, and as many others: those can be made up, and make room for none but their own
+kind. Room is made by the key that was refused longest ago."""
 _NAME_CHARS_MAX: Final = 256
 _KEYS_OF_A_BATCH_MAX: Final = 8
 
@@ -56,13 +57,21 @@ class RefusalWatch:
     def __init__(self, *, after_s: float = REFUSED_AFTER_S, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._after_s = after_s
         self._monotonic_s = monotonic_s
-        self._refused: dict[str, RefusedProducer] = {}
+        self._registered: dict[str, RefusedProducer] = {}
+        self._unknown: dict[str, RefusedProducer] = {}
         self._cleared: list[RefusedProducer] = []
 
-    def note(self, judgement: Judgement, value: bytes | None) -> None:
-        """Take notice of a source record's judgement. Costs a comparison or two while nobody is refused."""
+    def note(self, judgement: Judgement, value: bytes | None, registered: Container[str]) -> None:
+        """Take notice of a source record's judgement. Costs a comparison or two while nobody is refused.
+
+        Args:
+            judgement: of the record.
+            value: of the record.
+            registered: ids of the keys that the registry knows.
+
+        """
         accepted = bool(judgement.leaves) or any(verdict == DUPLICATE for _, verdict, _ in judgement.not_accepted)
-        if accepted and not self._refused:
+        if accepted and not self._registered and not self._unknown:
             return
         if not accepted and judgement.reason is None and not judgement.not_accepted:
             return  # a hole
@@ -72,25 +81,30 @@ class RefusalWatch:
         producer, key_ids, count = signed
         if accepted:
             for key_id in key_ids:
-                refused = self._refused.pop(key_id, None)
+                refused = self._forget(key_id)
                 if refused is not None and refused.told:
                     self._cleared.append(refused)
             return
         reason = judgement.reason.value if judgement.reason is not None else judgement.not_accepted[0][1]
         for key_id in key_ids:
-            refused = self._refused.get(key_id)
-            if refused is None:
-                if len(self._refused) >= KEYS_MAX:
-                    del self._refused[next(iter(self._refused))]
-                refused = RefusedProducer(key_id, producer, reason, 0, self._monotonic_s())
-                self._refused[key_id] = refused
+            # Taken out and put back: it is the last one now, and of the kind that the registry says today.
+            refused = self._forget(key_id) or RefusedProducer(key_id, producer, reason, 0, self._monotonic_s())
             refused.events += count
             refused.producer, refused.reason = producer, reason
+            kind = self._registered if key_id in registered else self._unknown
+            if len(kind) >= KEYS_MAX:
+                del kind[next(iter(kind))]
+            kind[key_id] = refused
+
+    def _forget(self, key_id: str) -> RefusedProducer | None:
+        return self._registered.pop(key_id, None) or self._unknown.pop(key_id, None)
 
     def refused(self) -> list[RefusedProducer]:
         """The producers to tell about now, longest first."""
         now_s = self._monotonic_s()
-        return [refused for refused in self._refused.values() if now_s - refused.since_s >= self._after_s]
+        known = (*self._registered.values(), *self._unknown.values())
+        told = [refused for refused in known if now_s - refused.since_s >= self._after_s]
+        return sorted(told, key=lambda refused: refused.since_s)
 
     def news(self) -> tuple[list[RefusedProducer], list[RefusedProducer]]:
         """What was not told yet: producers that are refused, and such as were, and are accepted again."""

@@ -364,7 +364,7 @@ class Sequencer:
             meters=self._meters,
             books=self._books,
         )
-        self._refusals.note(judgement, opened.value)
+        self._refusals.note(judgement, opened.value, registry.entries)
         return judgement
 
     async def _submit(

@@ -36,7 +36,7 @@ class Producers:
             registry=self.registry,
             meters={"requests"},
         )
-        self.watch.note(judgement, value)
+        self.watch.note(judgement, value, self.registry.entries)
         return judgement
 
 
@@ -93,8 +93,8 @@ def test_records_that_name_nobody_and_holes_are_nobody_s(producers: Producers) -
             registry=producers.registry,
             meters=set(),
         )
-        producers.watch.note(judgement, value)
-    producers.watch.note(judge_hole(producers.state), None)
+        producers.watch.note(judgement, value, producers.registry.entries)
+    producers.watch.note(judge_hole(producers.state), None, producers.registry.entries)
     producers.now_s += REFUSED_AFTER_S
     assert producers.watch.refused() == []
 
@@ -105,3 +105,35 @@ def test_made_up_keys_take_no_more_than_their_room(producers: Producers, monkeyp
         producers.send(make_key(f"stranger {number}"))
     producers.now_s += REFUSED_AFTER_S
     assert len(producers.watch.refused()) == 3
+
+
+@pytest.mark.parametrize("fault", [{"usage": {"teapots": 1}}, {"audience": "another"}])
+def test_no_flood_of_made_up_keys_hides_a_registered_producer(
+    producers: Producers, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(refusal_watch, "KEYS_MAX", 3)
+    producers.send(KEY, **fault)
+    for number in range(8):
+        producers.send(make_key(f"stranger {number}"))
+    producers.now_s += REFUSED_AFTER_S
+    found = producers.watch.refused()
+    assert (len(found), found[0].key_id) == (4, KEY.key_id)
+
+
+def test_a_key_that_is_refused_again_and_again_outlasts_made_up_ones(
+    producers: Producers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusal_watch, "KEYS_MAX", 3)
+    for number in range(8):
+        producers.send(STRANGER)
+        producers.send(make_key(f"stranger {number}"))
+    producers.now_s += REFUSED_AFTER_S
+    assert (STRANGER.key_id, 16) in [(one.key_id, one.events) for one in producers.watch.refused()]
+
+
+def test_a_key_that_is_registered_meanwhile_is_one_producer_still(producers: Producers) -> None:
+    producers.send(STRANGER)
+    producers.registry = make_registry(KEY, STRANGER)
+    producers.send(STRANGER, usage={"teapots": 1})
+    producers.now_s += REFUSED_AFTER_S
+    assert [(one.key_id, one.events) for one in producers.watch.refused()] == [(STRANGER.key_id, 4)]
