@@ -17,7 +17,7 @@ from meterproof._transport import Transport
 from meterproof.deployment import DataFolder
 from meterproof.errors import BufferFull, DeliveryFailed, MeterClosed, WrongPartitionCount
 from meterproof.keys import ProducerKey
-from meterproof.settings import MeterSettings
+from meterproof.settings import MeterSettings, from_variables
 from meterproof_schemas.correction import check_correction, correction_line
 from meterproof_schemas.event import parse_event
 from meterproof_schemas.limits import (
@@ -98,7 +98,7 @@ class Meter:
         Raises:
             InvalidKey: the key file is missing or faulty.
             NoDeployment: the data folder holds no deployment.
-            pydantic.ValidationError: a variable is missing or faulty.
+            InvalidSettings: variables are missing or faulty; the text names them.
         """
         # Kafka's client is loaded when a meter is made, not when `meterproof` is imported.
         from meterproof._kafka_transport import KafkaTransport  # noqa: PLC0415
@@ -106,11 +106,11 @@ class Meter:
 
         data_dir = os.environ.get("METERPROOF_DATA_DIR")
         if data_dir is None:
-            return cls(MeterSettings(), KafkaTransport(KafkaSettings()))
+            return cls(from_variables(MeterSettings), KafkaTransport(from_variables(KafkaSettings)))
         there = DataFolder(Path(data_dir)).deployment()
         return cls(
-            MeterSettings(deployment=there.deployment, partitions=there.partitions),
-            KafkaTransport(KafkaSettings(bootstrap=there.bootstrap, topic_prefix=there.topic_prefix)),
+            from_variables(MeterSettings, deployment=there.deployment, partitions=there.partitions),
+            KafkaTransport(from_variables(KafkaSettings, bootstrap=there.bootstrap, topic_prefix=there.topic_prefix)),
         )
 
     async def open(self) -> Self:

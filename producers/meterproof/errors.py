@@ -2,6 +2,7 @@
 
 MeterError                 root; `retriable` says whether the same call can succeed later
 ├── InvalidKey             a key file is missing, faulty or readable by others
+├── InvalidSettings        `METERPROOF_…` variables are missing or faulty
 ├── MeterClosed            `record` or `flush` after `close`, or before the meter was opened
 ├── BufferFull             unsent events reached the bound and no room came in time
 ├── DeliveryFailed         Kafka refused batches; they are kept and sent again by the next `flush`
@@ -21,6 +22,10 @@ class MeterError(Exception):
 
 class InvalidKey(MeterError):
     """A key file is missing or faulty; the text names the file and what to do, never its content."""
+
+
+class InvalidSettings(MeterError):
+    """Variables of the environment are missing or faulty; the text names them and what to do, never their values."""
 
 
 class MeterClosed(MeterError):

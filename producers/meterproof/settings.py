@@ -1,10 +1,12 @@
 """What a service sets up once: read from arguments or from `METERPROOF_…` variables into a frozen value."""
 
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meterproof.errors import InvalidSettings
 from meterproof_schemas.limits import BATCH_LINES_MAX
 
 
@@ -31,3 +33,30 @@ class MeterSettings(BaseSettings):
     """Events recorded and not yet acknowledged: bounds memory while Kafka is away."""
     room_timeout_s: float = Field(default=5.0, ge=0)
     """How long `record` waits for room before `BufferFull`."""
+
+
+_Settings = TypeVar("_Settings", bound=BaseSettings)
+
+
+def from_variables(kind: type[_Settings], **stated: object) -> _Settings:
+    """Settings of the environment's variables, and of what is `stated`, which comes first.
+
+    Raises:
+        InvalidSettings: a variable is missing or faulty; the text names all of them, and no values.
+    """
+    try:
+        return kind.model_validate(stated)
+    except ValidationError as error:
+        raise InvalidSettings(_faults(kind, error)) from None
+
+
+def _faults(kind: type[BaseSettings], error: ValidationError) -> str:
+    prefix = kind.model_config.get("env_prefix", "")
+    missing, faulty = [], []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        variable = prefix + ".".join(map(str, fault["loc"])).upper()
+        if fault["type"] == "missing":
+            missing.append(variable)
+        else:
+            faulty.append(f"{variable}: {fault['msg']}" if fault["loc"] else fault["msg"])
+    return "; ".join([*([f"set {', '.join(missing)} in the environment"] if missing else []), *faulty])

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +14,7 @@ from meterproof import (
     BufferFull,
     DeliveryFailed,
     InvalidKey,
+    InvalidSettings,
     Meter,
     MeterClosed,
     MeterSettings,
@@ -285,3 +287,31 @@ def test_the_blocking_meter_corrects_too() -> None:
         open_meter.replace(line, usage={"requests": 2}, id="r")
     (batch,) = batches(transport, 0)
     assert [parse_event(one).id for one in batch.lines[1:]] == ["v", "r"]
+
+
+def test_variables_that_are_missing_or_faulty_are_named_and_their_values_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in os.environ if name.startswith("METERPROOF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("METERPROOF_SOURCE", "gateway")
+    monkeypatch.setenv("METERPROOF_PARTITIONS", "s3cret")
+    with pytest.raises(InvalidSettings) as refused:
+        Meter.from_env()
+    told = str(refused.value)
+    assert told.startswith("set METERPROOF_DEPLOYMENT, METERPROOF_PRODUCER, METERPROOF_KEY_FILE in the environment; ")
+    assert "METERPROOF_PARTITIONS: " in told
+    assert "METERPROOF_SOURCE" not in told
+    assert "s3cret" not in f"{told}{refused.value.__cause__}"
+
+
+def test_faulty_variables_of_kafka_are_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DEPLOYMENT", "PRODUCER", "SOURCE", "KEY_FILE"):
+        monkeypatch.setenv(f"METERPROOF_{name}", "there")
+    monkeypatch.setenv("METERPROOF_KAFKA_REQUEST_TIMEOUT_S", "soon")
+    with pytest.raises(InvalidSettings, match="METERPROOF_KAFKA_REQUEST_TIMEOUT_S: "):
+        Meter.from_env()
+    monkeypatch.delenv("METERPROOF_KAFKA_REQUEST_TIMEOUT_S")
+    monkeypatch.setenv("METERPROOF_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    with pytest.raises(InvalidSettings, match="needs METERPROOF_KAFKA_SASL_USERNAME"):
+        Meter.from_env()
