@@ -60,6 +60,7 @@ class DataFolder:
 
         Raises:
             NoDeployment: the deployment file is faulty.
+            pydantic.ValidationError: an argument or a variable is.
         """
         settings = KafkaSettings()
         stated = {"bootstrap": bootstrap, "topic_prefix": topic_prefix}
@@ -68,7 +69,7 @@ class DataFolder:
             for name, value in (("bootstrap", there.bootstrap), ("topic_prefix", there.topic_prefix)):
                 if stated[name] is None and name not in settings.model_fields_set:
                     stated[name] = value
-        return settings.model_copy(update={name: value for name, value in stated.items() if value is not None})
+        return KafkaSettings.model_validate({name: value for name, value in stated.items() if value is not None})
 
     def deployment(self) -> DeploymentFile:
         """Read the deployment file.

@@ -1,41 +1,37 @@
 """What the commands that talk to Kafka have in common: their options and how they end."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
+from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
-from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.errors import ContractError
 
 _FALSE = 1
 _USAGE = 2
 
+Data = Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")]
 Bootstrap = Annotated[
     str | None,
     typer.Option(
-        help="Kafka's address, host:port.", envvar="METERPROOF_KAFKA_BOOTSTRAP", show_default="127.0.0.1:9092"
+        help="Kafka's address, host:port.",
+        envvar="METERPROOF_KAFKA_BOOTSTRAP",
+        show_default="the data folder's, or 127.0.0.1:9092",
     ),
 ]
 Prefix = Annotated[
     str | None,
     typer.Option(
-        help="What stands before every topic's name.", envvar="METERPROOF_KAFKA_TOPIC_PREFIX", show_default="none"
+        help="What stands before every topic's name.",
+        envvar="METERPROOF_KAFKA_TOPIC_PREFIX",
+        show_default="the data folder's, or none",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-def settings_of(bootstrap: str | None, prefix: str | None) -> KafkaSettings:
-    """The settings of the environment, with what was given as options put over them.
-
-    Raises:
-        ValidationError: an option or a variable is faulty.
-    """
-    given = {"bootstrap": bootstrap, "topic_prefix": prefix}
-    return KafkaSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def run(app: typer.Typer, name: str, argv: list[str]) -> int:
@@ -49,7 +45,7 @@ def run(app: typer.Typer, name: str, argv: list[str]) -> int:
         place = ".".join(map(str, fault["loc"]))
         sys.stderr.write(f"meterproof {name}: setting {place or 'of Kafka'}: {fault['msg']}\n")
         return _USAGE
-    except (KafkaProblem, ContractError, OSError) as error:
+    except (KafkaProblem, MeterError, ContractError, OSError) as error:
         sys.stderr.write(f"meterproof {name}: {error}\n")
         return _FALSE
     return 0

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from meterproof.commands.kafka_command import AsJson, Bootstrap, Prefix, run, settings_of
+from meterproof.commands.kafka_command import AsJson, Bootstrap, Data, Prefix, run
+from meterproof.deployment import DataFolder
 from meterproof_schemas.price_book import parse_price_book
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
@@ -23,9 +24,10 @@ def _prices() -> None:
     """Publish price books, or list those that are published."""
 
 
-@app.command(epilog="Example: meterproof prices publish prices.json")
+@app.command(epilog="Example: meterproof prices publish prices.json --data data")
 def publish(
     file: Annotated[Path, typer.Argument(help="Price book, a JSON file.", exists=True, dir_okay=False, readable=True)],
+    data: Data = Path("data"),
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     as_json: AsJson = False,
@@ -39,7 +41,7 @@ def publish(
     from meterproof.kafka.price_books import publish_price_book
 
     book = parse_price_book(file.read_bytes())
-    published = asyncio.run(publish_price_book(settings_of(bootstrap, prefix), book))
+    published = asyncio.run(publish_price_book(DataFolder(data).kafka_settings(bootstrap, prefix), book))
     if as_json:
         print(json.dumps({"version": book.version, "published": published}))
     elif published:
@@ -50,8 +52,10 @@ def publish(
         print(f"version {book.version} is published already, with equal content")
 
 
-@app.command("list", epilog="Example: meterproof prices list --json")
-def list_books(bootstrap: Bootstrap = None, prefix: Prefix = None, as_json: AsJson = False) -> None:
+@app.command("list", epilog="Example: meterproof prices list --data data --json")
+def list_books(
+    data: Data = Path("data"), bootstrap: Bootstrap = None, prefix: Prefix = None, as_json: AsJson = False
+) -> None:
     """List the published versions of the price book.
 
     With --json: one array of the price books, whole.
@@ -60,7 +64,7 @@ def list_books(bootstrap: Bootstrap = None, prefix: Prefix = None, as_json: AsJs
     """
     from meterproof.kafka.price_books import read_price_books
 
-    books = asyncio.run(read_price_books(settings_of(bootstrap, prefix)))
+    books = asyncio.run(read_price_books(DataFolder(data).kafka_settings(bootstrap, prefix)))
     if as_json:
         print(json.dumps([book.model_dump(exclude_none=True) for book in books.values()]))
         return

@@ -6,11 +6,13 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meterproof.commands.kafka_command import AsJson, Bootstrap, Prefix, run, settings_of
+from meterproof.commands.kafka_command import AsJson, Bootstrap, Data, Prefix, run
+from meterproof.deployment import DataFolder
 
 if TYPE_CHECKING:
     from meterproof.kafka.topic_check import TopicFault
@@ -52,6 +54,7 @@ def create(
     ] = None,
     horizon_hours: Annotated[int, typer.Option(min=1, max=24 * 366, help="How late an event may come.")] = 24,
     corrections: Annotated[bool, typer.Option(help="Whether the logs take corrections: for ever so or not.")] = True,
+    data: Data = Path("data"),
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     as_json: AsJson = False,
@@ -68,7 +71,7 @@ def create(
 
     if min_insync_replicas is not None and min_insync_replicas > replication_factor:
         raise typer.BadParameter("cannot exceed --replication-factor", param_hint="--min-insync-replicas")
-    settings = settings_of(bootstrap, prefix)
+    settings = DataFolder(data).kafka_settings(bootstrap, prefix)
     wanted = Deployment(
         name=name,
         deployment=deployment,
@@ -99,8 +102,12 @@ def create(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: meterproof topics check --bootstrap kafka:9092 --json")
-def check(bootstrap: Bootstrap = None, prefix: Prefix = None, as_json: AsJson = False) -> None:
+@app.command(
+    epilog="Example: meterproof topics check --data data   ·   meterproof topics check --bootstrap kafka:9092 --json"
+)
+def check(
+    data: Data = Path("data"), bootstrap: Bootstrap = None, prefix: Prefix = None, as_json: AsJson = False
+) -> None:
     """Compare the deployment's topics with the contract, as every worker does when it starts.
 
     With --json: one array of objects with topic, fault and remedy.
@@ -109,7 +116,7 @@ def check(bootstrap: Bootstrap = None, prefix: Prefix = None, as_json: AsJson = 
     """
     from meterproof.kafka.topic_check import check_topics
 
-    faults = asyncio.run(check_topics(settings_of(bootstrap, prefix)))
+    faults = asyncio.run(check_topics(DataFolder(data).kafka_settings(bootstrap, prefix)))
     if as_json:
         print(json.dumps([asdict(fault) for fault in faults]))
     else:

@@ -208,6 +208,10 @@ class PartitionReader:
         """The record that stands exactly there; None for a hole and outside of the partition.
 
         Nothing is fetched behind it: `seek` before the next `poll`.
+
+        Raises:
+            BrokerUnreachable: no answer within the request timeout.
+            TopicMissing: the topic was deleted.
         """
         start, end = await self.bounds()
         if not start <= offset < end:
@@ -215,11 +219,17 @@ class PartitionReader:
         self._consumer.seek(self._partition, offset)
         self._consumer.resume(self._partition)
         try:
+            look_s = time.monotonic() + _LOOKUP_S
             while await self.position() <= offset:
                 records = await self.poll(_BOUNDED_POLL_S, max_records=1)
                 if records:
                     return records[0] if records[0].offset == offset else None
+                if time.monotonic() > look_s:  # of a topic that was deleted just now nothing would ever come
+                    await self._must_hold(offset)
+                    look_s = time.monotonic() + _LOOKUP_S
             return None
+        except (OffsetTrimmed, OffsetBeyondEnd):
+            return None  # it was there a moment ago
         finally:
             self._consumer.pause(self._partition)  # else it would fetch on and on what nobody asked for
 

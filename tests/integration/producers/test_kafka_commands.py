@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from meterproof.commands import prices, topics
+from meterproof.deployment import DataFolder, DeploymentFile
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, encode_price_book
 from meterproof_schemas.topics import Topic
@@ -85,3 +86,29 @@ def test_prices_are_published_and_listed(
     file.write_bytes(b"{}")
     assert prices.main(["publish", str(file), *place]) == 1
     assert "price book: version" in capsys.readouterr().err
+
+
+def test_a_data_folder_stands_for_address_and_prefix(
+    *,
+    broker: LocalBroker,
+    creation: list[str],
+    topic_prefix: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("METERPROOF_KAFKA_BOOTSTRAP", raising=False)
+    monkeypatch.delenv("METERPROOF_KAFKA_TOPIC_PREFIX", raising=False)
+    assert topics.main(creation) == 0
+    there = DeploymentFile(
+        name="test", deployment="test", bootstrap=broker.bootstrap, topic_prefix=topic_prefix, partitions=2
+    )
+    DataFolder(tmp_path).deployment_file.write_text(there.model_dump_json())
+    assert topics.main(["check", "--data", str(tmp_path)]) == 0
+    assert prices.main(["list", "--data", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert topics.main(["check", "--data", str(tmp_path), "--prefix", "other/"]) == 2
+    assert "topic_prefix" in capsys.readouterr().err
+    DataFolder(tmp_path).deployment_file.write_text("{}")
+    assert prices.main(["list", "--data", str(tmp_path)]) == 1
+    assert "deployment.json is faulty" in capsys.readouterr().err

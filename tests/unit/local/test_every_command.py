@@ -55,6 +55,8 @@ def test_a_command_shows_an_example_that_it_takes_and_refuses_what_it_does_not_k
         assert shown, f"the example of {path} is one of another command"
         unknown = {option for example in shown for option in _OPTION.findall(example)} - set(_OPTION.findall(above))
         assert not unknown, f"the example of {path} has options that the command lacks"
+        if "--bootstrap" in above:
+            assert "--data " in above, f"{path} cannot be told of a deployment on this machine"
         code, said = say(capsys, *path, "--no-such-option")
         assert code == 2, path
         assert "Traceback" not in said
