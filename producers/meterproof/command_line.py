@@ -13,8 +13,9 @@ def run_app(app: typer.Typer, name: str, argv: list[str], expected: tuple[type[E
     """Run a typer app and return its exit code: the command's own (None is 0), 2 for wrong usage, 1 for an error.
 
     Errors of the `expected` types, and settings that do not validate, are told in one message on stderr; others come
-    out.
+    out. Help is plain text, whatever the app says.
     """
+    app.rich_markup_mode = None
     command = typer.main.get_command(app)
     try:
         outcome = command.main(argv, prog_name=name, standalone_mode=False)

@@ -13,7 +13,11 @@ from meterproof.log_key import LogKey
 from meterproof_schemas.errors import ContractError
 from meterproof_schemas.keys import EMPTY_REGISTRY, encode_registry, load_registry
 
-app = typer.Typer(no_args_is_help=True, help="Make a key. Secret halves are written with mode 600 and never printed.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Make a key. Secret halves are written with mode 600 and never printed.",
+)
 
 
 @app.command(

@@ -17,7 +17,7 @@ from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
 from meterproof_schemas.keys import KeyEntry, load_registry
 
-app = typer.Typer(no_args_is_help=True, help="Look at a key registry, replace the log key.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at a key registry, replace the log key.")
 
 _STATES = {"valid": "valid", "revoked": "revoked", "outside_validity": "outside its validity"}
 

@@ -50,11 +50,14 @@ def test_a_command_shows_an_example_that_it_takes_and_refuses_what_it_does_not_k
     for path, told in leaves(capsys, name):
         above, found, below = told.partition("Example")
         assert found, f"meterproof {' '.join(path)} --help shows no example"
+        below = re.sub(r"-\n\s*", "-", below)  # help is wrapped behind hyphens too
         examples = re.split(r"·|(?=meterproof )", " ".join(below.split()))
         shown = [example for example in examples if example.startswith(f"meterproof {' '.join(path)} ")]
         assert shown, f"the example of {path} is one of another command"
         unknown = {option for example in shown for option in _OPTION.findall(example)} - set(_OPTION.findall(above))
         assert not unknown, f"the example of {path} has options that the command lacks"
+        assert not set("╭│╰") & set(told), f"the help of {path} is in another style"
+        assert "--install-completion" not in told, path
         if "--bootstrap" in above:
             assert "--data " in above, f"{path} cannot be told of a deployment on this machine"
         code, said = say(capsys, *path, "--no-such-option")

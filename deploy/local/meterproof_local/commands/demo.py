@@ -29,7 +29,7 @@ _SHOW_INTERVAL_S = 0.25
 _SAY_INTERVAL_S = 2.0
 _WIDTH_PIPED = 140
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False)
 
 
 class _TraceFormat(StrEnum):

@@ -13,7 +13,7 @@ from meterproof.errors import MeterError
 if TYPE_CHECKING:
     from meterproof_local.trace import Occurrence
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False)
 
 
 @app.command(

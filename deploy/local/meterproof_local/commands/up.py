@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHOW_INTERVAL_S = 0.5
 _SAY_INTERVAL_S = 10.0
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False)
 
 
 @app.command(epilog="Example: meterproof up --data data   ·   then, elsewhere: meterproof replay trace.csv --data data")
