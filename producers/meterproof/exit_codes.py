@@ -6,7 +6,7 @@
 | 1 | could not start: a file or topic is missing or faulty, Kafka did not answer for long | when that is put right |
 | 2 | wrong usage | no |
 | 70 | unexpected error; nothing was acknowledged after it | goes on where its output ends |
-| 75 | cannot go on now: another writer appended (`fenced`), or Kafka does not answer | goes on where its output ends |
+| 75 | cannot go on now: another writer (`fenced`, a lock), Kafka or a store is away | goes on where its output ends |
 | 78 | stopped for a person: `log_diverged`, `source_diverged` or `source_lost` | stops again until a person has acted |
 """
 

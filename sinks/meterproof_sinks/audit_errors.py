@@ -1,14 +1,19 @@
 """What can be wrong with an audit folder; every text is for operators and says where."""
 
 from pathlib import Path
+from typing import ClassVar
+
+from meterproof_sinks.sink import SinkFault
 
 
-class AuditError(Exception):
+class AuditError(SinkFault):
     """Root of all errors of audit folders; the text is for operators and says where."""
 
 
 class LockedAudit(AuditError):
     """Another process writes into this log's folder."""
+
+    retriable: ClassVar[bool] = True
 
 
 class AuditDiskError(AuditError):

@@ -25,13 +25,12 @@ class AuditLock:
             AuditDiskError: the folder, or the file in it, cannot be made.
         """
         try:
-            missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
-            for one in reversed(missing):
-                disk.make_folder(one)
-                disk.sync_folder(one.parent)
+            disk.make_folders(folder)
             self._descriptor: int | None = disk.open_append(folder / LOCK_FILE)
         except OSError as error:
-            raise AuditDiskError(f"{folder}: cannot be opened for writing: {error}") from error
+            raise AuditDiskError(
+                f"{folder}: cannot be opened for writing: {error}; see to its rights and its disk"
+            ) from error
         # A verifier that looks whether a writer is at work holds the lock for an instant, hence more than one attempt.
         for _ in range(attempts):
             try:

@@ -1,6 +1,7 @@
 """The audit worker: carries the log into the audit folder, and follows the signed checkpoints and the price books."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from meterproof.deployment import DataFolder
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_proofs.key_files import read_verifiers
 from meterproof_sinks.audit_checkpoints import follow_checkpoints
+from meterproof_sinks.audit_errors import AuditDiskError
 from meterproof_sinks.audit_sink import AuditSink
 from meterproof_sinks.batch_bounds import BatchBounds
 from meterproof_sinks.disk import Disk
@@ -42,6 +44,7 @@ def run_audit_process(
 
     Raises:
         NoVerifierKey: `vkey` holds no verifier key.
+        AuditDiskError: the audit folder cannot be made, or not be written to.
         TopicsUnfit, KafkaProblem, MeterError: see `run_sink_process`.
 
     """
@@ -49,10 +52,12 @@ def run_audit_process(
     keys = vkey or places.vkeys
     verifiers = read_verifiers(keys) if vkey is not None or keys.exists() else []
     audit = folder or places.audit
-    sink = AuditSink(audit, verifiers=verifiers, limits=limits)
+    disk = Disk()
+    sink = AuditSink(audit, verifiers=verifiers, limits=limits, disk=disk)
 
     @asynccontextmanager
     async def opened(_: KafkaSettings) -> AsyncIterator[Sink]:
+        require_writable(audit, disk)
         try:
             yield sink
         finally:
@@ -62,7 +67,7 @@ def run_audit_process(
         await run_together(
             stop,
             follow_checkpoints(sink, kafka, stop=stop),
-            follow_price_books(audit, kafka, stop=stop, disk=Disk()),
+            follow_price_books(audit, kafka, stop=stop, disk=disk),
             sink.publish_until(stop),
             sink.seal_until(stop),
             sink.carry_out_until(stop, data / HOLDS_FILE),
@@ -78,3 +83,18 @@ def run_audit_process(
         bounds=BatchBounds(),
         beside=beside,
     )
+
+
+def require_writable(audit: Path, disk: Disk) -> None:
+    """Make the audit folder if it is missing, and look whether it can be written to.
+
+    Raises:
+        AuditDiskError: it cannot.
+    """
+    try:
+        disk.make_folders(audit)
+        fault = None if os.access(audit, os.R_OK | os.W_OK | os.X_OK) else "this user may not write there"
+    except OSError as error:
+        fault = f"it cannot be made: {error}"
+    if fault is not None:
+        raise AuditDiskError(f"the audit folder {audit} cannot be used: {fault}. Mend that, or name another: --folder")

@@ -16,6 +16,12 @@ class Disk:
     Stateless; every failure is an `OSError`, and after one the caller must not believe a later success.
     """
 
+    def make_folders(self, folder: Path) -> None:
+        """Make a folder and those above it, where they are missing; durable when it returns."""
+        for missing in reversed([one for one in (folder, *folder.parents) if not one.is_dir()]):
+            self.make_folder(missing)
+            self.sync_folder(missing.parent)
+
     def open_append(self, path: Path) -> int:
         """Open a file for appending only, made if missing (mode 0640), and return its descriptor."""
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)

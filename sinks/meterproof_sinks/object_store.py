@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
@@ -28,6 +28,7 @@ from obstore.store import MemoryStore, from_url
 
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
+from meterproof_sinks.sink import SinkFault
 
 _REQUEST_TIMEOUT: Final = timedelta(minutes=10)
 """A sealed segment goes up in one request, so that the store can refuse to replace an object."""
@@ -41,12 +42,14 @@ _NOT_FOUND: Final = (NotFoundError, FileNotFoundError)
 """The library says it in either way."""
 
 
-class StoreProblem(Exception):
+class StoreProblem(SinkFault):
     """The store cannot be used so; the text says what to do."""
 
 
 class StoreUnavailable(StoreProblem):
     """The store does not answer, or not as it should. Trying again later may help."""
+
+    retriable: ClassVar[bool] = True
 
 
 class ObjectDiffers(StageStopped):

@@ -50,9 +50,7 @@ def keep_price_book(audit: Path, content: bytes, disk: Disk) -> bool:
                 "never changes, since bills were made from it: find out which of the two they were made from",
             )
         return False
-    for missing in reversed([one for one in (folder, *folder.parents) if not one.is_dir()]):
-        disk.make_folder(missing)
-        disk.sync_folder(missing.parent)
+    disk.make_folders(folder)
     disk.replace(file, content)
     return True
 

@@ -1,10 +1,17 @@
 """What a destination of the log must be able to do."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
+
+
+class SinkFault(Exception):
+    """Ends a worker, or a command, by one line: the text is for operators, and says what to do where anything helps."""
+
+    retriable: ClassVar[bool] = False
+    """Whether starting again later can help, with nothing changed here."""
 
 
 class SinkUnavailable(Exception):

@@ -12,15 +12,17 @@ from typing import Final, NoReturn
 import structlog
 
 from meterproof.deployment import DataFolder
-from meterproof.exit_codes import CLEAN, exit_code_of
+from meterproof.errors import MeterError
+from meterproof.exit_codes import CLEAN, TRY_AGAIN, exit_code_of
 from meterproof.health import HealthSettings
 from meterproof.json_log import set_up_logging
+from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_check import require_fit_topics
 from meterproof.watchdog import WorkerStalled, end_at_once_on_signals
 from meterproof_schemas.errors import StageStopped
 from meterproof_sinks.batch_bounds import BatchBounds
-from meterproof_sinks.sink import Sink
+from meterproof_sinks.sink import Sink, SinkFault
 from meterproof_sinks.sink_settings import SinkSettings
 from meterproof_sinks.sink_status import SinkStatus
 from meterproof_sinks.worker import run_sink
@@ -137,7 +139,7 @@ def run_process(
             shown[0].failed(error)
         finally:
             logging.shutdown()
-            os._exit(exit_code_of(error))
+            os._exit(_exit_code(error))
 
     status = SinkStatus(name, DataFolder(data).status, settings=worker, health=HealthSettings(), die=die)
     shown.append(status)
@@ -204,11 +206,15 @@ async def _beat(status: SinkStatus) -> None:
 
 def _tell(error: BaseException) -> int:
     """Log why the worker ends; its exit code."""
-    code = exit_code_of(error)
+    code = _exit_code(error)
     if isinstance(error, StageStopped):
         _log.critical(str(error), stop_reason=error.stop_reason.value, exit_code=code)
-    elif isinstance(error, WorkerStalled):
+    elif isinstance(error, (KafkaProblem, MeterError, SinkFault, WorkerStalled)):
         _log.critical(f"{type(error).__name__}: {error}", exit_code=code)
     else:
         _log.critical(f"{type(error).__name__}: {error}", exit_code=code, exc_info=error)
     return code
+
+
+def _exit_code(error: BaseException) -> int:
+    return TRY_AGAIN if isinstance(error, SinkFault) and error.retriable else exit_code_of(error)

@@ -15,6 +15,7 @@ from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
+from meterproof_sinks.audit_errors import AuditError
 from meterproof_sinks.commands.options import Bootstrap, Data, Prefix, Url
 from meterproof_sinks.commands.sink_audit import app as audit_app
 from meterproof_sinks.commands.sink_webhook import app as webhook_app
@@ -170,4 +171,6 @@ app.add_typer(webhook_app, name="webhook")
 
 def main(argv: list[str]) -> int:
     """Run the workers that carry the log into its destinations."""
-    return run_app(app, "meterproof sink", argv, (MeterError, KafkaProblem, ContractError, _NotStarted, OSError))
+    return run_app(
+        app, "meterproof sink", argv, (MeterError, KafkaProblem, ContractError, AuditError, _NotStarted, OSError)
+    )

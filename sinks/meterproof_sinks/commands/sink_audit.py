@@ -35,8 +35,9 @@ def run(  # noqa: PLR0917 - one parameter per option
 ) -> int:
     """Write every accepted record of the log, byte for byte and durably, and its signed checkpoints, until SIGTERM.
 
-    Exit code: 0 stopped as asked, 1 could not start, 70 unexpected error or a disk that refuses, 78 log_diverged: log,
-    signed checkpoint and disk contradict each other, or the disk was changed.
+    Exit code: 0 stopped as asked, 1 could not start, 70 unexpected error or a disk that refuses, 75 another process
+    writes into the folder, or Kafka does not answer, 78 log_diverged: log, signed checkpoint and disk contradict each
+    other, or the disk was changed.
     """
     from meterproof_proofs.key_files import NoVerifierKey
     from meterproof_sinks.audit_process import run_audit_process

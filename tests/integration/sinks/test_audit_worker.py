@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from meterproof.exit_codes import TRY_AGAIN
 from meterproof.kafka.geneses import read_geneses
 from meterproof.kafka.price_books import publish_price_book
 from meterproof.kafka.producer import RecordProducer
@@ -218,6 +219,11 @@ async def test_a_worker_that_runs_erases_what_a_command_asks_for(
         assert told.returncode == 0, told.stderr
         assert json.loads(told.stdout)["audit"] == {deployed.log.origin: deployed.log.state.position}
         assert worker.returncode is None, "it has the folder's lock, so it did it and not the command"
+        options = (*run[len(PROGRAM) : -2], "--folder", str(tmp_path / "audit"))
+        second = await asyncio.to_thread(run_meterproof, *options, data=tmp_path / "second")
+        assert second.returncode == TRY_AGAIN, second.stderr
+        assert "one writer per log: stop it" in second.stderr
+        assert "Traceback" not in second.stderr
     finally:
         worker.send_signal(signal.SIGTERM)
         assert await worker.wait() == 0
