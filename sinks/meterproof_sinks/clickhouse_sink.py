@@ -16,6 +16,7 @@ from meterproof_sinks.batch_bounds import CLICKHOUSE_BOUNDS
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, UnfitRows
 from meterproof_sinks.correction_rows import correction_rows
 from meterproof_sinks.group_commit import GroupCommit
+from meterproof_sinks.log_total import log_total
 from meterproof_sinks.reference_rows import put_price_books
 from meterproof_sinks.sink import Density
 from meterproof_sinks.usage_rows import (
@@ -43,7 +44,6 @@ _PRESENT_EVENTS = "SELECT DISTINCT position FROM usage_rows WHERE log = {log:Str
 _PRESENT_RECORDS = (
     "SELECT DISTINCT log_offset FROM usage_records WHERE log = {log:String} AND log_offset > {offset:Int64}"
 )
-_DENSITY = "SELECT dense, toInt64(positions) - toInt64(last_position) - 1 FROM density WHERE log = {log:String}"
 _PROGRESS_COLUMNS: Final = ("log", "partition", "epoch", "log_offset", "digest", "next")
 
 _Row = TypeVar("_Row")
@@ -158,7 +158,7 @@ class ClickHouseSink:
             raise
 
     async def density(self, partition: int) -> Density | None:
-        """By the view `density`: from a projection, in milliseconds; None before anything of this partition is here.
+        """As the view `density` counts, in milliseconds; None before anything of this partition is here.
 
         Raises:
             ClickHouseUnavailable: the database is away.
@@ -167,8 +167,8 @@ class ClickHouseSink:
         origin = self._origins.get(partition)
         if origin is None:
             return None
-        found = await asyncio.to_thread(self._clickhouse.rows, _DENSITY, {"log": origin})
-        return Density(bool(found[0][0]), int(found[0][1])) if found else None
+        total = await asyncio.to_thread(log_total, self._clickhouse, origin)
+        return None if total is None else Density(total.dense, total.surplus_rows)
 
     async def close(self) -> None:
         """Nothing to let go of: the database is the caller's."""

@@ -17,6 +17,7 @@ from meterproof_sinks.audit_folder import log_folder_name, segments_of
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.clickhouse import ClickHouseUnavailable
 from meterproof_sinks.erasure import new_erasure
+from meterproof_sinks.log_total import LogTotal, log_total
 from meterproof_sinks.rebuilding import given_books, rebuild
 from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.retention import retire
@@ -114,6 +115,8 @@ async def test_lines_and_rows_are_gone_and_every_proof_holds(tmp_path: Path) -> 
             assert one(clickhouse, f"SELECT sum(cost) FROM {table}") == spend
             assert one(clickhouse, f"SELECT countIf(customer = 'globex') FROM {table}") == 0
         assert one(clickhouse, "SELECT dense FROM density") == 1
+        total = log_total(clickhouse, log.origin)
+        assert total == LogTotal(log.state.position, log.state.position - 1, sum(range(log.state.position)))
         assert clickhouse.rows("SELECT requested_by, reason, kind, events FROM erasures") == [
             ("privacy@example.com", "request 17", "customer", len(gone))
         ]

@@ -11,6 +11,7 @@ import pytest
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.legal_holds import Hold
+from meterproof_sinks.log_total import LogTotal, log_total
 from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.retention import NotRolledUp, retire
 from meterproof_sinks.rollups import Rollups
@@ -72,6 +73,7 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
             for table in ("usage_by_minute", "usage_by_hour", "usage_by_day"):
                 assert clickhouse.rows(f"SELECT sum(events), sum(cost) FROM {table}") == [(size, spend)], table
         assert one(clickhouse, "SELECT dense FROM density") == 1
+        assert log_total(clickhouse, log.origin) == LogTotal(size, size - 1, size * (size - 1) // 2)
         found = await reconcile(clickhouse, audit, None)
         assert found.differences == []
         assert found.retired == {log.origin: old}
