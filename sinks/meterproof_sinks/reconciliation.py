@@ -69,7 +69,9 @@ class Reconciliation:
     compared: dict[str, int] = field(default_factory=dict)
     """Events by stage: `log`, `audit`, `rows`, and each roll-up."""
     skipped: list[str] = field(default_factory=list)
-    """What could not be compared, and why."""
+    """What was not compared, and why: it was not asked for, was given up, or stands in `not_compared` too."""
+    not_compared: list[str] = field(default_factory=list)
+    """What was to be compared and could not be."""
     behind: dict[str, int] = field(default_factory=dict)
     """By roll-up: events that are in the rows and not in it yet. No difference: it says itself how far it goes."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -87,10 +89,15 @@ class Reconciliation:
             at = "" if hour is None else f"{(_EPOCH + hour * _HOUR):%Y-%m-%dT%H:00Z}"
             self.differences.append(Difference(kind, log, at, detail))
 
+    def miss(self, text: str) -> None:
+        """Note something that was to be compared and could not be, and why."""
+        self.skipped.append(text)
+        self.not_compared.append(text)
+
     @property
     def holds(self) -> bool:
-        """Whether nothing differs."""
-        return not self.counts
+        """Whether all that was to be compared was, and nothing differs."""
+        return not self.counts and not self.not_compared
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -103,14 +110,15 @@ class Reconciliation:
             "compared": self.compared,
             "behind": self.behind,
             "skipped": self.skipped,
+            "not_compared": self.not_compared,
             "notes": self.notes,
         }
 
 
 async def reconcile(
-    clickhouse: ClickHouse, audit: Path, kafka: KafkaSettings | None, on_progress: OnProgress = lambda *_: None
+    clickhouse: ClickHouse, audit: Path | None, kafka: KafkaSettings | None, on_progress: OnProgress = lambda *_: None
 ) -> Reconciliation:
-    """Compare all stages while the pipeline may be running; changes nothing.
+    """Compare all stages while the pipeline may be running; changes nothing. A stage that is None is left out.
 
     1. where ClickHouse's rows end, by log: nothing above counts
     2. the audit folder up to there; where it ends earlier, nothing above its end counts
@@ -136,10 +144,19 @@ async def reconcile(
     for log, month, events in clickhouse.rows("SELECT log, month, events FROM usage_retired FINAL"):
         months[log].add(month)
         found.retired[log] = found.retired.get(log, 0) + events
-    audited = _tally_audit(audit, found, on_progress)  # 2
+    carried = [log for log, position in progress.items() if position]
+    if not progress:
+        found.miss("ClickHouse's rows: it has nothing of any log; let its sink run, or look at --data and --url")
+    audited = {} if audit is None else _tally_audit(audit, found, on_progress)  # 2
+    if audit is None:
+        found.skipped.append("audit folder: not asked for")
     logged = {} if kafka is None else await _tally_kafka(kafka, found, erased, on_progress)  # 3
     if kafka is None:
         found.skipped.append("Kafka's log: not asked for")
+    if audit is not None or kafka is not None:
+        for log in carried:
+            if log not in audited and log not in logged:
+                found.miss(f"rows of {log}: there is nothing to compare them with, see above")
     rows = tally_clickhouse(clickhouse, found.up_to)  # 4
     found.compared["rows"] = sum(tally.events for tally in rows.values())
     for stage, tallies in (("audit", audited), ("log", logged)):
@@ -162,7 +179,7 @@ def _tally_audit(audit: Path, found: Reconciliation, on_progress: OnProgress) ->
     for folder in log_folders(audit):
         log = read_log_name(folder).origin
         if log not in found.up_to:
-            found.skipped.append(f"audit folder of {log}: ClickHouse has nothing of this log yet")
+            found.miss(f"audit folder of {log}: ClickHouse has nothing of this log yet")
             continue
         if (beginning := beginning_of(folder)) is not None:
             found.skipped.append(
@@ -184,7 +201,9 @@ def _tally_audit(audit: Path, found: Reconciliation, on_progress: OnProgress) ->
         found.up_to[log] = min(bound, tally.position)
         tallies[log] = tally
     seen = {read_log_name(folder).origin for folder in log_folders(audit)}
-    found.skipped += [f"audit folder of {log}: there is none in {audit}" for log in found.up_to if log not in seen]
+    for log, position in found.up_to.items():
+        if position and log not in seen:
+            found.miss(f"audit folder of {log}: there is none in {audit}")
     return tallies
 
 
@@ -202,7 +221,8 @@ async def _tally_kafka(
                     continue
                 log = follower.genesis.origin
                 if log not in found.up_to:
-                    found.skipped.append(f"Kafka's log {log}: ClickHouse has nothing of it yet")
+                    if end > 1:  # more than its genesis
+                        found.miss(f"Kafka's log {log}: ClickHouse has nothing of it yet")
                     continue
                 skip = erased.get(log, frozenset())
                 tally = await _follow(follower, end, found.up_to[log], skip, on_progress)
@@ -211,7 +231,7 @@ async def _tally_kafka(
                 detail = f"the log ends at position {tally.position}, the rows at {found.up_to[log]}"
                 found.differ("log", detail, log=log)
     except (KafkaProblem, StageStopped) as error:
-        found.skipped.append(f"Kafka's log: {error}")
+        found.miss(f"Kafka's log: {error}")
         return {}
     return tallies
 

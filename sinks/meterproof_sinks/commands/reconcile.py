@@ -33,6 +33,9 @@ def reconcile(  # noqa: PLR0917 - one parameter per option
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
     kafka: Annotated[bool, typer.Option("--kafka/--no-kafka", help="Compare with Kafka's log too.")] = True,
+    with_audit: Annotated[
+        bool, typer.Option("--with-audit/--no-audit", help="Compare with the audit folder too.")
+    ] = True,
     repair: Annotated[
         bool, typer.Option("--repair", help="Build all roll-ups again from the rows, then compare. Rows never change.")
     ] = False,
@@ -47,7 +50,9 @@ def reconcile(  # noqa: PLR0917 - one parameter per option
     log, in the audit folder and in ClickHouse's rows; roll-ups must equal the rows; no identity may be counted twice or
     under two agents.
 
-    Exit code: 0 nothing differs, 1 something differs, or it could not be compared, 2 wrong usage.
+    Exit code: 0 all was compared and nothing differs, 1 something differs, or could not be compared (Kafka is away, a
+    folder is missing, ClickHouse is empty), 2 wrong usage. What was given up by retention, or is left out by --no-kafka
+    or --no-audit, is named and no fault, as long as the rows of each log are compared with something.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -68,7 +73,7 @@ def reconcile(  # noqa: PLR0917 - one parameter per option
         found = asyncio.run(
             _compare(
                 data,
-                audit or data / "audit",
+                (audit or data / "audit") if with_audit else None,
                 url,
                 (bootstrap, topic_prefix) if kafka else None,
                 lambda stage, events: progress.advance(tasks[stage], events),
@@ -84,7 +89,11 @@ def reconcile(  # noqa: PLR0917 - one parameter per option
 
 
 async def _compare(
-    data: Path, audit: Path, url: str | None, kafka: tuple[str | None, str | None] | None, on_progress: "OnProgress"
+    data: Path,
+    audit: Path | None,
+    url: str | None,
+    kafka: tuple[str | None, str | None] | None,
+    on_progress: "OnProgress",
 ) -> "Reconciliation":
     from meterproof.deployment import DataFolder
     from meterproof_sinks.clickhouse_access import open_reader
@@ -147,9 +156,10 @@ def _export(found: "Reconciliation", textfile: Path) -> None:
     )
     for grain, events in found.behind.items():
         behind.labels(grain).set(events)
-    Gauge("meterproof_reconcile_skipped", "Stages that could not be compared", registry=registry).set(
-        len(found.skipped)
-    )
+    Gauge("meterproof_reconcile_skipped", "Stages that were not compared", registry=registry).set(len(found.skipped))
+    Gauge(
+        "meterproof_reconcile_not_compared", "What was to be compared and could not be; 0 is right", registry=registry
+    ).set(len(found.not_compared))
     Gauge(
         "meterproof_reconcile_finished_seconds", "When, in seconds since 1970", registry=registry
     ).set_to_current_time()
@@ -180,7 +190,8 @@ def _show(found: "Reconciliation") -> None:
         where = " ".join(part for part in (difference.log, difference.hour) if part)
         console.print(Text(f"{difference.kind}: {where}: {difference.detail}".replace(": : ", ": "), style="red"))
     total = sum(found.counts.values())
-    console.print(Text(f"{total:,} differences." if total else "0 differences.", style="red" if total else "green"))
+    missed = f" {len(found.not_compared):,} could not be compared: see above." if found.not_compared else ""
+    console.print(Text(f"{total:,} differences.{missed}", style="green" if found.holds else "red"))
 
 
 def main(argv: list[str]) -> int:

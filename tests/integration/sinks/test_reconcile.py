@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.correction import correction_line
 from meterproof_schemas.event import parse_event
 from meterproof_schemas.price_book import encode_price_book
@@ -128,6 +129,27 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
     assert {difference.log for difference in found.differences if difference.kind == "rows"} == {logs[1].origin}
 
 
+async def test_what_could_not_be_compared_is_no_success(clickhouse: ClickHouse, data: Path) -> None:
+    log = _logs()[0]
+    audit = _audit(data, [log])
+    nobody = KafkaSettings(bootstrap="127.0.0.1:1", request_timeout_s=1)
+    empty = await reconcile(clickhouse, data / "none", nobody)
+    assert (empty.holds, empty.differences) == (False, [])
+    assert [told.partition(":")[0] for told in empty.not_compared] == ["ClickHouse's rows", "Kafka's log"]
+    assert "nothing of this log yet" in (await reconcile(clickhouse, audit, None)).not_compared[1]
+    await _carry(clickhouse, log)
+    assert (await reconcile(clickhouse, audit, None)).holds
+    assert (await reconcile(clickhouse, None, None)).holds, "what is left out on purpose is named, and no fault"
+    away = await reconcile(clickhouse, audit, nobody)
+    assert (away.holds, away.differences, away.compared["audit"]) == (False, [], log.state.position)
+    assert (away.as_json()["holds"], away.as_json()["not_compared"]) == (False, away.not_compared)
+    gone = await reconcile(clickhouse, data / "none", None)
+    assert [told.partition(":")[0] for told in gone.not_compared] == [
+        f"audit folder of {log.origin}",
+        f"rows of {log.origin}",
+    ]
+
+
 async def test_what_is_said_of_corrections_is_compared_one_by_one(clickhouse: ClickHouse, data: Path) -> None:
     log = RatedLog(seed=80, genesis_value=make_genesis_record(limits=make_limits(corrections=True)))
     events = log.rich_events(6)
@@ -242,6 +264,8 @@ async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
     assert "events written" in again.stdout
     found = run_meterproof("reconcile", "--no-kafka", "--repair", "--json", data=data)
     assert (found.returncode, json.loads(found.stdout)["differences"]) == (0, 0)
+    found = run_meterproof("reconcile", "--no-kafka", "--audit", str(data / "none"), data=data)
+    assert (found.returncode, "0 differences. 4 could not be compared" in found.stdout) == (1, True)
     shutil.rmtree(data / "clickhouse")
     for wrong, said in ((["--audit", str(data / "none")], "holds no log"), ([], "price book")):
         told = run_meterproof("rebuild", *wrong, data=data)
