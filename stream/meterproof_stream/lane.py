@@ -253,7 +253,7 @@ class Lane:
                     posted.batch.add_done_callback(self._on_delivery)
         except BaseException as error:
             # Also when cancelled: whether the record was taken is unknown, so the state may be ahead of the log.
-            self._fail(error)
+            self.fail(error)
             raise
         self._outbox.popleft()
 
@@ -264,7 +264,7 @@ class Lane:
                     await refusal
                 await self._send_first()
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
@@ -285,7 +285,7 @@ class Lane:
                     return
                 self._accept(sent.popleft(), offset)
         except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be acknowledged after it
-            self._fail(error)
+            self.fail(error)
 
     def _accept(self, accepted: _Sent, first: int) -> None:
         """Records stand on the log, from this offset on."""
@@ -327,7 +327,7 @@ class Lane:
             self._sent.popleft()
             self._accept(sent, found)
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
@@ -355,7 +355,8 @@ class Lane:
             f"{self._expected} and {end}. Restore the topic, or start a new deployment.",
         )
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Send and acknowledge nothing more, and tell the process, which must end. The first error counts."""
         if self.failure is not None:
             return
         cancelled = isinstance(error, asyncio.CancelledError)

@@ -1,13 +1,14 @@
 """`LogWatch`: whether the logs that a stage has read are still the ones that stand on the topic."""
 
-import asyncio
+from contextlib import suppress
 
 from meterproof.kafka.errors import BrokerUnreachable, TopicMissing
-from meterproof.kafka.reader import PartitionReader
+from meterproof.kafka.kept_reader import KeptReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.log_record import record_digest
 from meterproof_schemas.reasons import StopReason
+from meterproof_stream.in_turn import in_turn
 
 
 class LogWatch:
@@ -20,11 +21,10 @@ class LogWatch:
     """
 
     def __init__(self, kafka: KafkaSettings, topic_name: str, interval_s: float) -> None:
-        self._kafka = kafka
         self._topic = topic_name
         self._interval_s = interval_s
         self._seen: dict[int, tuple[int, str]] = {}
-        self._reader: PartitionReader | None = None
+        self._reader = KeptReader(kafka, topic_name)
 
     def remember(self, partition: int, offset: int, digest: str) -> None:
         """The last record that was taken from a log: it has to stand there from now on."""
@@ -38,27 +38,19 @@ class LogWatch:
             KafkaProblem: the brokers refuse.
         """
         try:
-            while True:
-                partitions = sorted(self._seen)
-                for partition in partitions:
-                    await asyncio.sleep(self._interval_s / len(partitions))
-                    try:
-                        await self._look(partition)
-                    except BrokerUnreachable:
-                        await self._disconnect()
-                if not partitions:
-                    await asyncio.sleep(self._interval_s)
+            async for partition in in_turn(lambda: self._seen, self._interval_s):
+                with suppress(BrokerUnreachable):
+                    await self._look(partition)
         finally:
-            await self._disconnect()
+            await self._reader.stop()
 
     async def _look(self, partition: int) -> None:
         offset, digest = self._seen[partition]
         try:
-            reader = await self._reader_of(partition)
-            record = await reader.at(offset)
-            trimmed = record is None and (await reader.bounds())[0] > offset
+            async with self._reader.of(partition) as reader:
+                record = await reader.at(offset)
+                trimmed = record is None and (await reader.bounds())[0] > offset
         except TopicMissing:
-            await self._disconnect()
             record, trimmed = None, False
         value = None if record is None else record.value
         if not trimmed and (value is None or record_digest(value) != digest):
@@ -68,17 +60,3 @@ class LogWatch:
                 "from it: the topic was re-created or truncated. Restore it, or start a new deployment with empty "
                 "topics.",
             )
-
-    async def _reader_of(self, partition: int) -> PartitionReader:
-        if self._reader is None:
-            reader = PartitionReader(self._kafka, self._topic, partition, fetch_bytes_max=1)
-            await reader.start()
-            self._reader = reader
-        else:
-            self._reader.turn_to(partition)
-        return self._reader
-
-    async def _disconnect(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            await reader.stop()

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import structlog
 
-from meterproof.kafka.errors import BrokerUnreachable, KafkaProblem
+from meterproof.kafka.errors import KafkaProblem
+from meterproof.kafka.kept_reader import KeptReader
 from meterproof.kafka.price_books import read_price_books
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.reader import PartitionReader
@@ -30,18 +31,14 @@ from meterproof_stream.opened_record import OpenedRecord, SourceRecord, open_rec
 from meterproof_stream.refusal_watch import RefusalWatch
 from meterproof_stream.registry_file import RegistryFile
 from meterproof_stream.room import Room
-from meterproof_stream.take_over import FoldedLog, check_genesis, check_source, first_geneses, fold_log, source_lost
+from meterproof_stream.source_comparison import check_source, source_lost
+from meterproof_stream.source_watch import SOURCE_CHECK_INTERVAL_S, SourceWatch
+from meterproof_stream.take_over import FoldedLog, check_genesis, first_geneses, fold_log
 
 REGISTRY_POLL_INTERVAL_S: Final = 1.0
 """How often the key registry's file is looked at."""
 PRICE_BOOK_POLL_INTERVAL_S: Final = 5.0
-"""How often the price books are read."""
-SOURCE_PAUSE_S: Final = 0.5
-"""After a pause of this length in a partition's records, its source is compared with its log before the next counts."""
-SOURCE_CHECK_INTERVAL_S: Final = 5.0
-"""How often it is compared without a pause."""
-BROKER_POLL_INTERVAL_S: Final = 0.5
-"""How often a broker that does not answer is asked again."""
+"""How often it is looked whether there are other price books."""
 REFUSAL_POLL_INTERVAL_S: Final = 1.0
 """How often it is looked whether a producer has everything refused."""
 _WRITER_BYTES: Final = 16
@@ -72,6 +69,7 @@ class Sequencer:
         index_dir: Path | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
         refusals: RefusalWatch | None = None,
+        source_check_interval_s: float = SOURCE_CHECK_INTERVAL_S,
     ) -> None:
         """Hold nothing yet.
 
@@ -84,6 +82,7 @@ class Sequencer:
             index_dir: where the dedupe indexes are kept on disk, a folder for each partition; None: in memory.
             monotonic_s: a clock that goes on while the process is frozen.
             refusals: notices producers whose every event is refused.
+            source_check_interval_s: how often each source is compared with its log while its records are fed.
 
         """
         self._kafka = kafka
@@ -99,12 +98,19 @@ class Sequencer:
         self._geneses: dict[int, Genesis] = {}
         self._books: Mapping[int, PriceBook] = {}
         self._price_book = 0
+        self._book_topic = KeptReader(kafka, kafka.topic(Topic.PRICE_BOOKS))
+        self._book_bounds: tuple[int, int] | None = None
+        """Of that topic, when it was last read."""
         self._meters = frozenset(meter.name for meter in DEFAULT_METERS)
         self._monotonic_s = monotonic_s
-        self._fed_s: dict[int, float] = {}
-        self._compared_s: dict[int, float] = {}
         self._refusals = refusals or RefusalWatch(monotonic_s=monotonic_s)
-        self._checking_source: set[int] = set()
+        self._source = SourceWatch(
+            kafka,
+            self._source_topic,
+            lambda: self.lanes,
+            monotonic_s=monotonic_s,
+            interval_s=source_check_interval_s,
+        )
         self._watchers: list[asyncio.Task[None]] = []
         self.lanes: dict[int, Lane] = {}
         """The partitions held, by number."""
@@ -117,9 +123,14 @@ class Sequencer:
         """
         self._partitions = await partitions_of(self._kafka, self._source_topic)
         self._geneses = await first_geneses(self._kafka)
-        await self._refresh_price_book()
-        await self._producer.start()
+        try:
+            await self._refresh_price_book()
+            await self._producer.start()
+        except BaseException:
+            await self._book_topic.stop()
+            raise
         self._watchers = [
+            asyncio.create_task(self._source.run()),
             asyncio.create_task(self._watch_registry()),
             asyncio.create_task(self._watch_price_books()),
             asyncio.create_task(self._watch_refusals()),
@@ -136,6 +147,10 @@ class Sequencer:
                 await lane.quiesce()
                 lane.state.close()
         await self._producer.stop()
+        if self._watchers:
+            await asyncio.wait(self._watchers)
+        await self._source.stop()
+        await self._book_topic.stop()
 
     async def take_over(self, partitions: Iterable[int], generation: int) -> None:
         """Hold exactly these partitions from now on.
@@ -208,12 +223,13 @@ class Sequencer:
                 source_topic=self._source_topic,
                 kept=self._geneses,
             )
-            await check_source(self._kafka, partition, folded.state, last)
+            async with PartitionReader(self._kafka, self._source_topic, partition, fetch_bytes_max=1) as reader:
+                await check_source(reader, self._source_topic, lane)
         except BaseException:
             lane.close()  # what was folded is kept for another call
             self.lanes[partition] = lane
             raise
-        self._fed_s[partition] = self._compared_s[partition] = self._monotonic_s()
+        self._source.taken(partition)
         _log.info(
             "partition_taken",
             partition=partition,
@@ -276,8 +292,8 @@ class Sequencer:
         lane = self.lanes.get(partition)
         if lane is None:
             return
-        if self._is_to_be_checked(partition):
-            await self._check_source(lane)
+        if self._source.paused(partition):
+            await self._source.compare(lane)
         opened: dict[int, OpenedRecord] = {}
         registry: KeyRegistry | None = None
         room = self._room
@@ -313,45 +329,6 @@ class Sequencer:
             _log.info("record_left", partition=partition, offset=lane.next)
         finally:
             await lane.send()
-
-    async def _check_source(self, lane: Lane) -> None:
-        """Compare the source with the log; a broker that is away is waited for, since nothing may count before."""
-        began_s = self._monotonic_s()
-        try:
-            self._checking_source.add(lane.partition)
-            await self._compare_source(lane)
-        finally:
-            self._checking_source.discard(lane.partition)
-        # A comparison that takes its time on a busy machine is no pause, or every record would be compared. One that
-        # took longer than records may go without is: the process may have been frozen in it.
-        # For all partitions, since none is fed meanwhile.
-        took_s = self._monotonic_s() - began_s
-        if took_s < SOURCE_CHECK_INTERVAL_S:
-            for partition, fed_s in self._fed_s.items():
-                self._fed_s[partition] = fed_s + took_s
-
-    async def _compare_source(self, lane: Lane) -> None:
-        while not lane.closed:
-            try:
-                await check_source(self._kafka, lane.partition, lane.state, lane.last)
-            except BrokerUnreachable as error:
-                _log.warning("source_unchecked", partition=lane.partition, error=str(error))
-                await asyncio.sleep(BROKER_POLL_INTERVAL_S)
-            else:
-                return
-
-    def _is_to_be_checked(self, partition: int) -> bool:
-        """Whether the source may have become another one since it was last compared with the log.
-
-        A topic that is deleted and created again delivers nothing meanwhile, and a process that was frozen sees its
-        clock jump: so after each pause, and now and then without one.
-        """
-        now_s = self._monotonic_s()
-        fed_s, self._fed_s[partition] = self._fed_s[partition], now_s
-        if now_s - fed_s < SOURCE_PAUSE_S and now_s - self._compared_s[partition] < SOURCE_CHECK_INTERVAL_S:
-            return False
-        self._compared_s[partition] = now_s
-        return True
 
     def _judge(self, lane: Lane, offset: int, opened: OpenedRecord, registry: KeyRegistry) -> Judgement:
         """Steps 3 to 5 for the record that is due."""
@@ -420,7 +397,12 @@ class Sequencer:
             await self.record_verdict(lane, judge_hole(lane.state), source_count=missing)
 
     async def _refresh_price_book(self) -> None:
+        async with self._book_topic.of(0) as reader:
+            bounds = await reader.bounds()
+        if bounds == self._book_bounds:
+            return
         books = await read_price_books(self._kafka)
+        self._book_bounds = bounds
         newest = max(books, default=0)
         if newest == self._price_book:
             return
@@ -458,7 +440,7 @@ class Sequencer:
 
     def waits_for(self) -> str | None:
         """Kafka: its acknowledgements, or its answers about a source that is compared with its log."""
-        if self._checking_source:
+        if self._source.waits:
             return "Kafka's answer about the source topic"
         records = self._room.records
         return f"Kafka's acknowledgement of {records} log records" if records else None

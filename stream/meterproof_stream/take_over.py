@@ -1,4 +1,4 @@
-"""Taking a partition over: what the log says, and whether the source is still the one that it was made from.
+"""Taking a partition over: what the log says.
 
 The log is the sequencer's only state. It is read from the genesis; or from a record that a folder on disk names, if the
 log holds this very record there; or, for a partition that stayed with its owner over a rebalance, from the owner's own
@@ -23,7 +23,7 @@ from meterproof_proofs.note import SignedNote
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.errors import InvalidRecord, StageStopped
 from meterproof_schemas.fold import LogState
-from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, decode_record, record_digest
+from meterproof_schemas.log_record import Genesis, LogRecord, RecordHeader, decode_record
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
 from meterproof_stream.errors import IndexDamaged
@@ -32,8 +32,6 @@ from meterproof_stream.rocksdb_index import RocksdbIndex
 
 PROGRESS_INTERVAL_S: Final = 5.0
 """How often a long fold tells how far it is."""
-SOURCE_ANCHORS_COMPARED: Final = 3
-"""Source records that are compared with the log beside the last one, each time."""
 
 _log: Final = structlog.get_logger("meterproof.take_over")
 
@@ -256,67 +254,3 @@ async def first_geneses(kafka: KafkaSettings) -> dict[int, Genesis]:
         if genesis is not None:
             geneses.setdefault(genesis.partition, genesis)
     return geneses
-
-
-async def check_source(kafka: KafkaSettings, partition: int, state: LogState, last: RecordHeader | None) -> None:
-    """Compare the source topic with what the log says of it: its last record, and some that are older.
-
-    A record is the same if its bytes and its append time are: a topic that was created again and filled with the same
-    batches has other times, so it is noticed whatever stands on it.
-
-    Args:
-        kafka: where the topic is.
-        partition: of the topic and of the log.
-        state: the fold of the log.
-        last: header of the log's last record; None if it is not known.
-
-    Raises:
-        StageStopped: `source_lost` when records that are due were deleted; `source_diverged` when it is another topic.
-    """
-    topic = kafka.topic(Topic.BATCHES)
-    due = state.next_source_offset
-    async with PartitionReader(kafka, topic, partition, fetch_bytes_max=1) as reader:
-        start, end = await reader.bounds()
-        if end < due:
-            raise StageStopped(
-                StopReason.SOURCE_DIVERGED,
-                f"{topic}[{partition}] ends at offset {end}, but its log already holds offsets up to {due}: the topic "
-                "was re-created or truncated. Restore it, or start a new deployment.",
-            )
-        if start > due:
-            raise source_lost(topic, partition, due, start)
-        # Oldest first: a read near the end leaves a request behind that waits for more.
-        anchors = state.anchors.spread(start, SOURCE_ANCHORS_COMPARED)
-        for anchor in [each for each in anchors if each.offset < due - 1]:
-            record = await reader.at(anchor.offset)
-            if record is None or record.value is None or record_digest(record.value) != anchor.digest:
-                raise _source_diverged(topic, partition, anchor.offset, "another record")
-            if record.timestamp_ms != anchor.append_ms:
-                raise _source_diverged(topic, partition, anchor.offset, "the same record, appended at another time,")
-        source = None if last is None else last.source
-        if last is None or source is None or start >= due:
-            return
-        record = await reader.at(due - 1)
-    digest = None if record is None or record.value is None else record_digest(record.value)
-    if digest != source.digest and not (last.kind == "quarantined" and source.digest is None):
-        raise _source_diverged(topic, partition, due - 1, "another record")
-    if record is not None and digest is not None and digest == source.digest and record.timestamp_ms != last.append_ms:
-        raise _source_diverged(topic, partition, due - 1, "the same record, appended at another time,")
-
-
-def _source_diverged(topic: str, partition: int, offset: int, found: str) -> StageStopped:
-    return StageStopped(
-        StopReason.SOURCE_DIVERGED,
-        f"{topic}[{partition}] holds {found} at offset {offset} than the one that its log was made from. "
-        "The topic was re-created. Restore it, or start a new deployment.",
-    )
-
-
-def source_lost(topic: str, partition: int, due: int, start: int) -> StageStopped:
-    """The error for source records that were deleted before they were sequenced."""
-    return StageStopped(
-        StopReason.SOURCE_LOST,
-        f"{topic}[{partition}] begins at offset {start}, but offset {due} is due: {start - due} offsets were deleted "
-        "before they were sequenced. Restore them, or record the loss with "
-        f"`meterproof sequencer accept-gap {partition} --reason … --who …`.",
-    )

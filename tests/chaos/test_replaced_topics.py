@@ -25,7 +25,7 @@ from meterproof_local.supervisor import Supervisor
 from meterproof_local.worker import State
 from meterproof_schemas.fold import fold
 from meterproof_schemas.topics import Topic
-from meterproof_stream.sequencer import SOURCE_PAUSE_S
+from meterproof_stream.source_watch import SOURCE_PAUSE_S
 from tests.chaos.load import event
 from tests.integration.stream.workers import Pipeline
 

@@ -15,8 +15,8 @@ _FETCH_WAIT_S: Final = 0.01
 class KeptReader:
     """A `PartitionReader` that stays connected between its uses, since to connect costs more than to look.
 
-    Promises: one user at a time has it, the others wait; after an error the next one gets a new connection. Lives until
-    `stop`; connects when it is first used.
+    Promises: one user at a time has it, the others wait; after an error the next one gets a new connection. Connected
+    from its first use to `stop`.
     """
 
     def __init__(self, settings: KafkaSettings, topic_name: str) -> None:
@@ -24,7 +24,8 @@ class KeptReader:
         self._topic = topic_name
         self._reader: PartitionReader | None = None
         self._turn = asyncio.Lock()
-        self._stopped = False
+        self._left = False
+        """Nobody wants it any more, but for the one who has it."""
 
     @asynccontextmanager
     async def of(self, partition: int) -> AsyncIterator[PartitionReader]:
@@ -36,6 +37,7 @@ class KeptReader:
             TopicMissing: there is no such topic or partition.
         """
         async with self._turn:
+            self._left = False
             try:
                 if self._reader is None:
                     reader = PartitionReader(
@@ -49,12 +51,12 @@ class KeptReader:
             except BaseException:
                 await self._disconnect()
                 raise
-            if self._stopped:
+            if self._left:
                 await self._disconnect()
 
     async def stop(self) -> None:
-        """Disconnect; whoever has the reader just now keeps it to the end of this use. Harmless when repeated."""
-        self._stopped = True
+        """Disconnect, until the next use; whoever has the reader just now keeps it to the end of this one."""
+        self._left = True
         if not self._turn.locked():
             await self._disconnect()
 
