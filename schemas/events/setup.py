@@ -10,6 +10,6 @@ setup(
             extra_compile_args=["-O3"],
             optional=True,
         )
-        for name in ("_edwards25519", "_plain_lines")
+        for name in ("_edwards25519", "_identity_table", "_plain_lines", "_usual_batch")
     ]
 )

@@ -50,16 +50,18 @@ typedef struct {
     unsigned int used_count;
 } Line;
 
+/* `token` is the name as it stands before a value: in quotes, with its colon. */
 typedef struct {
-    const char *name;
+    const char *token;
     size_t size;
     int required;
     int (*read)(Line *line);
 } Field;
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
-#define REQUIRED(name, read) {name, sizeof(name) - 1, 1, read}
-#define OPTIONAL(name, read) {name, sizeof(name) - 1, 0, read}
+#define TOKEN(name) "\"" name "\":"
+#define REQUIRED(name, read) {TOKEN(name), sizeof(TOKEN(name)) - 1, 1, read}
+#define OPTIONAL(name, read) {TOKEN(name), sizeof(TOKEN(name)) - 1, 0, read}
 
 /* --- tokens ------------------------------------------------------------------------------------------------------- */
 
@@ -111,10 +113,50 @@ read_string(Line *line, Text *text)
     return take(line, '"');
 }
 
+/* Whether so many characters are the same: at least four. Short ones in two words that may overlap. */
+static inline int
+are_same_characters(const uint8_t *one, const char *other, size_t size)
+{
+    if (size > 16)
+        return memcmp(one, other, size) == 0;
+    if (size >= 8) {
+        uint64_t words[4];
+        memcpy(&words[0], one, 8);
+        memcpy(&words[1], other, 8);
+        memcpy(&words[2], one + size - 8, 8);
+        memcpy(&words[3], other + size - 8, 8);
+        return ((words[0] ^ words[1]) | (words[2] ^ words[3])) == 0;
+    }
+    uint32_t words[4];
+    memcpy(&words[0], one, 4);
+    memcpy(&words[1], other, 4);
+    memcpy(&words[2], one + size - 4, 4);
+    memcpy(&words[3], other + size - 4, 4);
+    return ((words[0] ^ words[1]) | (words[2] ^ words[3])) == 0;
+}
+
 static inline int
 is_same(Text text, const char *wanted, size_t size)
 {
     return text.size == size && memcmp(text.start, wanted, size) == 0;
+}
+
+/* The number of the field that is named here, whose name and colon are taken; `count` if there is none. */
+static inline size_t
+read_field_name(Line *line, const Field *fields, size_t count, size_t expected)
+{
+    const Field *const field = fields + expected;
+    if ((size_t)(line->end - line->at) >= field->size && are_same_characters(line->at, field->token, field->size)) {
+        line->at += field->size;
+        return expected;
+    }
+    Text name;
+    if (!read_string(line, &name) || !take(line, ':'))
+        return count;
+    for (size_t tried = 0, number = expected; tried < count; tried++, number = number + 1 == count ? 0 : number + 1)
+        if (is_same(name, fields[number].token + 1, fields[number].size - 3))
+            return number;
+    return count;
 }
 
 /* An integer as JSON spells it, but for -0; `value` is without its sign. */
@@ -145,16 +187,8 @@ read_object(Line *line, const Field *fields, size_t count)
         return 0;
     if (!take(line, '}')) {
         do {
-            Text name;
-            if (!read_string(line, &name) || !take(line, ':'))
-                return 0;
-            size_t tried = 0, number = expected;
-            while (!is_same(name, fields[number].name, fields[number].size)) {
-                number = number + 1 == count ? 0 : number + 1;
-                if (++tried == count)
-                    return 0;
-            }
-            if (seen >> number & 1)
+            const size_t number = read_field_name(line, fields, count, expected);
+            if (number == count || (seen >> number & 1))
                 return 0;
             seen |= (uint32_t)1 << number;
             if (!fields[number].read(line))
@@ -592,22 +626,31 @@ static const uint8_t SCHEDULE[10][16] = { /* section 2.7; rounds 10 and 11 are 0
     {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0},
 };
 
-static inline uint64_t
-rotated(uint64_t word, unsigned int right)
-{
-    return word >> right | word << (64 - right);
-}
+/* Below, a word is one of 64 bits, or eight of them side by side. */
+#define ROTATED(word, right) ((word) >> (right) | (word) << (64 - (right)))
 
 #define MIX(a, b, c, d, x, y) \
     do { \
         a += b + (x); \
-        d = rotated(d ^ a, 32); \
+        d = ROTATED(d ^ a, 32); \
         c += d; \
-        b = rotated(b ^ c, 24); \
+        b = ROTATED(b ^ c, 24); \
         a += b + (y); \
-        d = rotated(d ^ a, 16); \
+        d = ROTATED(d ^ a, 16); \
         c += d; \
-        b = rotated(b ^ c, 63); \
+        b = ROTATED(b ^ c, 63); \
+    } while (0)
+
+#define ROUND(v, m, s) \
+    do { \
+        MIX(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]); \
+        MIX(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]); \
+        MIX(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]); \
+        MIX(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]); \
+        MIX(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]); \
+        MIX(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]); \
+        MIX(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]); \
+        MIX(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]]); \
     } while (0)
 
 /* Section 3.2: `block` is the one that ends `taken` bytes behind the beginning. */
@@ -628,17 +671,8 @@ compress(uint64_t state[8], const uint8_t *block, uint64_t taken, int last)
 #if defined(__GNUC__)
 #pragma GCC unroll 12
 #endif
-    for (int round = 0; round < 12; round++) {
-        const uint8_t *s = SCHEDULE[round % 10];
-        MIX(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]);
-        MIX(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]);
-        MIX(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]);
-        MIX(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]);
-        MIX(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]);
-        MIX(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]);
-        MIX(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]);
-        MIX(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]]);
-    }
+    for (int round = 0; round < 12; round++)
+        ROUND(v, m, SCHEDULE[round % 10]);
     for (int i = 0; i < 8; i++)
         state[i] ^= v[i] ^ v[i + 8];
 }
@@ -664,14 +698,139 @@ put_identity(uint8_t *identity, Text source, Text id)
         identity[i] = (uint8_t)(state[i / 8] >> (8 * (i % 8)));
 }
 
+/* The same for lines whose source and id fit one block together, as nearly all do: eight of them side by side. */
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#define LANES 8
+
+typedef uint64_t Words __attribute__((vector_size(8 * LANES)));
+
+/* `content` has one word of each lane behind the other, `sizes` how long each content is. */
+#define COMPRESS_WIDE(name, features) \
+    __attribute__((target(features))) static void name(uint8_t *identities, const Words content[16], const Words *sizes) \
+    { \
+        const Words none = {0}; \
+        const uint64_t first = INITIAL[0] ^ (0x01010000 | IDENTITY_BYTES); \
+        Words v[16]; \
+        for (int i = 0; i < 16; i++) \
+            v[i] = none + INITIAL[i % 8]; \
+        v[0] = none + first; \
+        v[12] ^= *sizes; \
+        v[14] = ~v[14]; \
+        _Pragma("GCC unroll 12") for (int round = 0; round < 12; round++) \
+            ROUND(v, content, SCHEDULE[round % 10]); \
+        v[0] ^= v[8] ^ first; \
+        v[1] ^= v[9] ^ INITIAL[1]; \
+        for (int lane = 0; lane < LANES; lane++) { \
+            const uint64_t identity[2] = {v[0][lane], v[1][lane]}; \
+            memcpy(identities + lane * IDENTITY_BYTES, identity, IDENTITY_BYTES); \
+        } \
+    }
+
+COMPRESS_WIDE(compress_wide_avx512, "avx512f")
+COMPRESS_WIDE(compress_wide_avx2, "avx2")
+
+/* The identities of as many lines as there are lanes; 0 where one of them takes more than a block, or it is not known how. */
+static int
+put_wide(uint8_t *identities, const Text *sources, const Text *ids)
+{
+    union {
+        uint64_t words[16][LANES];
+        Words wide[16];
+    } content;
+    union {
+        uint64_t each[LANES];
+        Words wide;
+    } sizes;
+    const int avx512 = __builtin_cpu_supports("avx512f");
+    if (!avx512 && !__builtin_cpu_supports("avx2"))
+        return 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        sizes.each[lane] = sources[lane].size + 1 + ids[lane].size;
+        if (sizes.each[lane] > BLOCK_BYTES)
+            return 0;
+    }
+    for (int lane = 0; lane < LANES; lane++) {
+        uint64_t block[BLOCK_BYTES / 8] = {0};
+        memcpy(block, sources[lane].start, sources[lane].size);
+        memcpy((uint8_t *)block + sources[lane].size + 1, ids[lane].start, ids[lane].size);
+        for (int i = 0; i < 16; i++)
+            content.words[i][lane] = block[i];
+    }
+    (avx512 ? compress_wide_avx512 : compress_wide_avx2)(identities, content.wide, &sizes.wide);
+    return 1;
+}
+
+#else
+
+#define LANES 8
+
+static int
+put_wide(uint8_t *identities, const Text *sources, const Text *ids)
+{
+    (void)identities, (void)sources, (void)ids;
+    return 0;
+}
+
+#endif
+
+static void
+put_identities(uint8_t *identities, const Text *sources, const Text *ids, size_t count)
+{
+    size_t done = 0;
+    while (done < count) {
+        if (count - done >= LANES && put_wide(identities + done * IDENTITY_BYTES, sources + done, ids + done)) {
+            done += LANES;
+            continue;
+        }
+        put_identity(identities + done * IDENTITY_BYTES, sources[done], ids[done]);
+        done++;
+    }
+}
+
 /* --- Python ------------------------------------------------------------------------------------------------------- */
+
+#define SPEAKERS_MAX 2048 /* a power of 2 */
+
+/* Speakers found of late, each at a place that follows from its characters: the same ones come again and again. */
+static PyObject *speakers_known[SPEAKERS_MAX];
+
+/* Takes characters in, eight at a time. Whoever finds many for one place has nothing of it: the newest stands there. */
+static inline uint64_t
+mixed(uint64_t hash, Text text)
+{
+    uint64_t word = text.size;
+    for (size_t at = 0; at < text.size; at += sizeof word) {
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+        hash ^= hash >> 32;
+        word = 0;
+        memcpy(&word, text.start + at, text.size - at < sizeof word ? text.size - at : sizeof word);
+    }
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+    return hash ^ hash >> 32;
+}
 
 /* Source, agent and customer, with a NUL between two. */
 static PyObject *
 speaker_of(const Line *line)
 {
     const Text parts[] = {line->source, line->subject, line->customer};
-    PyObject *speaker = PyUnicode_New((Py_ssize_t)(parts[0].size + 1 + parts[1].size + 1 + parts[2].size), 127);
+    const Py_ssize_t size = (Py_ssize_t)(parts[0].size + 1 + parts[1].size + 1 + parts[2].size);
+    uint64_t hash = 0;
+    for (size_t i = 0; i < COUNT_OF(parts); i++)
+        hash = mixed(hash, parts[i]);
+    PyObject **const known = &speakers_known[hash % SPEAKERS_MAX];
+    if (*known != NULL && PyUnicode_GET_LENGTH(*known) == size) {
+        const uint8_t *at = PyUnicode_1BYTE_DATA(*known);
+        int alike = 1;
+        for (size_t i = 0; i < COUNT_OF(parts) && alike; i++) {
+            alike = memcmp(at, parts[i].start, parts[i].size) == 0 && at[parts[i].size] == 0; /* the last NUL ends it */
+            at += parts[i].size + 1;
+        }
+        if (alike)
+            return Py_NewRef(*known);
+    }
+    PyObject *speaker = PyUnicode_New(size, 127);
     if (speaker == NULL)
         return NULL;
     uint8_t *at = PyUnicode_1BYTE_DATA(speaker);
@@ -681,16 +840,8 @@ speaker_of(const Line *line)
         if (i + 1 < COUNT_OF(parts))
             *at++ = 0;
     }
+    Py_XSETREF(*known, Py_NewRef(speaker));
     return speaker;
-}
-
-static PyObject *
-identity_of(const Line *line)
-{
-    PyObject *identity = PyBytes_FromStringAndSize(NULL, IDENTITY_BYTES);
-    if (identity != NULL)
-        put_identity((uint8_t *)PyBytes_AS_STRING(identity), line->source, line->id);
-    return identity;
 }
 
 static PyObject *
@@ -707,13 +858,56 @@ set_of(const Meters *meters)
     return names;
 }
 
-/* Append to a list and let go of the item; 0 with an error set if that, or making the item, failed. */
+/* What is found in all lines of a text; the arrays have a place for each line. */
+typedef struct {
+    PyObject *ends, *speakers, *identities;
+    Text *sources, *ids;
+    int64_t earliest_us, latest_us;
+    Meters meters;
+} Columns;
+
+/* Fill the columns: 1, 0 where a line is not of that kind, -1 with an error set if that failed. */
 static int
-append(PyObject *list, PyObject *item)
+read_columns(Columns *columns, const uint8_t *text, size_t start, size_t size, size_t count)
 {
-    const int done = item != NULL && PyList_Append(list, item) == 0;
-    Py_XDECREF(item);
-    return done;
+    Line line = {.at = text + start, .end = text + size, .meters = &columns->meters};
+    uint8_t *const ends = (uint8_t *)PyBytes_AS_STRING(columns->ends);
+    columns->earliest_us = INT64_MAX;
+    columns->latest_us = INT64_MIN;
+    for (size_t i = 0; i < count; i++) {
+        if (!read_event(&line) || !take(&line, '\n'))
+            return 0;
+        const int64_t end = line.at - text;
+        memcpy(ends + i * sizeof end, &end, sizeof end);
+        columns->sources[i] = line.source;
+        columns->ids[i] = line.id;
+        if (line.time_us < columns->earliest_us)
+            columns->earliest_us = line.time_us;
+        if (line.time_us > columns->latest_us)
+            columns->latest_us = line.time_us;
+        PyObject *speaker = speaker_of(&line);
+        if (speaker == NULL)
+            return -1;
+        PyList_SET_ITEM(columns->speakers, (Py_ssize_t)i, speaker);
+    }
+    if (line.at != line.end)
+        return 0;
+    put_identities((uint8_t *)PyBytes_AS_STRING(columns->identities), columns->sources, columns->ids, count);
+    return 1;
+}
+
+static size_t
+count_of_lines(const uint8_t *at, const uint8_t *end)
+{
+    size_t count = 0;
+    while (at < end) { /* in parts, whose counts fit a byte, so that many are counted at once */
+        const uint8_t *const part_end = end - at > 255 ? at + 255 : end;
+        uint8_t part = 0;
+        for (; at < part_end; at++)
+            part += *at == '\n';
+        count += part;
+    }
+    return count;
 }
 
 static PyObject *
@@ -729,30 +923,34 @@ read_plain_lines(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssi
     if (start < 0 || start >= size)
         Py_RETURN_NONE;
     const uint8_t *const text = (const uint8_t *)PyBytes_AS_STRING(arguments[0]);
-    PyObject *ends = PyList_New(0), *speakers = PyList_New(0), *identities = PyList_New(0), *times_us = PyList_New(0);
-    PyObject *result = NULL;
-    Meters meters;
-    meters.count = 0;
-    if (ends == NULL || speakers == NULL || identities == NULL || times_us == NULL)
+    const size_t count = count_of_lines(text + start, text + size);
+    if (count == 0)
+        Py_RETURN_NONE;
+    Columns columns;
+    columns.meters.count = 0;
+    columns.ends = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * sizeof(int64_t)));
+    columns.speakers = PyList_New((Py_ssize_t)count);
+    columns.identities = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * IDENTITY_BYTES));
+    columns.sources = PyMem_Malloc(2 * count * sizeof(Text));
+    columns.ids = columns.sources + count;
+    PyObject *result = NULL, *names = NULL;
+    if (columns.sources == NULL) {
+        PyErr_NoMemory();
         goto done;
-    Line line = {.at = text + start, .end = text + size, .meters = &meters};
-    while (line.at < line.end) {
-        if (!read_event(&line) || !take(&line, '\n')) {
-            result = Py_NewRef(Py_None);
-            goto done;
-        }
-        if (!append(ends, PyLong_FromSsize_t(line.at - text)) || !append(speakers, speaker_of(&line)) ||
-            !append(identities, identity_of(&line)) || !append(times_us, PyLong_FromLongLong(line.time_us)))
-            goto done;
     }
-    PyObject *names = set_of(&meters);
-    if (names != NULL)
-        result = Py_BuildValue("(OOOON)", ends, speakers, identities, times_us, names);
+    if (columns.ends == NULL || columns.speakers == NULL || columns.identities == NULL)
+        goto done;
+    const int read = read_columns(&columns, text, (size_t)start, (size_t)size, count);
+    if (read == 0)
+        result = Py_NewRef(Py_None);
+    else if (read > 0 && (names = set_of(&columns.meters)) != NULL)
+        result = Py_BuildValue("(OOOLLN)", columns.ends, columns.speakers, columns.identities,
+                               (long long)columns.earliest_us, (long long)columns.latest_us, names);
 done:
-    Py_XDECREF(ends);
-    Py_XDECREF(speakers);
-    Py_XDECREF(identities);
-    Py_XDECREF(times_us);
+    PyMem_Free(columns.sources);
+    Py_XDECREF(columns.ends);
+    Py_XDECREF(columns.speakers);
+    Py_XDECREF(columns.identities);
     return result;
 }
 
@@ -934,7 +1132,7 @@ static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT,
     .m_name = "meterproof_schemas._plain_lines",
     .m_doc = "The functions of meterproof_schemas.plain_lines for lines in the commonest spelling.",
-    .m_size = 0,
+    .m_size = -1, /* it remembers speakers */
     .m_methods = FUNCTIONS,
 };
 

@@ -23,7 +23,10 @@ class Account:
 
 
 class Accounts:
-    """The books of one log: a fold over its accepted records, by the price book that each record names."""
+    """The books of one log: a fold over its accepted records, by the price book that each record names.
+
+    Exact. Lives as long as the fold that adds to it.
+    """
 
     def __init__(self, books: Mapping[int, PriceBook]) -> None:
         self._books = books

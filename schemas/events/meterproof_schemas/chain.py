@@ -59,9 +59,9 @@ class LogChain:
         """The record if it continues the chain, checked but not yet taken; None when it is an echo (counted)."""
         try:
             record = decode_record(value, digest)
-        except InvalidRecord:
-            if (version := newer_version(value, self.digest)) is not None:
-                raise self.unknown_version(offset, version) from None
+        except InvalidRecord as error:
+            if states_prev(value, self.digest):
+                raise self.unreadable(offset, error) from None
             self.foreign += 1
             return None
         header = record.header
@@ -108,12 +108,13 @@ class LogChain:
             )
         self.advance(cursor.log_offset, record.header, record.digest)
 
-    def unknown_version(self, offset: int, version: int) -> StageStopped:
-        """The error for a record that continues the chain and is of a version that this program does not know."""
+    def unreadable(self, offset: int, fault: InvalidRecord) -> StageStopped:
+        """The error for a record that continues the chain and that this program cannot read."""
         return StageStopped(
             StopReason.LOG_DIVERGED,
-            f"the log record at offset {offset} is of version {version}, and this program knows versions up to "
-            f"{RECORD_VERSION}: a newer sequencer wrote it. Update this worker; nothing is wrong with the log.",
+            f"the log record at offset {offset} continues the log, and this program, which knows version "
+            f"{RECORD_VERSION}, cannot read it ({fault}): a newer sequencer wrote it. Update this worker; if it is the "
+            "newest, keep the topic as it is and compare it with the audit folder.",
         )
 
     def diverged(self, offset: int, fault: str) -> StageStopped:
@@ -124,17 +125,15 @@ class LogChain:
         )
 
 
-def newer_version(value: bytes | None, prev: str) -> int | None:
-    """The version of a record that continues the chain behind `prev` and is newer than what this program knows.
+def states_prev(value: bytes | None, prev: str) -> bool:
+    """Whether a value that is no record of this version states that it continues the chain behind `prev`.
 
-    Every version has `v` and `prev` in the object on its first line. To take such a record for an echo would be to go
-    on without it: a reader would stand still for ever, a writer would fork the log.
+    Every version has `prev` in the object on its first line. An echo cannot state the newest digest, so a newer program
+    wrote this: with another version, or with a field, kind, reason or effect that was added since. To pass it by would
+    be to go on without it: a reader would stand still for ever, a writer would fork the log.
     """
     try:
         header = orjson.loads((value or b"").partition(b"\n")[0])
     except orjson.JSONDecodeError:
-        return None
-    if not isinstance(header, dict) or header.get("prev") != prev:
-        return None
-    version = header.get("v")
-    return version if type(version) is int and version > RECORD_VERSION else None
+        return False
+    return isinstance(header, dict) and header.get("prev") == prev

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree_hashing import hashes_in
 from meterproof_schemas.batch import Digest
 from meterproof_schemas.errors import InvalidRecord, first_fault
 from meterproof_schemas.event import Count, VersionOne
@@ -109,9 +110,8 @@ def records_frontier(records: RecordsCheckpoint) -> Frontier:
     Raises:
         InvalidRecord: its number of hashes does not fit the size.
     """
-    raw = bytes.fromhex(records.frontier)
     try:
-        return Frontier.of(records.size, [raw[at : at + 32] for at in range(0, len(raw), 32)])
+        return Frontier.of(records.size, hashes_in(bytes.fromhex(records.frontier)))
     except ProofError as error:
         message = f"checkpoint record: frontier of the records: {error}"
         raise InvalidRecord(message) from None

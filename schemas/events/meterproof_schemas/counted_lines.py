@@ -9,11 +9,10 @@ from msgspec import Struct
 
 from meterproof_schemas.correction import counted
 from meterproof_schemas.effect import Effect
-from meterproof_schemas.event import parse_event
+from meterproof_schemas.event import WhoView, parse_event
 from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.quantity import scaled, scaled_decimal
 from meterproof_schemas.rating import rate_events, read_lines
-from meterproof_schemas.scopes import WhoView
 
 
 @dataclass(frozen=True, slots=True)

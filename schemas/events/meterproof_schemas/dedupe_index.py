@@ -1,8 +1,14 @@
 """Which identities were accepted within the horizon: the index that makes an event count once."""
 
+import secrets
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
+
+from meterproof_proofs.tree_hashing import hashes_in
+from meterproof_schemas.identity_table import IDENTITY_BYTES, IdentityTable
+
+_SEED_BYTES: Final = 16
 
 
 class DedupeIndex(Protocol):
@@ -17,10 +23,20 @@ class DedupeIndex(Protocol):
         """The entry (32 bytes) that was accepted under this identity (16 bytes), or None."""
 
     def get_many(self, identities: Sequence[bytes]) -> list[bytes | None]:
-        """`get` for each identity, in order: what a whole batch asks at once."""
+        """`get` for each identity, in order."""
 
-    def add(self, identities: Sequence[bytes], entries: Sequence[bytes], clock_ms: int) -> None:
-        """Remember what one record accepted, which may be nothing; `clock_ms` is its ingest clock, never falling."""
+    def repeats(self, identities: bytes, entries: bytes) -> list[int] | None:
+        """What a whole batch asks at once, of its identities and entries, each one behind the other.
+
+        The numbers of those that are held, or come before in the batch, with the same entry. None says that one of them
+        has another entry, and nothing about any.
+        """
+
+    def add(self, identities: bytes, entries: bytes, clock_ms: int) -> None:
+        """Remember what one record accepted, which may be nothing; `clock_ms` is its ingest clock, never falling.
+
+        Identities stand one behind the other, none of which is held, and so does an entry for each.
+        """
 
     def evict(self, clock_ms: int) -> None:
         """Forget what the promise allows to forget at this ingest clock, and all of it: verdicts depend on it."""
@@ -33,20 +49,29 @@ class DedupeIndex(Protocol):
 
 
 class MemoryIndex:
-    """A `DedupeIndex` in a dict: about 200 bytes per identity, lost with the process, rebuilt from the log."""
+    """A `DedupeIndex` in memory: 65 to 130 bytes per identity, rebuilt from the log.
+
+    Lives as long as the log's state, in one process.
+    """
 
     def __init__(self, keep_ms: int) -> None:
         """Empty; `keep_ms` is `Limits.identities_kept_ms` of the log."""
         self._keep_ms = keep_ms
-        self._entries: dict[bytes, bytes] = {}
-        self._ages: deque[tuple[int, Sequence[bytes]]] = deque()
-        self.get = self._entries.get
+        self._table = IdentityTable(secrets.token_bytes(_SEED_BYTES))
+        self._ages: deque[tuple[int, int]] = deque()
+        """Clock and number of identities of each record that brought some."""
+        self.get = self._table.get
+        self.repeats = self._table.repeats
 
-    def add(self, identities: Sequence[bytes], entries: Sequence[bytes], clock_ms: int) -> None:
-        """See `DedupeIndex.add`."""
-        if identities:
-            self._entries.update(zip(identities, entries, strict=True))
-            self._ages.append((clock_ms, identities))
+    def add(self, identities: bytes, entries: bytes, clock_ms: int) -> None:
+        """See `DedupeIndex.add`.
+
+        Raises:
+            ValueError: half an identity, or not an entry for each; nothing was added.
+        """
+        if identities or entries:
+            self._table.add(identities, entries)
+            self._ages.append((clock_ms, len(identities) // IDENTITY_BYTES))
 
     def get_many(self, identities: Sequence[bytes]) -> list[bytes | None]:
         """See `DedupeIndex.get_many`."""
@@ -56,11 +81,10 @@ class MemoryIndex:
         """See `DedupeIndex.evict`."""
         ages = self._ages
         while ages and ages[0][0] + self._keep_ms < clock_ms:
-            for identity in ages.popleft()[1]:
-                del self._entries[identity]
+            self._table.forget(ages.popleft()[1])
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._table)
 
     def disk_bytes(self) -> int:
         """See `DedupeIndex.disk_bytes`."""
@@ -68,4 +92,8 @@ class MemoryIndex:
 
     def items(self) -> dict[bytes, bytes]:
         """A copy of all identities and entries, for comparison."""
-        return dict(self._entries)
+        identities, entries = self._table.held()
+        return {
+            identities[number * IDENTITY_BYTES : (number + 1) * IDENTITY_BYTES]: entry
+            for number, entry in enumerate(hashes_in(entries))
+        }

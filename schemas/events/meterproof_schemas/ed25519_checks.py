@@ -27,7 +27,7 @@ else:
     NATIVE = True
 
 KEYS_MAX: Final = 256
-"""Keys of which multiples are kept, 61 KB each; all others are verified by the library."""
+"""Keys of which multiples are kept, 58 KB each; all others are verified by the library."""
 USES_BEFORE: Final = 8
 """Signatures of a key that the library accepts before its multiples are made, which costs as much as five."""
 _TOP_BYTE_MAX: Final = 0x10

@@ -143,32 +143,12 @@ class CorrectionView(Protocol):
         """That event's line."""
 
 
-class DataView(Protocol):
-    """What rules read of `UsageData`."""
-
-    @property
-    def customer(self) -> str:
-        """Who pays."""
+class RatedDataView(Protocol):
+    """What rating reads of `UsageData`."""
 
     @property
     def usage(self) -> Mapping[str, int | str]:
         """Quantity by meter, at least one; only in a correction negative."""
-
-    @property
-    def corrects(self) -> CorrectionView | None:
-        """What is corrected; None for most events."""
-
-    @property
-    def operation(self) -> str | None:
-        """What was called."""
-
-    @property
-    def surface(self) -> str | None:
-        """How it was called."""
-
-    @property
-    def status(self) -> str | None:
-        """How it ended."""
 
     @property
     def provider(self) -> str | None:
@@ -177,6 +157,18 @@ class DataView(Protocol):
     @property
     def model(self) -> str | None:
         """Which model."""
+
+    @property
+    def operation(self) -> str | None:
+        """What was called."""
+
+
+class WhoDataView(Protocol):
+    """What scopes ask of `UsageData`."""
+
+    @property
+    def customer(self) -> str:
+        """Who pays."""
 
     @property
     def session(self) -> str | None:
@@ -191,12 +183,36 @@ class DataView(Protocol):
         """Tags, such as team, project and cost centre."""
 
 
-class Event(Protocol):
-    """A valid event as rules, prices and sinks read it: a `UsageEvent`, or what `read_event` makes of the same line."""
+class DataView(RatedDataView, WhoDataView, Protocol):
+    """What rules read of `UsageData`."""
 
     @property
-    def id(self) -> str:
-        """Unique within the source."""
+    def corrects(self) -> CorrectionView | None:
+        """What is corrected; None for most events."""
+
+    @property
+    def surface(self) -> str | None:
+        """How it was called."""
+
+    @property
+    def status(self) -> str | None:
+        """How it ended."""
+
+
+class RatedView(Protocol):
+    """What rating reads of an event."""
+
+    @property
+    def time(self) -> str:
+        """Event time as stated."""
+
+    @property
+    def data(self) -> RatedDataView:
+        """The payload."""
+
+
+class WhoView(Protocol):
+    """What budgets ask of an event: whom it counts for, and when it was."""
 
     @property
     def source(self) -> str:
@@ -209,6 +225,18 @@ class Event(Protocol):
     @property
     def subject(self) -> str:
         """The agent."""
+
+    @property
+    def data(self) -> WhoDataView:
+        """The payload."""
+
+
+class Event(RatedView, WhoView, Protocol):
+    """A valid event as rules, prices and sinks read it: a `UsageEvent`, or what `read_event` makes of the same line."""
+
+    @property
+    def id(self) -> str:
+        """Unique within the source."""
 
     @property
     def data(self) -> DataView:

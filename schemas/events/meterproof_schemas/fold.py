@@ -29,7 +29,7 @@ class LogState(LogChain):
     """All that the accepted prefix of one partition's log says; a pure function of its records.
 
     Grows by `offer` (a physical record of the topic, accepted or an echo) or by `append` (a record that the caller has
-    just made on top of this very state).
+    just made on top of this very state). Lives until whoever folds the log closes it.
     """
 
     def __init__(self, index: Callable[[int], DedupeIndex] = MemoryIndex, accounts: Accounts | None = None) -> None:
@@ -69,8 +69,8 @@ class LogState(LogChain):
         self.index.evict(record.header.clock_ms)
         if len(set(identities)) != len(identities) or any(self.index.get_many(identities)):
             raise self.diverged(offset, "accepts an identity that was accepted before")
-        identities, claimed_by = [*identities, *claims], [*entries, *claims.values()]
-        self.append(offset, record.header, record.digest, frontier, identities, claimed_by, batch)
+        remembered, claimed_by = b"".join([*identities, *claims]), b"".join([*entries, *claims.values()])
+        self.append(offset, record.header, record.digest, frontier, remembered, claimed_by, batch)
         self.acknowledge(offset)
         if self.accounts is not None:
             self.accounts.add(record)
@@ -159,8 +159,8 @@ class LogState(LogChain):
         header: RecordHeader,
         digest: str,
         frontier: Frontier,
-        identities: Sequence[bytes],
-        entries: Sequence[bytes],
+        identities: bytes,
+        entries: bytes,
         batch: BatchHeader | None,
     ) -> None:
         """Advance by one record.
@@ -170,8 +170,8 @@ class LogState(LogChain):
             header: the record's.
             digest: of the record's value.
             frontier: of the log after it.
-            identities: of the events that it accepts, then what its corrections claim (`claim_of`).
-            entries: one for each of the identities.
+            identities: of the events that it accepts, then what its corrections claim (`claim_of`), joined.
+            entries: one for each of the identities, joined.
             batch: header of the batch that it carries.
 
         """

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.tree import EMPTY_ROOT
+from meterproof_proofs.tree_hashing import hashes_in
 from meterproof_schemas.batch import Digest, Token
 from meterproof_schemas.effect import Effect
 from meterproof_schemas.errors import InvalidRecord, first_fault
@@ -248,9 +249,8 @@ def frontier_of(header: RecordHeader) -> Frontier:
     Raises:
         InvalidRecord: its number of hashes does not fit the size.
     """
-    raw = bytes.fromhex(header.frontier)
     try:
-        return Frontier.of(header.size, [raw[i : i + 32] for i in range(0, len(raw), 32)])
+        return Frontier.of(header.size, hashes_in(bytes.fromhex(header.frontier)))
     except ProofError as error:
         message = f"log record: frontier: {error}"
         raise InvalidRecord(message) from None

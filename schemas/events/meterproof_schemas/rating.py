@@ -6,13 +6,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 
 from meterproof_schemas.errors import InvalidEvent
-from meterproof_schemas.event import Event
+from meterproof_schemas.event import Event, RatedView
 from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.instant import parse_instants_us
 from meterproof_schemas.price_book import LAST_PLACE, PriceBook, Rates
@@ -21,39 +21,7 @@ from meterproof_schemas.quantity import DECIMAL_PLACES, EXACT, scaled
 _HALF: Final = LAST_PLACE // 2
 
 
-class LineDataView(Protocol):
-    """What rating reads of an event's payload."""
-
-    @property
-    def usage(self) -> Mapping[str, int | str]:
-        """Quantity by meter."""
-
-    @property
-    def provider(self) -> str | None:
-        """Whose model or service."""
-
-    @property
-    def model(self) -> str | None:
-        """Which model."""
-
-    @property
-    def operation(self) -> str | None:
-        """What was called."""
-
-
-class LineView(Protocol):
-    """What rating reads of an event."""
-
-    @property
-    def time(self) -> str:
-        """Event time as stated."""
-
-    @property
-    def data(self) -> LineDataView:
-        """The payload."""
-
-
-_Line = TypeVar("_Line", bound=LineView)
+_Line = TypeVar("_Line", bound=RatedView)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +101,7 @@ def read_lines(lines: bytes, count: int, decoder: "msgspec.json.Decoder[_Line]")
 
 
 def rate_events(
-    events: Sequence[LineView], times_us: Sequence[int], book: PriceBook | None
+    events: Sequence[RatedView], times_us: Sequence[int], book: PriceBook | None
 ) -> tuple[list[int], list[tuple[str, ...]]]:
     """What events cost, in 10^-12, and their meters without a price: see `RatedLines`."""
     if book is None:

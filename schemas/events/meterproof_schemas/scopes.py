@@ -1,10 +1,10 @@
 """Scopes: whose spend a budget limits, and in which logs the events of one lie."""
 
-from collections.abc import Mapping
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final
 
 from pydantic import StringConstraints
 
+from meterproof_schemas.event import WhoView
 from meterproof_schemas.partitioner import partition_of
 
 TAG_SCOPE: Final = "tag:"
@@ -21,46 +21,6 @@ An agent's events lie in one log; those of every other scope may lie in all of t
 """
 ALL: Final = "*"
 """The one subject of the scope `all`."""
-
-
-class WhoDataView(Protocol):
-    """What scopes ask of an event's payload."""
-
-    @property
-    def customer(self) -> str:
-        """Who pays."""
-
-    @property
-    def session(self) -> str | None:
-        """Session."""
-
-    @property
-    def user(self) -> str | None:
-        """Whom the agent worked for."""
-
-    @property
-    def tags(self) -> Mapping[str, str] | None:
-        """Tags, such as team, project and cost centre."""
-
-
-class WhoView(Protocol):
-    """What scopes ask of an event."""
-
-    @property
-    def source(self) -> str:
-        """The service that reports."""
-
-    @property
-    def time(self) -> str:
-        """Event time as stated."""
-
-    @property
-    def subject(self) -> str:
-        """The agent."""
-
-    @property
-    def data(self) -> WhoDataView:
-        """The payload."""
 
 
 def subject_in(scope: str, event: WhoView) -> str | None:

@@ -36,7 +36,7 @@ class SeriesIndex:
     """Roots by (producer, instance, sequence) of one partition, for the horizon.
 
     Sequence numbers refuse nothing by themselves: the same number with the same root is a repeat whose lines are all
-    duplicates; with another root it is a fork. A gap is reported until it is filled.
+    duplicates; with another root it is a fork. A gap is reported until it is filled. Lives as long as the log's state.
     """
 
     def __init__(self, horizon_ms: int, *, begun: bool = False) -> None:

@@ -34,7 +34,6 @@ class TopicSpec:
     partitioned: bool
     """Whether it has the deployment's number of partitions; otherwise one."""
     cleanup: Literal["delete", "compact", "compact,delete"]
-    timestamps: Literal["LogAppendTime", "CreateTime"]
     record_bytes_max: int
     """`max.message.bytes`: of one produced batch of records, so above the largest single record."""
     retention_ms: int
@@ -45,7 +44,7 @@ class TopicSpec:
         """The topic-level settings, all of them, as Kafka names them."""
         return {
             "cleanup.policy": self.cleanup,
-            "message.timestamp.type": self.timestamps,
+            "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(self.record_bytes_max),
             "retention.ms": str(self.retention_ms),
             "retention.bytes": "-1",
@@ -56,14 +55,12 @@ _REJECTED_DAYS: Final = 30
 _DAY_MS: Final = 24 * 3600 * 1000
 
 TOPICS: Final = (
-    TopicSpec(Topic.BATCHES, True, "delete", "LogAppendTime", _MEBIBYTE * 5 // 4, -1, "signed batches of events"),
-    TopicSpec(Topic.LOG, True, "delete", "LogAppendTime", RECORD_BYTES_MAX + _MEBIBYTE // 2, -1, "the truth"),
-    TopicSpec(Topic.CHECKPOINTS, False, "compact", "LogAppendTime", _MEBIBYTE, -1, "signed checkpoints and geneses"),
-    TopicSpec(Topic.ALERTS, True, "compact,delete", "LogAppendTime", _MEBIBYTE, 400 * _DAY_MS, "budget alerts"),
-    TopicSpec(Topic.BUDGET_STATE, True, "compact", "LogAppendTime", _MEBIBYTE, -1, "partial sums and markers"),
-    TopicSpec(
-        Topic.REJECTED, True, "delete", "LogAppendTime", _MEBIBYTE * 5 // 4, _REJECTED_DAYS * _DAY_MS, "refusals"
-    ),
-    TopicSpec(Topic.PRICE_BOOKS, False, "compact", "LogAppendTime", _MEBIBYTE, -1, "price books and meters"),
-    TopicSpec(Topic.DELIVERIES, False, "compact", "LogAppendTime", _MEBIBYTE, -1, "deliveries to the outside"),
+    TopicSpec(Topic.BATCHES, True, "delete", _MEBIBYTE * 5 // 4, -1, "signed batches of events"),
+    TopicSpec(Topic.LOG, True, "delete", RECORD_BYTES_MAX + _MEBIBYTE // 2, -1, "the truth"),
+    TopicSpec(Topic.CHECKPOINTS, False, "compact", _MEBIBYTE, -1, "signed checkpoints and geneses"),
+    TopicSpec(Topic.ALERTS, True, "compact,delete", _MEBIBYTE, 400 * _DAY_MS, "budget alerts"),
+    TopicSpec(Topic.BUDGET_STATE, True, "compact", _MEBIBYTE, -1, "partial sums and markers"),
+    TopicSpec(Topic.REJECTED, True, "delete", _MEBIBYTE * 5 // 4, _REJECTED_DAYS * _DAY_MS, "refusals"),
+    TopicSpec(Topic.PRICE_BOOKS, False, "compact", _MEBIBYTE, -1, "price books and meters"),
+    TopicSpec(Topic.DELIVERIES, False, "compact", _MEBIBYTE, -1, "deliveries to the outside"),
 )

@@ -299,47 +299,6 @@ digests(PyObject *Py_UNUSED(module), PyObject *contents)
 }
 
 static PyObject *
-text_digests(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t argument_count)
-{
-    const uint8_t *text = argument_count == 2 ? bytes_of(arguments[0], -1) : NULL;
-    if (text == NULL) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_TypeError, "text_digests takes a text and where its lines begin");
-        return NULL;
-    }
-    const Py_ssize_t size = PyBytes_GET_SIZE(arguments[0]), start = PyLong_AsSsize_t(arguments[1]);
-    if (start == -1 && PyErr_Occurred())
-        return NULL;
-    if (start < 0 || start > size) {
-        PyErr_Format(PyExc_ValueError, "no line begins at %zd in a text of %zd bytes", start, size);
-        return NULL;
-    }
-    Py_ssize_t count = 1;
-    const uint8_t *const end = text + size;
-    for (const uint8_t *at = text + start; (at = memchr(at, '\n', (size_t)(end - at))) != NULL; at++)
-        count++;
-    PyObject *hashes = PyList_New(count);
-    Hasher hasher;
-    begin(&hasher);
-    const uint8_t *line = text + start;
-    for (Py_ssize_t i = 0; hashes != NULL && i < count; i++) {
-        uint8_t *digest = next_hash(hashes, i);
-        if (digest == NULL) {
-            Py_CLEAR(hashes);
-        } else if (i == 0) { /* as long as all its lines together: it takes one of the two places */
-            hash(&hasher, digest, NULL, 0, text, (size_t)size);
-        } else {
-            const uint8_t *line_end = memchr(line, '\n', (size_t)(end - line));
-            hash(&hasher, digest, NULL, 0, line, (size_t)(line_end - line));
-            line = line_end + 1;
-        }
-    }
-    if (hashes != NULL)
-        finish(&hasher);
-    return hashes;
-}
-
-static PyObject *
 leaf_hashes(PyObject *Py_UNUSED(module), PyObject *entries)
 {
     return each_hashed(entries, LEAF_PREFIX, sizeof LEAF_PREFIX);
@@ -388,14 +347,16 @@ put_in_a_row(uint8_t *row, PyObject *hashes)
     return 1;
 }
 
-/* As in Python, level by level to the end: `row` has room for one node before its first, and is used up. */
-static PyObject *
-extended_by(unsigned long long size, const uint8_t *kept, Py_ssize_t held, uint8_t *row, Py_ssize_t count)
+/* The subtrees of a tree of `size` leaves with `count` hashes appended, level by level to the end: of the `held` subtrees
+ * that are kept so many stay as they are, which is returned, and behind them come those in `edge`, last one first. `row`
+ * has room for one node before its first, and is used up. */
+static Py_ssize_t
+extend(unsigned long long size, const uint8_t *kept, Py_ssize_t held, uint8_t *row, Py_ssize_t count, uint8_t *edge,
+       int *edges)
 {
-    uint8_t edge[SUBTREES_MAX][HASH_BYTES];
-    int edges = 0;
     Hasher hasher;
     begin(&hasher);
+    *edges = 0;
     for (; count > 0; size >>= 1) {
         uint8_t *nodes = row + HASH_BYTES;
         if (size & 1) { /* a subtree from before stands left of the new nodes */
@@ -404,20 +365,29 @@ extended_by(unsigned long long size, const uint8_t *kept, Py_ssize_t held, uint8
             count++;
         }
         if (count & 1) /* an unpaired last node belongs to the new edge */
-            memcpy(edge[edges++], nodes + --count * HASH_BYTES, HASH_BYTES);
+            memcpy(edge + (*edges)++ * HASH_BYTES, nodes + --count * HASH_BYTES, HASH_BYTES);
         count /= 2;
         for (Py_ssize_t i = 0; i < count; i++) /* what is written over was taken in before */
             hash(&hasher, row + (1 + i) * HASH_BYTES, NODE_PREFIX, sizeof NODE_PREFIX, nodes + 2 * i * HASH_BYTES,
                  2 * HASH_BYTES);
         finish(&hasher);
     }
+    return held;
+}
+
+static PyObject *
+extended_by(unsigned long long size, const uint8_t *kept, Py_ssize_t held, uint8_t *row, Py_ssize_t count)
+{
+    uint8_t edge[SUBTREES_MAX * HASH_BYTES];
+    int edges;
+    held = extend(size, kept, held, row, count, edge, &edges);
     PyObject *hashes = PyList_New(held + edges);
     for (Py_ssize_t i = 0; hashes != NULL && i < held + edges; i++) {
         uint8_t *to = next_hash(hashes, i);
         if (to == NULL)
             Py_CLEAR(hashes);
         else
-            memcpy(to, i < held ? kept + i * HASH_BYTES : edge[held + edges - 1 - i], HASH_BYTES);
+            memcpy(to, i < held ? kept + i * HASH_BYTES : edge + (held + edges - 1 - i) * HASH_BYTES, HASH_BYTES);
     }
     return hashes;
 }
@@ -433,21 +403,31 @@ extended(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t arg
     if (size == (unsigned long long)-1 && PyErr_Occurred())
         return NULL;
     PyObject *subtrees = PySequence_Fast(arguments[1], "subtrees must be iterable");
-    PyObject *leaves = subtrees == NULL ? NULL : PySequence_Fast(arguments[2], "leaf hashes must be iterable");
+    PyObject *const together = PyBytes_Check(arguments[2]) ? arguments[2] : NULL;
+    PyObject *leaves = subtrees == NULL  ? NULL
+                       : together != NULL ? Py_NewRef(together)
+                                          : PySequence_Fast(arguments[2], "leaf hashes must be iterable");
     PyObject *hashes = NULL;
     uint8_t *row = NULL;
     if (leaves == NULL)
         goto done;
-    const Py_ssize_t held = PySequence_Fast_GET_SIZE(subtrees), count = PySequence_Fast_GET_SIZE(leaves);
+    const Py_ssize_t held = PySequence_Fast_GET_SIZE(subtrees);
+    const Py_ssize_t count = together ? PyBytes_GET_SIZE(together) / HASH_BYTES : PySequence_Fast_GET_SIZE(leaves);
     uint8_t kept[SUBTREES_MAX * HASH_BYTES];
     if (held != __builtin_popcountll(size))
         PyErr_Format(PyExc_ValueError, "a tree of %llu leaves has not %zd subtrees", size, held);
     else if (size > INT64_MAX || (unsigned long long)count > INT64_MAX - size)
         PyErr_SetString(PyExc_ValueError, "no tree is so large");
+    else if (together && PyBytes_GET_SIZE(together) % HASH_BYTES)
+        PyErr_Format(PyExc_ValueError, "%zd bytes are no row of hashes", PyBytes_GET_SIZE(together));
     else if ((row = PyMem_Malloc(((size_t)count + 1) * HASH_BYTES)) == NULL)
         PyErr_NoMemory();
-    else if (put_in_a_row(kept, subtrees) && put_in_a_row(row + HASH_BYTES, leaves))
-        hashes = extended_by(size, kept, held, row, count);
+    else if (put_in_a_row(kept, subtrees)) {
+        if (together)
+            memcpy(row + HASH_BYTES, PyBytes_AS_STRING(together), (size_t)count * HASH_BYTES);
+        if (together || put_in_a_row(row + HASH_BYTES, leaves))
+            hashes = extended_by(size, kept, held, row, count);
+    }
 done:
     PyMem_Free(row);
     Py_XDECREF(subtrees);
@@ -486,10 +466,95 @@ joined(PyObject *Py_UNUSED(module), PyObject *subtrees)
     return PyBytes_FromStringAndSize((const char *)root, HASH_BYTES);
 }
 
+/* The digest of a text, then the entry and the leaf hash of each of its lines, of which there are so many. */
+static void
+hash_lines(const uint8_t *text, size_t size, size_t start, Py_ssize_t count, uint8_t *digest, uint8_t *entries,
+           uint8_t *leaves)
+{
+    const uint8_t *line = text + start;
+    Hasher hasher;
+    begin(&hasher);
+    hash(&hasher, digest, NULL, 0, text, size); /* as long as all its lines together: it takes one of the two places */
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const uint8_t *line_end = memchr(line, '\n', (size_t)(text + size - line));
+        hash(&hasher, entries + i * HASH_BYTES, NULL, 0, line, (size_t)(line_end - line));
+        line = line_end + 1;
+    }
+    finish(&hasher);
+    for (Py_ssize_t i = 0; i < count; i++)
+        hash(&hasher, leaves + i * HASH_BYTES, LEAF_PREFIX, sizeof LEAF_PREFIX, entries + i * HASH_BYTES, HASH_BYTES);
+    finish(&hasher);
+}
+
+/* The root over leaf hashes. `row` has room for one node before its first, and is used up. */
+static void
+root_over(uint8_t *row, Py_ssize_t count, uint8_t *root)
+{
+    uint8_t edge[SUBTREES_MAX * HASH_BYTES], node[2 * HASH_BYTES];
+    int edges;
+    Hasher hasher;
+    extend(0, NULL, 0, row, count, edge, &edges);
+    begin(&hasher);
+    if (edges == 0) {
+        hash(&hasher, root, NULL, 0, node, 0);
+        finish(&hasher);
+        return;
+    }
+    memcpy(root, edge, HASH_BYTES);
+    for (int i = 1; i < edges; i++) {
+        memcpy(node, edge + i * HASH_BYTES, HASH_BYTES);
+        memcpy(node + HASH_BYTES, root, HASH_BYTES);
+        hash(&hasher, root, NODE_PREFIX, sizeof NODE_PREFIX, node, sizeof node);
+        finish(&hasher);
+    }
+}
+
+static PyObject *
+text_tree(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t argument_count)
+{
+    const uint8_t *text = argument_count == 2 ? bytes_of(arguments[0], -1) : NULL;
+    if (text == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "text_tree takes a text and where its lines begin");
+        return NULL;
+    }
+    const Py_ssize_t size = PyBytes_GET_SIZE(arguments[0]), start = PyLong_AsSsize_t(arguments[1]);
+    if (start == -1 && PyErr_Occurred())
+        return NULL;
+    if (start < 0 || start > size) {
+        PyErr_Format(PyExc_ValueError, "no line begins at %zd in a text of %zd bytes", start, size);
+        return NULL;
+    }
+    Py_ssize_t count = 0;
+    const uint8_t *const end = text + size;
+    for (const uint8_t *at = text + start; (at = memchr(at, '\n', (size_t)(end - at))) != NULL; at++)
+        count++;
+    PyObject *digest = PyBytes_FromStringAndSize(NULL, HASH_BYTES), *root = PyBytes_FromStringAndSize(NULL, HASH_BYTES);
+    PyObject *entries = PyBytes_FromStringAndSize(NULL, count * HASH_BYTES);
+    PyObject *leaves = PyBytes_FromStringAndSize(NULL, count * HASH_BYTES);
+    uint8_t *row = PyMem_Malloc(((size_t)count + 1) * HASH_BYTES);
+    PyObject *result = NULL;
+    if (row == NULL) {
+        PyErr_NoMemory();
+    } else if (digest != NULL && root != NULL && entries != NULL && leaves != NULL) {
+        hash_lines(text, (size_t)size, (size_t)start, count, (uint8_t *)PyBytes_AS_STRING(digest),
+                   (uint8_t *)PyBytes_AS_STRING(entries), (uint8_t *)PyBytes_AS_STRING(leaves));
+        memcpy(row + HASH_BYTES, PyBytes_AS_STRING(leaves), (size_t)count * HASH_BYTES);
+        root_over(row, count, (uint8_t *)PyBytes_AS_STRING(root));
+        result = PyTuple_Pack(4, digest, entries, leaves, root);
+    }
+    PyMem_Free(row);
+    Py_XDECREF(digest);
+    Py_XDECREF(root);
+    Py_XDECREF(entries);
+    Py_XDECREF(leaves);
+    return result;
+}
+
 static PyMethodDef FUNCTIONS[] = {
     {"digests", digests, METH_O, "digests(contents, /)\n--\n\nAs in python_tree_hashing."},
-    {"text_digests", (PyCFunction)(void (*)(void))text_digests, METH_FASTCALL,
-     "text_digests(text, start, /)\n--\n\nAs in python_tree_hashing."},
+    {"text_tree", (PyCFunction)(void (*)(void))text_tree, METH_FASTCALL,
+     "text_tree(text, start, /)\n--\n\nAs in python_tree_hashing."},
     {"leaf_hashes", leaf_hashes, METH_O, "leaf_hashes(entries, /)\n--\n\nAs in python_tree_hashing."},
     {"pair_hashes", pair_hashes, METH_O, "pair_hashes(nodes, /)\n--\n\nAs in python_tree_hashing."},
     {"extended", (PyCFunction)(void (*)(void))extended, METH_FASTCALL,

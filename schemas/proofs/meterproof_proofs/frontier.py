@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from meterproof_proofs.errors import MalformedFrontier
-from meterproof_proofs.tree import MAX_TREE_SIZE, check_hashes, check_range
+from meterproof_proofs.errors import MalformedFrontier, WrongHashSize
+from meterproof_proofs.tree import HASH_BYTES, MAX_TREE_SIZE, check_hashes, check_range
 from meterproof_proofs.tree_hashing import extended, joined
 
 
@@ -70,8 +70,8 @@ class Frontier:
         """
         self.extend((leaf,))
 
-    def extend(self, leaf_hashes: Sequence[bytes]) -> None:
-        """Append the leaf hashes in order.
+    def extend(self, leaf_hashes: Sequence[bytes] | bytes) -> None:
+        """Append the leaf hashes in order; they may also come one behind the other, in one `bytes`.
 
         Raises:
             WrongHashSize: one of them is not 32 bytes long; nothing was appended.
@@ -79,8 +79,8 @@ class Frontier:
         """
         self._size, self._hashes = self._with(leaf_hashes)
 
-    def extended(self, leaf_hashes: Sequence[bytes]) -> "Frontier":
-        """Return the frontier of the tree with the leaf hashes appended; this one stays as it is.
+    def extended(self, leaf_hashes: Sequence[bytes] | bytes) -> "Frontier":
+        """Return the frontier of the tree with the leaf hashes appended, as in `extend`; this one stays as it is.
 
         Raises:
             WrongHashSize: one of them is not 32 bytes long.
@@ -90,10 +90,16 @@ class Frontier:
         twin._size, twin._hashes = self._with(leaf_hashes)
         return twin
 
-    def _with(self, leaf_hashes: Sequence[bytes]) -> tuple[int, list[bytes]]:
+    def _with(self, leaf_hashes: Sequence[bytes] | bytes) -> tuple[int, list[bytes]]:
         """Size and subtree hashes with the leaf hashes appended."""
-        check_hashes(leaf_hashes, "leaf hash")
-        size = self._size + len(leaf_hashes)
+        if isinstance(leaf_hashes, bytes):
+            count, rest = divmod(len(leaf_hashes), HASH_BYTES)
+            if rest:
+                raise WrongHashSize("last leaf hash", rest)
+        else:
+            check_hashes(leaf_hashes, "leaf hash")
+            count = len(leaf_hashes)
+        size = self._size + count
         check_range("size", size, 0, MAX_TREE_SIZE)
         return size, extended(self._size, self._hashes, leaf_hashes)
 

@@ -12,6 +12,7 @@ from typing import Final
 from meterproof_proofs.bundle import decode_bundle, encode_bundle
 from meterproof_proofs.errors import BadTile, MalformedBundle, MalformedTilePath, MissingTile
 from meterproof_proofs.tiles import TILE_WIDTH, Bundle, Tile, TileEdge, bundles_of, tiles_of
+from meterproof_proofs.tree_hashing import hashes_in
 
 CHECKPOINT_FILE: Final = "checkpoint"
 """The one published file that changes."""
@@ -288,7 +289,7 @@ class PublishedFiles:
     def _compare_upper(self, tile: Tile, content: bytes) -> None:
         """Compare a tile of the tree over the lowest level's roots, which is a level up in the whole tree."""
         raised = Tile(tile.level + 1, tile.index, tile.width)
-        self._comparison.compare(raised, content, [content[at : at + 32] for at in range(0, len(content), 32)])
+        self._comparison.compare(raised, content, hashes_in(content))
 
     def _take_file(self, path: str) -> None:
         suffix = self._unfinished_suffix

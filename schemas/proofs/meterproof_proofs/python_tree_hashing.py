@@ -12,6 +12,7 @@ from typing import Final
 _LEAF_CONTEXT: Final = hashlib.sha256(b"\x00")
 _NODE_CONTEXT: Final = hashlib.sha256(b"\x01")
 
+_HASH_BYTES: Final = 32
 _FEW: Final = 8
 """From this many nodes down, handling them one by one costs less than another level of pairs."""
 
@@ -20,14 +21,6 @@ def digests(contents: Iterable[bytes], /) -> list[bytes]:
     """Return the SHA-256 of each content, in order."""
     sha256 = hashlib.sha256
     return [sha256(content).digest() for content in contents]
-
-
-def text_digests(text: bytes, start: int, /) -> list[bytes]:
-    """Return the SHA-256 of a text, and of each of its lines from `start` on, without the LF that ends each."""
-    if not 0 <= start <= len(text):
-        message = f"no line begins at {start} in a text of {len(text)} bytes"
-        raise ValueError(message)
-    return digests([text, *text[start:].split(b"\n")[:-1]])
 
 
 def leaf_hashes(entries: Iterable[bytes], /) -> list[bytes]:
@@ -59,11 +52,14 @@ def pair_hashes(nodes: Iterable[bytes], /) -> list[bytes]:
     return parents
 
 
-def extended(size: int, subtrees: Sequence[bytes], leaf_hashes: Sequence[bytes], /) -> list[bytes]:
-    """Return the subtrees of a tree of `size` leaves, of which the subtrees are given, with leaf hashes appended."""
+def extended(size: int, subtrees: Sequence[bytes], leaf_hashes: Sequence[bytes] | bytes, /) -> list[bytes]:
+    """Return the subtrees of a tree of `size` leaves, of which the subtrees are given, with leaf hashes appended.
+
+    The leaf hashes may also come one behind the other, in one `bytes`.
+    """
     kept = list(subtrees)
     edge: list[bytes] = []  # what is kept of the levels passed, smallest subtree first
-    nodes = list(leaf_hashes)
+    nodes = hashes_in(leaf_hashes) if isinstance(leaf_hashes, bytes) else list(leaf_hashes)
     waiting = size  # number of complete subtrees of the level at hand that came before
     # 1. While there are many nodes, a level at a time: a subtree left over from before (the count is odd) stands left
     #    of the new nodes; an unpaired last node belongs to the new edge; the pairs make the level above.
@@ -94,3 +90,22 @@ def joined(subtrees: Sequence[bytes], /) -> bytes:
     for left in subtrees[-2::-1]:
         (root,) = pair_hashes((left, root))
     return root
+
+
+def text_tree(text: bytes, start: int, /) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return what a tree over the lines of a text has, the lines from `start` on, each without the LF that ends it.
+
+    The SHA-256 of the whole text; the entries (the SHA-256 of each line) and their leaf hashes, each one behind the
+    other; and the root over them.
+    """
+    if not 0 <= start <= len(text):
+        message = f"no line begins at {start} in a text of {len(text)} bytes"
+        raise ValueError(message)
+    digest, *entries = digests([text, *text[start:].split(b"\n")[:-1]])
+    leaves = leaf_hashes(entries)
+    return digest, b"".join(entries), b"".join(leaves), joined(extended(0, (), leaves))
+
+
+def hashes_in(row: bytes) -> list[bytes]:
+    """Return the hashes that stand one behind the other."""
+    return [row[at : at + _HASH_BYTES] for at in range(0, len(row), _HASH_BYTES)]

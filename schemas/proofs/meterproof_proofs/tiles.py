@@ -17,6 +17,7 @@ from typing import Final
 from meterproof_proofs.errors import BadTile, MalformedFrontier, MalformedTilePath
 from meterproof_proofs.frontier import Frontier, batch_root
 from meterproof_proofs.tree import HASH_BYTES, MAX_TREE_SIZE, check_hashes, check_range
+from meterproof_proofs.tree_hashing import hashes_in
 
 TILE_WIDTH: Final = 256
 """Hashes in a full tile, entries in a full bundle."""
@@ -217,7 +218,7 @@ def decode_tile(tile: Tile, content: bytes) -> list[bytes]:
     """
     if len(content) != tile.width * HASH_BYTES:
         raise BadTile(tile.path, f"it is {len(content)} bytes long, not {tile.width * HASH_BYTES}")
-    return [content[at : at + HASH_BYTES] for at in range(0, len(content), HASH_BYTES)]
+    return hashes_in(content)
 
 
 class TileEdge:

@@ -5,9 +5,11 @@ times as fast, since a digest of a short content costs Python 0.5 µs and the pr
 compiler was when this package was installed, and if this is an x86 processor with SHA extensions.
 """
 
-try:
-    from meterproof_proofs._tree_hashing import digests, extended, joined, leaf_hashes, pair_hashes, text_digests
-except ImportError:
-    from meterproof_proofs.python_tree_hashing import digests, extended, joined, leaf_hashes, pair_hashes, text_digests
+from meterproof_proofs.python_tree_hashing import hashes_in
 
-__all__ = ["digests", "extended", "joined", "leaf_hashes", "pair_hashes", "text_digests"]
+try:
+    from meterproof_proofs._tree_hashing import digests, extended, joined, leaf_hashes, pair_hashes, text_tree
+except ImportError:
+    from meterproof_proofs.python_tree_hashing import digests, extended, joined, leaf_hashes, pair_hashes, text_tree
+
+__all__ = ["digests", "extended", "hashes_in", "joined", "leaf_hashes", "pair_hashes", "text_tree"]

@@ -1,0 +1,3 @@
+from typing import Any
+
+def read_usual_batch(value: bytes, /) -> tuple[bytes, dict[str, Any], bytes, dict[str, Any], int] | None: ...
