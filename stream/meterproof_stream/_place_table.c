@@ -202,7 +202,7 @@ look_up(const PlaceTable *table, uint64_t hash, Py_ssize_t identity, Py_ssize_t 
 static PyTypeObject table_type;
 
 static int
-search(PyObject **tables, Py_ssize_t table_count, PyObject **identities, Py_ssize_t count, Hits *found)
+search(PyObject **tables, Py_ssize_t table_count, const uint8_t *identities, Py_ssize_t count, Hits *found)
 {
     for (Py_ssize_t first = 0; first < count; first += TOGETHER) {
         uint64_t hashes[TOGETHER];
@@ -210,17 +210,12 @@ search(PyObject **tables, Py_ssize_t table_count, PyObject **identities, Py_ssiz
         for (Py_ssize_t number = 0; number < table_count; number++) {
             const PlaceTable *table = (const PlaceTable *)tables[number];
             for (int i = 0; i < some; i++) {
-                if (PyBytes_GET_SIZE(identities[first + i]) != IDENTITY_BYTES)
-                    continue;
-                hashes[i] = scrambled(table, (const uint8_t *)PyBytes_AS_STRING(identities[first + i]));
+                hashes[i] = scrambled(table, identities + (first + i) * IDENTITY_BYTES);
                 __builtin_prefetch(table->slots + bucket_of(table, hashes[i]) * SLOTS);
             }
-            for (int i = 0; i < some; i++) {
-                if (PyBytes_GET_SIZE(identities[first + i]) != IDENTITY_BYTES)
-                    continue;
+            for (int i = 0; i < some; i++)
                 if (look_up(table, hashes[i], first + i, number, found) < 0)
                     return -1;
-            }
         }
     }
     return 0;
@@ -232,27 +227,24 @@ places_of(PyObject *module, PyObject *args)
     PyObject *tables, *identities, *result = NULL;
     Hits found = {NULL, 0, 0};
     (void)module;
-    if (!PyArg_ParseTuple(args, "OO", &tables, &identities))
+    if (!PyArg_ParseTuple(args, "OS", &tables, &identities))
         return NULL;
+    if (PyBytes_GET_SIZE(identities) % IDENTITY_BYTES) {
+        PyErr_SetString(PyExc_ValueError, "whole identities");
+        return NULL;
+    }
     tables = PySequence_Fast(tables, "tables: a sequence");
     if (tables == NULL)
         return NULL;
-    identities = PySequence_Fast(identities, "identities: a sequence");
-    if (identities == NULL)
-        goto done;
-    const Py_ssize_t table_count = PySequence_Fast_GET_SIZE(tables), count = PySequence_Fast_GET_SIZE(identities);
+    const Py_ssize_t table_count = PySequence_Fast_GET_SIZE(tables);
     for (Py_ssize_t i = 0; i < table_count; i++)
         if (!PyObject_TypeCheck(PySequence_Fast_GET_ITEM(tables, i), &table_type)
             || ((PlaceTable *)PySequence_Fast_GET_ITEM(tables, i))->slots == NULL) {
             PyErr_SetString(PyExc_TypeError, "tables: each a PlaceTable");
             goto done;
         }
-    for (Py_ssize_t i = 0; i < count; i++)
-        if (!PyBytes_Check(PySequence_Fast_GET_ITEM(identities, i))) {
-            PyErr_SetString(PyExc_TypeError, "identities: each bytes");
-            goto done;
-        }
-    if (search(PySequence_Fast_ITEMS(tables), table_count, PySequence_Fast_ITEMS(identities), count, &found) < 0) {
+    if (search(PySequence_Fast_ITEMS(tables), table_count, (const uint8_t *)PyBytes_AS_STRING(identities),
+               PyBytes_GET_SIZE(identities) / IDENTITY_BYTES, &found) < 0) {
         PyErr_NoMemory();
         goto done;
     }
@@ -268,7 +260,6 @@ places_of(PyObject *module, PyObject *args)
 done:
     free(found.hits);
     Py_DECREF(tables);
-    Py_XDECREF(identities);
     return result;
 }
 

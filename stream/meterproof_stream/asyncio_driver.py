@@ -34,8 +34,7 @@ class AsyncioDriver(Driver):
     Promises what every driver promises. Lives once: `run`, then the process ends.
     """
 
-    def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
-        del loop
+    def _prepare(self) -> None:
         self._reader = GroupReader(
             self._kafka,
             self._topic,

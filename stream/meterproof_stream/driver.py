@@ -23,7 +23,7 @@ from meterproof.metrics import StatusMetrics
 from meterproof.progress import Progress
 from meterproof.status import StatusFile
 from meterproof.watchdog import Watchdog, WorkerStalled
-from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.errors import ContractError, StageStopped
 from meterproof_schemas.topics import Topic
 from meterproof_stream.engine import Engine
 from meterproof_stream.errors import StreamError
@@ -59,7 +59,7 @@ class Driver(ABC):
         topic: Topic,
         kafka: KafkaSettings,
         settings: WorkerSettings,
-        health: HealthSettings | None = None,
+        health: HealthSettings,
     ) -> None:
         self._engine = engine
         self._worker = worker
@@ -87,14 +87,14 @@ class Driver(ABC):
         self._shown: Mapping[str, Any] = {}
         """The latest status; never changed once it stands here, since other threads read it."""
         self._server = HealthServer(
-            health or HealthSettings(),
+            health,
             health=self.health,
             about={"worker": worker, "instance": settings.instance},
             metrics=StatusMetrics(worker, settings.instance, lambda: self._shown),
         )
 
     @abstractmethod
-    def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _prepare(self) -> None:
         """Make what needs no broker; called once, before the engine starts."""
 
     @abstractmethod
@@ -117,7 +117,7 @@ class Driver(ABC):
         self._server.start()
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
-        self._prepare(loop)
+        self._prepare()
         self._watchdog.beat()
         self._watchdog.start()
         self._tasks = [loop.create_task(self._tend())]
@@ -164,7 +164,7 @@ class Driver(ABC):
         code = exit_code_of(error)
         if isinstance(error, StageStopped):
             _log.critical(str(error), stop_reason=error.stop_reason.value, exit_code=code)
-        elif isinstance(error, (KafkaProblem, StreamError, WorkerStalled)):
+        elif isinstance(error, (ContractError, KafkaProblem, StreamError, WorkerStalled)):
             _log.critical(f"{type(error).__name__}: {error}", exit_code=code)
         else:
             _log.critical(f"{type(error).__name__}: {error}", exit_code=code, exc_info=error)

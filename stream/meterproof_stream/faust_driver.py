@@ -1,7 +1,7 @@
 """Faust as the runtime of an engine: groups, fetching, flow control, supervision. The only module that knows it.
 
 What Faust is trusted with is delivery of records in order within a partition, mostly. Where to start, what to do about
-gaps and repeats, and when something is done is the engine's business, which asks its own output. Faust is bent in four
+gaps and repeats, and when something is done is the engine's business, which asks its own output. Faust is bent in five
 places, all checked at start against the one version that they were proved with:
 
 - `Consumer.perform_seek`, which Faust calls whenever it wants to know where to start, answers from the engine and never
@@ -9,6 +9,7 @@ places, all checked at start against the one version that they were proved with:
 - `Consumer.getmany` hands out what was fetched of a partition in bundles: to Faust a bundle is one record, which stands
   where the bundle's last one does. So what Faust does for a record, it does for many.
 - `Consumer._filter_committable_offsets` commits how far the engine has acknowledged, which only displays depend on.
+- `Consumer.commit_and_end_transactions`, by which it ends, commits also where an earlier commit is still under way.
 - `Consumer.wait_first` runs the delivery of a bundle in place instead of in four tasks, and brakes at `QUEUE_HIGH`
   bundles, far below the line where Faust's fetcher sleeps a whole second.
 """
@@ -30,14 +31,13 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, Message
 
 from meterproof.exit_codes import CLEAN, UNEXPECTED
-from meterproof.health import HealthSettings
 from meterproof.kafka import tolerant
 from meterproof.kafka.settings import KafkaSettings
-from meterproof_schemas.topics import Topic
 from meterproof_stream.driver import Driver
-from meterproof_stream.engine import Delivered, Engine, Feeder, in_pieces
+from meterproof_stream.engine import Delivered, Feeder, in_pieces
 from meterproof_stream.errors import FaustChanged, TopicUnfit
-from meterproof_stream.settings import WorkerSettings
+
+tolerant.apply()
 
 FAUST_VERSION: Final = "0.15.3"
 """The version that the overrides were proved with."""
@@ -57,25 +57,11 @@ class FaustDriver(Driver):
     Promises what every driver promises. Lives once: `run`, then the process ends.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        worker: str,
-        topic: Topic,
-        kafka: KafkaSettings,
-        settings: WorkerSettings,
-        health: HealthSettings | None = None,
-    ) -> None:
+    def _prepare(self) -> None:
         check_faust()
-        tolerant.apply()
-        super().__init__(engine, worker=worker, topic=topic, kafka=kafka, settings=settings, health=health)
         self._queue: Any = None
         self._acknowledged: dict[int, int] = {}
         """By partition taken over: the offset behind the last record that the engine has acknowledged."""
-
-    def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
-        del loop
         self._drained = asyncio.Event()
         self._app = self._make_app()
 
@@ -139,6 +125,13 @@ class FaustDriver(Driver):
             def _filter_committable_offsets(self, _: Any) -> dict[Any, int]:  # noqa: ANN401 - Faust's partitions
                 acknowledged = {TP(this._topic, partition): end for partition, end in this._acknowledged.items()}
                 return {place: end for place, end in acknowledged.items() if self._should_commit(place, end)}
+
+            async def commit_and_end_transactions(self) -> None:
+                """Commit also where a commit is under way, with which Faust is content: it began before the end."""
+                under_way = self._commit_fut is not None
+                await self.commit(start_new_transaction=False)
+                if under_way:
+                    await self.commit(start_new_transaction=False)
 
             async def _add_gap(self, *_: object) -> None:
                 """Offsets that hold no record need no acknowledgement here."""

@@ -5,21 +5,20 @@ n identities (16 bytes each), n entries (32 bytes each), n ages (4 bytes each, b
 ```
 """
 
-from collections.abc import Sequence
 from typing import Final
+
+from meterproof_schemas.identity_table import ENTRY_BYTES, IDENTITY_BYTES
 
 BLOCK_IDENTITIES: Final = 128
 """At most in a block: reading one costs 7 KB, and its own key costs next to nothing per identity."""
-IDENTITY_BYTES: Final = 16
-ENTRY_BYTES: Final = 32
 AGE_BYTES: Final = 4
 AGE_MS_MAX: Final = 0xFFFFFFFF
 _STORED_BYTES: Final = IDENTITY_BYTES + ENTRY_BYTES + AGE_BYTES
 
 
-def encode_block(identities: bytes, entries: Sequence[bytes], ages: bytes) -> bytes:
-    """A block of identities (joined), their entries and their ages (joined)."""
-    return b"".join((identities, *entries, ages))
+def encode_block(identities: bytes, entries: bytes, ages: bytes) -> bytes:
+    """A block of identities, their entries and their ages, all joined."""
+    return b"".join((identities, entries, ages))
 
 
 def encode_ages(age_ms: int, count: int) -> bytes:

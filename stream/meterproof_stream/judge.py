@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import compress
 from typing import Final
 
+from meterproof_proofs.tree import HASH_BYTES
+from meterproof_proofs.tree_hashing import hashes_in
 from meterproof_schemas.batch import Batch, BatchHeader
 from meterproof_schemas.correction import claim_of
 from meterproof_schemas.effect import Effect
@@ -14,6 +15,7 @@ from meterproof_schemas.errors import InvalidEvent
 from meterproof_schemas.event import identity_of
 from meterproof_schemas.fast_event import read_events
 from meterproof_schemas.fold import LogState
+from meterproof_schemas.identity_table import ENTRY_BYTES, IDENTITY_BYTES
 from meterproof_schemas.keys import KeyEntry, KeyRegistry
 from meterproof_schemas.log_record import Genesis, Kind, NotAccepted, StatedEffect
 from meterproof_schemas.partitioner import partition_of
@@ -24,8 +26,8 @@ from meterproof_stream.correction_verdict import NO_BOOKS, Books, fault_of_corre
 from meterproof_stream.opened_record import Fault, OpenedRecord, SourceRecord, open_records
 
 _US_PER_MS: Final = 1_000
-_NONE: Final = b""
-"""Identity of a line that is no event: an index knows none."""
+_NONE: Final = bytes(IDENTITY_BYTES)
+"""Identity of a line that is no event: no event is known that has it."""
 _SPEAKERS_MAX: Final = 65_536
 """Speakers remembered for one set of keys."""
 _Speaker = str
@@ -46,8 +48,8 @@ class _Place:
 class Judgement:
     """What becomes of one source record (or of a run of missing ones): all that its log record will say.
 
-    `text` and `leaves` belong to the accepted events, in order, one each; so do `identities` and `entries`, behind
-    which stands what the corrections among them claim.
+    `text` and `leaves` belong to the accepted events, in order, one each, one behind the other; so do `identities` and
+    `entries`, behind which stands what the corrections among them claim.
     """
 
     kind: Kind
@@ -65,12 +67,17 @@ class Judgement:
     """The header in `carried`."""
     text: bytes = b""
     """Their lines, each ended by LF."""
-    entries: Sequence[bytes] = ()
-    leaves: Sequence[bytes] = ()
-    identities: Sequence[bytes] = ()
+    entries: bytes = b""
+    leaves: bytes = b""
+    identities: bytes = b""
     rejections: list[Rejection] = field(default_factory=list)
     corrections: list[StatedEffect] = field(default_factory=list)
     """What the accepted corrections do."""
+
+    @property
+    def accepted(self) -> int:
+        """How many events are accepted."""
+        return len(self.leaves) // HASH_BYTES
 
     @property
     def lines(self) -> list[bytes]:
@@ -78,8 +85,7 @@ class Judgement:
         return self.text.split(b"\n")[:-1]
 
 
-_Bytes = Sequence[bytes]
-_Verdicts = tuple[list[NotAccepted], bytes, _Bytes, _Bytes, _Bytes, list[Rejection], list[StatedEffect]]
+_Verdicts = tuple[list[NotAccepted], bytes, bytes, bytes, bytes, list[Rejection], list[StatedEffect]]
 """What becomes of the lines of a batch: `not_accepted` to `corrections` of a `Judgement`, in order."""
 
 
@@ -246,36 +252,39 @@ def _plain_verdicts(  # noqa: PLR0917 - as `_verdicts`
     plain = opened.plain
     if plain is None or not plain.meters <= meters or not allowed.issuperset(plain.speakers):
         return None
-    times_us, limits = plain.times_us, genesis.limits
-    if max(times_us) > (opened.append_ms + limits.future_tolerance_ms) * _US_PER_MS:
+    limits = genesis.limits
+    if plain.latest_us > (opened.append_ms + limits.future_tolerance_ms) * _US_PER_MS:
         return None
-    if min(times_us) < (clock_ms - limits.horizon_ms) * _US_PER_MS:
+    if plain.earliest_us < (clock_ms - limits.horizon_ms) * _US_PER_MS:
         return None
-    identities, entries = plain.identities, opened.entries
-    known = state.index.get_many(identities)
-    if not any(known) and (len(identities) == 1 or len(set(identities)) == len(identities)):
-        return [], batch.value[batch.start :], entries, opened.leaves, identities, [], []
-    seen: dict[bytes, bytes] = {}
-    fresh: list[bool] = []
-    duplicates: list[NotAccepted] = []
-    pieces: list[bytes] = []  # of the text, between duplicates
-    start = batch.start
-    for identity, entry, held in zip(identities, entries, known, strict=True):
-        first = held or seen.get(identity)
-        if first is None:
-            seen[identity] = entry
-            fresh.append(True)
-        elif first == entry:
-            number = len(fresh)
-            duplicates.append((number, DUPLICATE, entry.hex()))
-            fresh.append(False)
-            pieces.append(batch.value[start : plain.ends[number - 1] if number else batch.start])
-            start = plain.ends[number]
-        else:
-            return None
-    pieces.append(batch.value[start:])
-    leaves = list(compress(opened.leaves, fresh))
-    return duplicates, b"".join(pieces), list(seen.values()), leaves, list(seen), [], []
+    identities, entries, leaves, text = plain.identities, opened.entries, opened.leaves, batch.value
+    repeats = state.index.repeats(identities, entries)
+    if repeats is None:
+        return None
+    if not repeats:
+        return [], text[batch.start :], entries, leaves, identities, [], []
+    ends = memoryview(plain.ends).cast("q")
+    fresh = _runs_without(repeats, len(ends))
+    return (
+        [(number, DUPLICATE, entries[ENTRY_BYTES * number : ENTRY_BYTES * (number + 1)].hex()) for number in repeats],
+        b"".join([text[ends[first - 1] if first else batch.start : ends[end - 1]] for first, end in fresh]),
+        b"".join([entries[ENTRY_BYTES * first : ENTRY_BYTES * end] for first, end in fresh]),
+        b"".join([leaves[HASH_BYTES * first : HASH_BYTES * end] for first, end in fresh]),
+        b"".join([identities[IDENTITY_BYTES * first : IDENTITY_BYTES * end] for first, end in fresh]),
+        [],
+        [],
+    )
+
+
+def _runs_without(numbers: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """The numbers below `count` that are not among these, which ascend, as runs: the first, and the one behind it."""
+    runs: list[tuple[int, int]] = []
+    first = 0
+    for number in (*numbers, count):
+        if first < number:
+            runs.append((first, number))
+        first = number + 1
+    return runs
 
 
 def _verdicts(  # noqa: PLR0917 - what a line is judged by
@@ -295,7 +304,7 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
     partition = genesis.partition
     latest_us = (place.append_ms + genesis.limits.future_tolerance_ms) * _US_PER_MS
     earliest_us = (place.clock_ms - genesis.limits.horizon_ms) * _US_PER_MS
-    entries, leaves, lines = opened.entries, opened.leaves, batch.lines
+    entries, leaves, lines = hashes_in(opened.entries), hashes_in(opened.leaves), batch.lines
     events = read_events(lines)
     identities = [_NONE if isinstance(event, InvalidEvent) else identity_of(event.source, event.id) for event in events]
     known = state.index.get_many(identities)
@@ -357,9 +366,9 @@ def _verdicts(  # noqa: PLR0917 - what a line is judged by
     return (
         not_accepted,
         b"".join([lines[number] + b"\n" for number in accepted]),
-        [*(entries[number] for number in accepted), *claims.values()],
-        [leaves[number] for number in accepted],
-        [*seen, *claims],
+        b"".join([*(entries[number] for number in accepted), *claims.values()]),
+        b"".join([leaves[number] for number in accepted]),
+        b"".join([*seen, *claims]),
         rejections,
         corrections,
     )

@@ -1,7 +1,6 @@
 """A `LogState` that survives the process: kept beside the dedupe index, brought back at a record of the log."""
 
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -95,8 +94,8 @@ class KeptState(LogState):
         header: RecordHeader,
         digest: str,
         frontier: Frontier,
-        identities: Sequence[bytes],
-        entries: Sequence[bytes],
+        identities: bytes,
+        entries: bytes,
         batch: BatchHeader | None,
     ) -> None:
         """See `LogState.append`."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from meterproof.kafka.producer import Delivery, Posted, RecordProducer
 from meterproof.kafka.reader import PartitionReader, Record
 from meterproof.kafka.settings import KafkaSettings
-from meterproof_schemas.chain import newer_version
+from meterproof_schemas.chain import states_prev
 from meterproof_schemas.errors import InvalidRecord, StageStopped
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import Operator, RecordHeader, decode_record, record_digest
@@ -371,4 +371,4 @@ def continues(record: Record, prev: str) -> bool:
     try:
         return decode_record(record.value).header.prev == prev
     except InvalidRecord:
-        return newer_version(record.value, prev) is not None
+        return states_prev(record.value, prev)

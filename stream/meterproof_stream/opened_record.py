@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from meterproof_proofs.frontier import batch_root
-from meterproof_proofs.tree_hashing import leaf_hashes, text_digests
+from meterproof_proofs.tree_hashing import text_tree
 from meterproof_schemas.batch import Batch, BatchHeader, decode_batch
 from meterproof_schemas.errors import InvalidBatch
 from meterproof_schemas.keys import KeyEntry, KeyRegistry, SignedHeader
@@ -52,9 +51,9 @@ class OpenedRecord:
     """The keys that vouch for the batch."""
     digest: bytes = b""
     """SHA-256 of the value."""
-    entries: Sequence[bytes] = ()
-    """One per line, as all below."""
-    leaves: Sequence[bytes] = ()
+    entries: bytes = b""
+    """One per line, one behind the other, as all below."""
+    leaves: bytes = b""
     plain: PlainLines | None = None
     """None says nothing about the lines: they must be read one by one."""
     root_holds: bool = False
@@ -87,9 +86,8 @@ def open_records(records: Iterable[Sourced], genesis: Genesis, registry: KeyRegi
             vouched.append((record, batch))
     # From here on a known key vouches for the header of each.
     for record, batch in vouched:
-        record.digest, *entries = text_digests(batch.value, batch.start)
-        record.entries, record.leaves = entries, leaf_hashes(entries)
-        record.root_holds = batch_root(record.leaves).hex() == batch.header.root  # 4
+        record.digest, record.entries, record.leaves, root = text_tree(batch.value, batch.start)
+        record.root_holds = root.hex() == batch.header.root  # 4
     for record, batch in vouched:
         record.plain = read_plain_lines(batch.value, batch.start)
     return opened

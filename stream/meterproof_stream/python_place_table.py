@@ -92,15 +92,18 @@ class PlaceTable:
         return scrambled * self._buckets >> 64, scrambled << _PLACE_BITS & _SLOT
 
 
-def places_of(tables: Sequence[PlaceTable], identities: Sequence[bytes], /) -> list[tuple[int, int, int]]:
-    """Where these identities may stand: number of the identity, number of the table, place; in any order.
+def places_of(tables: Sequence[PlaceTable], identities: bytes, /) -> list[tuple[int, int, int]]:
+    """Where these identities (joined) may stand: number of the identity, number of the table, place; in any order.
 
-    What is not 16 bytes long stands nowhere.
+    Raises:
+        ValueError: half an identity.
     """
+    if len(identities) % _IDENTITY_BYTES:
+        message = "whole identities"
+        raise ValueError(message)
     return [
-        (number, each, place)
-        for number, identity in enumerate(identities)
-        if len(identity) == _IDENTITY_BYTES
+        (at // _IDENTITY_BYTES, each, place)
+        for at in range(0, len(identities), _IDENTITY_BYTES)
         for each, table in enumerate(tables)
-        for place in table.places(identity)
+        for place in table.places(identities[at : at + _IDENTITY_BYTES])
     ]

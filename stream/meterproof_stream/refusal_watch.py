@@ -70,7 +70,7 @@ class RefusalWatch:
             registered: ids of the keys that the registry knows.
 
         """
-        accepted = bool(judgement.leaves) or any(verdict == DUPLICATE for _, verdict, _ in judgement.not_accepted)
+        accepted = judgement.accepted > 0 or any(verdict == DUPLICATE for _, verdict, _ in judgement.not_accepted)
         if accepted and not self._registered and not self._unknown:
             return
         if not accepted and judgement.reason is None and not judgement.not_accepted:

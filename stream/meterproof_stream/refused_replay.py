@@ -123,7 +123,7 @@ async def replay_refused(
             books=books,
         )
         _count(replay, judgement)
-        if judgement.leaves:
+        if judgement.accepted:
             offered.append(value)
             due = state.next_source_offset
             append_record(state, judgement, log_offset=state.log_offset + 1, source_offset=due, in_force=in_force)
@@ -136,7 +136,7 @@ async def replay_refused(
 
 
 def _count(replay: Replay, judgement: Judgement) -> None:
-    replay.accepted_events += len(judgement.leaves)
+    replay.accepted_events += judgement.accepted
     replay.corrections.update(effect.value for _, effect in judgement.corrections)
     for _, verdict, _ in judgement.not_accepted:
         if verdict == DUPLICATE:

@@ -30,6 +30,7 @@ from typing import Any, Final, Self
 import orjson
 import rocksdict
 
+from meterproof_schemas.identity_table import ENTRY_BYTES, IDENTITY_BYTES, IdentityTable
 from meterproof_stream.errors import IndexDamaged, IndexUnusable
 from meterproof_stream.identity_block import (
     AGE_BYTES,
@@ -68,8 +69,8 @@ class _Record:
     """What one log record brought, until it is written."""
 
     clock_ms: int
-    identities: Sequence[bytes]
-    entries: Sequence[bytes]
+    identities: bytes
+    entries: bytes
     forgotten: bool = False
     """Its identities are no longer looked up."""
 
@@ -102,7 +103,7 @@ class RocksdbIndex:
         """Of all spans."""
         self._tables: list[PlaceTable] = []
         """The tables of `_places`."""
-        self._unwritten: dict[bytes, bytes] = {}
+        self._unwritten = IdentityTable(self._seed)
         self._appended: deque[_Record] = deque()
         self._acknowledged: list[_Record] = []
         self._acknowledged_identities = 0
@@ -196,23 +197,46 @@ class RocksdbIndex:
             IndexDamaged: the folder cannot be read.
         """
         found: list[bytes | None] = list(map(self._unwritten.get, identities))
-        hits = places_of(self._tables, identities)
-        if hits:
-            try:
-                self._look_into_blocks(identities, hits, found)
-            except Exception as error:  # rocksdict raises plain Exception
-                raise self._condemn(error) from error
+        for number, entry in self._written(b"".join(identities)).items():
+            found[number] = entry
         return found
 
-    def _look_into_blocks(
-        self, identities: Sequence[bytes], hits: Sequence[tuple[int, int, int]], found: list[bytes | None]
-    ) -> None:
-        """Complete `found` where an identity is in a block in which it may be, and not forgotten."""
+    def repeats(self, identities: bytes, entries: bytes) -> list[int] | None:
+        """See `DedupeIndex.repeats`.
+
+        Raises:
+            IndexDamaged: the folder cannot be read.
+        """
+        repeats = self._unwritten.repeats(identities, entries)
+        written = self._written(identities)
+        if not written or repeats is None:
+            return repeats
+        for number, entry in written.items():
+            if entries[number * ENTRY_BYTES : (number + 1) * ENTRY_BYTES] != entry:
+                return None
+        return sorted({*repeats, *written})
+
+    def _written(self, identities: bytes) -> dict[int, bytes]:
+        """By number of the identity, the entries of those that are on disk and not forgotten.
+
+        Raises:
+            IndexDamaged: the folder cannot be read.
+        """
+        hits = places_of(self._tables, identities)
+        if not hits:
+            return {}
+        try:
+            return self._look_into_blocks(identities, hits)
+        except Exception as error:  # rocksdict raises plain Exception
+            raise self._condemn(error) from error
+
+    def _look_into_blocks(self, identities: bytes, hits: Sequence[tuple[int, int, int]]) -> dict[int, bytes]:
+        """What is in a block in which it may be."""
+        found: dict[int, bytes] = {}
         wanted: dict[int, dict[int, list[int]]] = {}
         for number, each, place in hits:
-            if found[number] is None:
-                blocks = wanted.setdefault(self._places[each].span, {})
-                blocks.setdefault(self._places[each].first + place, []).append(number)
+            blocks = wanted.setdefault(self._places[each].span, {})
+            blocks.setdefault(self._places[each].first + place, []).append(number)
         for span in self._spans:
             if span.number not in wanted:
                 continue
@@ -222,13 +246,14 @@ class RocksdbIndex:
                 if block is None:
                     raise ValueError(f"block {at} of span {span.number} is missing")
                 for number in numbers:
-                    held = find_in(block, identities[number])
+                    held = find_in(block, identities[number * IDENTITY_BYTES : (number + 1) * IDENTITY_BYTES])
                     if held is not None and span.begin_ms + held[1] >= self._oldest_ms:
                         found[number] = held[0]
+        return found
 
-    def add(self, identities: Sequence[bytes], entries: Sequence[bytes], clock_ms: int) -> None:
+    def add(self, identities: bytes, entries: bytes, clock_ms: int) -> None:
         """See `DedupeIndex.add`. Each call is one record for `acknowledge`."""
-        self._unwritten.update(zip(identities, entries, strict=True))
+        self._unwritten.add(identities, entries)
         self._appended.append(_Record(clock_ms, identities, entries))
 
     def evict(self, clock_ms: int) -> None:
@@ -245,8 +270,7 @@ class RocksdbIndex:
     def _forget(self, record: _Record) -> None:
         if not record.forgotten:
             record.forgotten = True
-            for identity in record.identities:
-                del self._unwritten[identity]
+            self._unwritten.forget(len(record.identities) // IDENTITY_BYTES)
 
     def __len__(self) -> int:
         return len(self._unwritten) + sum(span.identities for span in self._spans)
@@ -266,7 +290,7 @@ class RocksdbIndex:
         if self._acknowledged and record.clock_ms // self._span_ms != self._acknowledged[0].clock_ms // self._span_ms:
             self.write()
         self._acknowledged.append(record)
-        self._acknowledged_identities += len(record.identities)
+        self._acknowledged_identities += len(record.identities) // IDENTITY_BYTES
         self._rows += rows
         self._cursor = cursor
         if self._acknowledged_identities >= WRITE_IDENTITIES or len(self._acknowledged) >= WRITE_RECORDS:
@@ -286,17 +310,23 @@ class RocksdbIndex:
             span = self._span_of(clock_ms)
             batch = rocksdict.WriteBatch(raw_mode=True)
             batch.set_default_column_family(span.handle)
-            identities = [*itertools.chain.from_iterable([record.identities for record in self._acknowledged])]
-            entries = [*itertools.chain.from_iterable([record.entries for record in self._acknowledged])]
+            identities = b"".join([record.identities for record in self._acknowledged])
+            entries = b"".join([record.entries for record in self._acknowledged])
             ages = b"".join(
-                [encode_ages(each.clock_ms - span.begin_ms, len(each.identities)) for each in self._acknowledged]
+                [
+                    encode_ages(each.clock_ms - span.begin_ms, len(each.identities) // IDENTITY_BYTES)
+                    for each in self._acknowledged
+                ]
             )
+            count = len(identities) // IDENTITY_BYTES
             blocks: list[bytes] = []
-            for begin in range(0, len(identities), BLOCK_IDENTITIES):
+            for begin in range(0, count, BLOCK_IDENTITIES):
                 end = begin + BLOCK_IDENTITIES
-                known = b"".join(identities[begin:end])
+                known = identities[begin * IDENTITY_BYTES : end * IDENTITY_BYTES]
                 batch[span.key_of(span.blocks + len(blocks))] = encode_block(
-                    known, entries[begin:end], ages[begin * AGE_BYTES : end * AGE_BYTES]
+                    known,
+                    entries[begin * ENTRY_BYTES : end * ENTRY_BYTES],
+                    ages[begin * AGE_BYTES : end * AGE_BYTES],
                 )
                 blocks.append(known)
             if self._rows:
@@ -309,7 +339,7 @@ class RocksdbIndex:
                     "rows": self._row_number,
                     "clock_ms": clock_ms,
                     "spans": {
-                        str(each.number): each.identities + (len(identities) if each is span else 0)
+                        str(each.number): each.identities + (count if each is span else 0)
                         for each in self._spans
                         if each.end_ms >= oldest_ms
                     },

@@ -6,7 +6,8 @@ from typing import Final
 
 import rocksdict
 
-from meterproof_stream.identity_block import IDENTITY_BYTES, identities_in
+from meterproof_schemas.identity_table import IDENTITY_BYTES
+from meterproof_stream.identity_block import identities_in
 from meterproof_stream.place_table import PLACES, PlaceTable
 
 _BLOCK: Final = b"block"

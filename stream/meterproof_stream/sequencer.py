@@ -6,7 +6,7 @@ repeats or omissions. Its only state is the log.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_descriptions import partitions_of
 from meterproof_schemas.keys import KeyRegistry
-from meterproof_schemas.log_record import Genesis, Operator, RecordHeader
+from meterproof_schemas.log_record import Genesis, RecordHeader
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook
 from meterproof_schemas.topics import Topic
 from meterproof_stream.engine import Delivered
@@ -65,7 +65,6 @@ class Sequencer:
         *,
         random_bytes: Callable[[int], bytes],
         on_failure: Callable[[BaseException], None],
-        room: Room | None = None,
         index_dir: Path | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
         refusals: RefusalWatch | None = None,
@@ -78,7 +77,6 @@ class Sequencer:
             registry_path: the key registry's file.
             random_bytes: names writers.
             on_failure: told an error after which nothing may be acknowledged.
-            room: bounds what is on its way.
             index_dir: where the dedupe indexes are kept on disk, a folder for each partition; None: in memory.
             monotonic_s: a clock that goes on while the process is frozen.
             refusals: notices producers whose every event is refused.
@@ -91,7 +89,7 @@ class Sequencer:
         self._registry = RegistryFile(registry_path)
         self._random_bytes = random_bytes
         self._on_failure = on_failure
-        self._room = room or Room()
+        self._room = Room()
         self._source_topic = kafka.topic(Topic.BATCHES)
         self._producer = RecordProducer(kafka)
         self._partitions = 0
@@ -99,8 +97,8 @@ class Sequencer:
         self._books: Mapping[int, PriceBook] = {}
         self._price_book = 0
         self._book_topic = KeptReader(kafka, kafka.topic(Topic.PRICE_BOOKS))
-        self._book_bounds: tuple[int, int] | None = None
-        """Of that topic, when it was last read."""
+        self._books_read: tuple[bytes | None, tuple[int, int]] | None = None
+        """Id and bounds of that topic, when it was last read."""
         self._meters = frozenset(meter.name for meter in DEFAULT_METERS)
         self._monotonic_s = monotonic_s
         self._refusals = refusals or RefusalWatch(monotonic_s=monotonic_s)
@@ -129,12 +127,8 @@ class Sequencer:
         except BaseException:
             await self._book_topic.stop()
             raise
-        self._watchers = [
-            asyncio.create_task(self._source.run()),
-            asyncio.create_task(self._watch_registry()),
-            asyncio.create_task(self._watch_price_books()),
-            asyncio.create_task(self._watch_refusals()),
-        ]
+        watches = self._source.run, self._watch_registry, self._watch_price_books, self._watch_refusals
+        self._watchers = [asyncio.create_task(self._watch(one)) for one in watches]
 
     async def stop(self) -> None:
         """Take nothing more, wait for what is on its way, disconnect. Harmless when repeated."""
@@ -356,20 +350,6 @@ class Sequencer:
             acknowledge=acknowledge,
         )
 
-    async def record_verdict(
-        self, lane: Lane, judgement: Judgement, *, source_count: int = 1, operator: Operator | None = None
-    ) -> None:
-        """Record a judgement that was not made from a delivered record, for the source offsets that are due."""
-        await self._room.wait()
-        await lane.submit(
-            judgement,
-            source_offset=lane.next,
-            source_count=source_count,
-            registry=self._registry.current.digest,
-            price_book=self._price_book,
-            operator=operator,
-        )
-
     async def _fill(self, lane: Lane, offset: int) -> None:
         """Read what the runtime left out, with a reader of our own: records found are recorded like any other.
 
@@ -392,21 +372,32 @@ class Sequencer:
         await self._record_hole(lane, offset)
 
     async def _record_hole(self, lane: Lane, until: int) -> None:
+        """Record that no record stands at the source offsets from the one that is due to `until`, if there are any."""
         missing = until - lane.next
         if missing:
-            await self.record_verdict(lane, judge_hole(lane.state), source_count=missing)
+            await self._room.wait()
+            await lane.submit(
+                judge_hole(lane.state),
+                source_offset=lane.next,
+                source_count=missing,
+                registry=self._registry.current.digest,
+                price_book=self._price_book,
+            )
 
     async def _refresh_price_book(self) -> None:
         async with self._book_topic.of(0) as reader:
-            bounds = await reader.bounds()
-        if bounds == self._book_bounds:
+            there = await reader.topic_id(), await reader.bounds()
+        if there == self._books_read:
             return
         books = await read_price_books(self._kafka)
-        self._book_bounds = bounds
+        self._books_read = there
+        changed = sorted(version for version, book in self._books.items() if books.get(version) != book)
+        if changed:  # as when the topic was made again: what was judged by a version is judged by it for ever
+            _log.error("price_books_changed", versions=changed, in_force=self._price_book)
         newest = max(books, default=0)
-        if newest == self._price_book:
+        if newest <= self._price_book:
             return
-        self._books, self._price_book = books, newest
+        self._books, self._price_book = {**books, **self._books}, newest
         meters = books[newest].meters
         self._meters = frozenset(meter.name for meter in meters)
         _log.info("price_book_in_force", version=newest, meters=len(meters))
@@ -418,6 +409,13 @@ class Sequencer:
                 await self._refresh_price_book()
             except Exception as error:  # noqa: BLE001 - the book in force stays in force; the next look may succeed
                 _log.warning("price_books_unread", error=str(error))
+
+    async def _watch(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a watch for ever: one that failed must not be missing in silence."""
+        try:
+            await run()
+        except Exception as error:  # noqa: BLE001 - handed to the process, which ends by it
+            self._on_failure(error)
 
     async def _watch_registry(self) -> None:
         while True:

@@ -38,7 +38,10 @@ class SigningMemory(Protocol):
 
 
 class AuditMemory:
-    """The audit folder as a memory: what the audit sink took as its own. Read only."""
+    """The audit folder as a memory: what the audit sink took as its own.
+
+    Reads only, when it is asked, and holds nothing open.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.where = f"the audit folder {folder}"

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from meterproof.kafka.errors import BrokerUnreachable, TopicMissing
+from meterproof.kafka.errors import BrokerUnreachable, KafkaProblem, TopicMissing
 from meterproof.kafka.kept_reader import KeptReader
 from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topic_ids import MadeAgain
 from meterproof_stream.in_turn import in_turn
 from meterproof_stream.lane import Lane
 from meterproof_stream.source_comparison import check_source
@@ -17,6 +19,10 @@ SOURCE_PAUSE_S: Final = 0.5
 """After a pause of this length in a partition's records, its source is compared with its log before the next counts."""
 SOURCE_CHECK_INTERVAL_S: Final = 5.0
 """How often it is compared without a pause."""
+SOURCE_ID_INTERVAL_S: Final = 0.5
+"""How often it is looked whether the topic was made again: then all its partitions are compared at once."""
+_REST_FACTOR: Final = 20
+"""Between two looks it rests this many times as long as one took."""
 BROKER_POLL_INTERVAL_S: Final = 0.5
 """How often a broker that does not answer is asked again."""
 
@@ -28,7 +34,8 @@ class SourceWatch:
 
     A topic that is deleted and created again delivers nothing meanwhile, and a process that was frozen sees its clock
     jump: so after each pause nothing counts before the comparison. For what came without one, each partition is
-    compared once in an interval while its records are fed; what is wrong then fails its lane. All over one connection.
+    compared once in an interval while its records are fed, and all at once when the topic has another id; what is wrong
+    then fails its lane. All over one connection.
 
     Lives from `run` to `stop`.
     """
@@ -109,18 +116,40 @@ class SourceWatch:
 
     async def run(self) -> None:
         """Compare each partition once in an interval, for ever, while its records are fed."""
+        await asyncio.gather(self._compare_in_turn(), self._compare_if_made_again())
+
+    async def _compare_in_turn(self) -> None:
         async for partition in in_turn(self._lanes, self._interval_s):
-            lane = self._lanes().get(partition)
-            if lane is None or lane.closed or lane.failure is not None:
-                continue
-            try:
-                await self._compare(lane)
-            except (BrokerUnreachable, TopicMissing) as error:
-                # It delivers nothing. What comes later comes after a pause or a take-over, or is looked at again.
-                _log.warning("source_unchecked", partition=partition, error=str(error))
-            except Exception as error:  # noqa: BLE001 - handed to the process, which ends by it
-                if not lane.closed:
-                    lane.fail(error)
+            await self._compare_beside(partition)
+
+    async def _compare_if_made_again(self) -> None:
+        made_again = MadeAgain(self._topic_id)
+        while True:
+            began_s = self._monotonic_s()
+            with suppress(KafkaProblem):  # which the comparisons in turn meet too, and tell
+                if await made_again.look():
+                    _log.warning("source_made_again", topic=self._topic)
+                    for partition in sorted(self._lanes()):
+                        await self._compare_beside(partition)
+            # Of a topic with thousands of partitions the answer is long.
+            await asyncio.sleep(max(SOURCE_ID_INTERVAL_S, (self._monotonic_s() - began_s) * _REST_FACTOR))
+
+    async def _compare_beside(self, partition: int) -> None:
+        lane = self._lanes().get(partition)
+        if lane is None or lane.closed or lane.failure is not None:
+            return
+        try:
+            await self._compare(lane)
+        except (BrokerUnreachable, TopicMissing) as error:
+            # It delivers nothing. What comes later comes after a pause or a take-over, or is looked at again.
+            _log.warning("source_unchecked", partition=partition, error=str(error))
+        except Exception as error:  # noqa: BLE001 - handed to the process, which ends by it
+            if not lane.closed:
+                lane.fail(error)
+
+    async def _topic_id(self) -> bytes | None:
+        async with self._reader.of(0) as reader:
+            return await reader.topic_id()
 
     async def _compare(self, lane: Lane) -> None:
         async with self._reader.of(lane.partition) as reader:

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from meterproof.durable_file import replace_durably, sync_folder
 from meterproof_proofs.checkpoint import Checkpoint
 from meterproof_proofs.note import SignedNote
 from meterproof_schemas.errors import StageStopped
@@ -49,7 +50,7 @@ class WitnessFolder:
     def remember(self, notes: Sequence[bytes], root_at: RootAt) -> None:
         """Make signed checkpoints of one log's trees the folder's, all or, if one contradicts it, none.
 
-        1. Under the lock, compare each with what is there. 2. Write each beside, sync, rename, sync the folder.
+        1. Under the lock, compare each with what is there. 2. Replace what is there, durably.
 
         Args:
             notes: the checkpoints, at most one per tree.
@@ -66,7 +67,11 @@ class WitnessFolder:
             for checkpoint, _ in read:  # 1
                 self._compare(checkpoint, root_at)
             for checkpoint, note in read:  # 2
-                _write(self._file(checkpoint.origin), note)
+                file = self._file(checkpoint.origin)
+                if not file.parent.is_dir():
+                    file.parent.mkdir(mode=_FOLDER_MODE)
+                    sync_folder(self._folder)
+                replace_durably(file, note, mode=_FILE_MODE)
 
     def _compare(self, checkpoint: Checkpoint, root_at: RootAt) -> None:
         try:
@@ -100,25 +105,3 @@ class WitnessFolder:
             yield
         finally:
             os.close(descriptor)
-
-
-def _write(file: Path, content: bytes) -> None:
-    if not file.parent.is_dir():
-        file.parent.mkdir(mode=_FOLDER_MODE)
-        _sync_folder(file.parent.parent)
-    beside = file.with_name(file.name + ".new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    beside.replace(file)
-    _sync_folder(file.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from meterproof.command_options import AsJson, Bootstrap, Data, Prefix
 from meterproof.deployment import DataFolder
 from meterproof_stream.commands.leaving import add_leave
-from meterproof_stream.commands.options import AsJson, Bootstrap, Data, Prefix
 from meterproof_stream.commands.running import run_command
 from meterproof_stream.commands.worker_options import WorkerOptions, with_worker_options
 
@@ -61,7 +61,7 @@ add_leave(app, WORKER)
     epilog='Example: meterproof budgets accept-gap --data data --reason "new limits from May on" --who "Ada L."   ·   '
     "exit codes: 0 accepted, 1 nothing to accept",
 )
-def accept_gap_command(  # noqa: PLR0917 - one parameter per option
+def accept_gap_command(
     reason: Annotated[str, typer.Option(help="Why; stands in usage.budget-state as long as these budgets.")],
     who: Annotated[str, typer.Option(help="Who decided; stands there too.")],
     data: Data = Path("data"),
@@ -96,7 +96,7 @@ def accept_gap_command(  # noqa: PLR0917 - one parameter per option
     epilog="Example: meterproof budgets show --data data --scope customer --json   ·   spend is the sum over all logs, "
     "as far as the worker has added it up: with --json, `logs` says up to which position of each"
 )
-def show(  # noqa: PLR0917 - one parameter per option
+def show(
     budget: Annotated[str | None, typer.Option(help="Only the budget of this name.")] = None,
     scope: Annotated[str | None, typer.Option(help="Only this scope: agent, customer, team …")] = None,
     subject: Annotated[str | None, typer.Option(help="Only this subject, or a prefix followed by *.")] = None,

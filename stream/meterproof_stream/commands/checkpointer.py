@@ -25,7 +25,7 @@ def _checkpointer() -> None:
 
 @app.command(epilog="Example: meterproof checkpointer run --data data --key data/keys/log.key")
 @with_worker_options
-def run(  # noqa: PLR0917 - one parameter per option
+def run(
     options: WorkerOptions,
     key: Annotated[
         list[Path] | None,

@@ -7,8 +7,8 @@ from typing import Annotated
 import orjson
 import typer
 
+from meterproof.command_options import AsJson, Bootstrap, Data, Prefix
 from meterproof.deployment import DataFolder
-from meterproof_stream.commands.options import AsJson, Bootstrap, Data, Prefix
 
 
 def add_leave(app: typer.Typer, worker: str) -> None:

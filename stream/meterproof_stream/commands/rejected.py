@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
+from meterproof.command_options import Bootstrap, Data, Prefix
 from meterproof.deployment import DataFolder
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.errors import InvalidRecord
@@ -40,14 +41,14 @@ def group() -> None:
     epilog="Example: meterproof rejected list --data data --reason conflicting_id --json   ·   a refusal can stand "
     "there more than once, since it is written before the log record: partition, offset and line name it",
 )
-def list_command(  # noqa: PLR0917 - one parameter per option
+def list_command(
     partition: Annotated[int | None, typer.Option(help="Only this partition.", min=0)] = None,
     reason: Annotated[Reason | None, typer.Option(help="Only this reason.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many, the newest of each partition.", min=1)] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
-    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+    data: Data = Path("data"),
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
 ) -> None:
     """List refusals, oldest first. Payloads are not shown: they stay on the topic."""
     kafka = DataFolder(data).kafka_settings(bootstrap, topic_prefix)
@@ -96,7 +97,7 @@ async def _read(
     epilog="Example: meterproof rejected replay --data data --dry-run   ·   then without --dry-run; done twice, it "
     "sends nothing the second time",
 )
-def replay_command(  # noqa: PLR0917 - one parameter per option
+def replay_command(
     partition: Annotated[int | None, typer.Option(help="Only this partition.", min=0)] = None,
     reason: Annotated[
         list[Reason] | None,
@@ -108,9 +109,9 @@ def replay_command(  # noqa: PLR0917 - one parameter per option
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would happen.")] = False,
     registry: Annotated[Path | None, typer.Option(help="Key registry; default: the data folder's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per partition and line.")] = False,
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
-    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+    data: Data = Path("data"),
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
 ) -> None:
     """Offer refused batches to the sequencer again, signed bytes as they came, once the cause is repaired.
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import orjson
 import typer
 
+from meterproof.command_options import AsJson, Bootstrap, Data, Prefix
 from meterproof.deployment import DataFolder
 from meterproof_stream.commands.leaving import add_leave
-from meterproof_stream.commands.options import AsJson, Bootstrap, Data, Prefix
 from meterproof_stream.commands.running import run_command
 from meterproof_stream.commands.worker_options import WorkerOptions, with_worker_options
 from meterproof_stream.index_kind import IndexKind
@@ -79,7 +79,7 @@ def run(
     "quarantine",
     epilog='Example: meterproof sequencer quarantine 3 18227 --reason "crashes the parser, ticket 4711" --who "Ada L."',
 )
-def quarantine_command(  # noqa: PLR0917 - one parameter per option
+def quarantine_command(
     partition: Partition,
     offset: Annotated[int, typer.Argument(help="Offset of the record; must be the one that is due.", min=0)],
     reason: Reason,
@@ -99,7 +99,7 @@ def quarantine_command(  # noqa: PLR0917 - one parameter per option
     "accept-gap",
     epilog='Example: meterproof sequencer accept-gap 3 --reason "retention was one day by mistake" --who "Ada L."',
 )
-def accept_gap_command(  # noqa: PLR0917 - one parameter per option
+def accept_gap_command(
     partition: Partition,
     reason: Reason,
     who: Who,

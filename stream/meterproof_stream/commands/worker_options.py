@@ -5,9 +5,26 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, get_type_hints
+from typing import Annotated, Any, Concatenate, ParamSpec, get_type_hints
 
-from meterproof_stream.commands.options import Bootstrap, Data, Instance, LeaveOnStop, Prefix, RuntimeChoice
+import typer
+
+from meterproof.command_options import Bootstrap, Data, Prefix
+from meterproof_stream.runtime import Runtime
+
+Instance = Annotated[str | None, typer.Option(help="Stable unique name of this worker; default: host name.")]
+LeaveOnStop = Annotated[
+    bool | None,
+    typer.Option(
+        "--leave/--stay",
+        help="When stopped by SIGTERM, give up the place in the group, because this worker will not come back; "
+        "default: stay, and find it again after a restart.",
+        show_default=False,
+    ),
+]
+RuntimeChoice = Annotated[
+    Runtime | None, typer.Option("--runtime", help="What delivers the records; default: faust.", show_default=False)
+]
 
 _Own = ParamSpec("_Own")
 
