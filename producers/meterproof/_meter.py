@@ -93,7 +93,7 @@ class Meter:
         """A meter set up by `METERPROOF_…` and `METERPROOF_KAFKA_…` variables.
 
         On the machine of a `meterproof up`, `METERPROOF_DATA_DIR` stands for the variables that say where Kafka is and
-        what the deployment is called.
+        what the deployment is called; a variable that says where Kafka is comes first.
 
         Raises:
             InvalidKey: the key file is missing or faulty.
@@ -107,11 +107,11 @@ class Meter:
         data_dir = os.environ.get("METERPROOF_DATA_DIR")
         if data_dir is None:
             return cls(from_variables(MeterSettings), KafkaTransport(from_variables(KafkaSettings)))
-        there = DataFolder(Path(data_dir)).deployment()
-        return cls(
-            from_variables(MeterSettings, deployment=there.deployment, partitions=there.partitions),
-            KafkaTransport(from_variables(KafkaSettings, bootstrap=there.bootstrap, topic_prefix=there.topic_prefix)),
-        )
+        folder = DataFolder(Path(data_dir))
+        there = folder.deployment()
+        settings = from_variables(MeterSettings, deployment=there.deployment, partitions=there.partitions)
+        from_variables(KafkaSettings)  # names the variables that are faulty
+        return cls(settings, KafkaTransport(folder.kafka_settings()))
 
     async def open(self) -> Self:
         """Connect.

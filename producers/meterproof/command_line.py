@@ -5,6 +5,8 @@ import sys
 import typer
 from pydantic import ValidationError
 
+from meterproof_schemas.errors import first_fault
+
 USAGE: int = 2
 """Exit code of wrong usage."""
 
@@ -28,8 +30,7 @@ def run_app(app: typer.Typer, name: str, argv: list[str], expected: tuple[type[E
         sys.stderr.write(f"{name}: {error}\n")
         return 1
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        sys.stderr.write(f"{name}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}\n")
+        sys.stderr.write(f"{name}: {first_fault(error)}\n")
         return 1
     except Exception as error:
         if not hasattr(error, "show"):

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from meterproof.errors import MeterError
 from meterproof.kafka.settings import KafkaSettings
+from meterproof_schemas.errors import first_fault
 
 FILE_NAME: Final = "deployment.json"
 
@@ -48,6 +49,8 @@ class DataFolder:
         self.budgets = root / "budgets.json"
         self.webhooks = root / "webhooks.json"
         """Where alerts are sent; missing where they are not."""
+        self.webhook_deliveries = root / "webhook-deliveries.json"
+        """Which topic says what was sent: an alarm for the case that it becomes another one."""
         self.deployment_file = root / FILE_NAME
 
     @property
@@ -83,7 +86,5 @@ class DataFolder:
             message = f"{self.root} holds no deployment; start one with `meterproof up --data {self.root}`"
             raise NoDeployment(message) from None
         except ValidationError as error:
-            message = (
-                f"{self.deployment_file} is faulty: {error.errors(include_url=False, include_input=False)[0]['msg']}"
-            )
+            message = f"{self.deployment_file} is faulty: {first_fault(error)}"
             raise NoDeployment(message) from None

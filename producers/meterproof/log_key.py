@@ -1,51 +1,19 @@
 """The deployment's log key, which signs checkpoints: one seed, one note key per log, named as the log's origin."""
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
 
 from meterproof.errors import InvalidKey
-from meterproof.seed_file import SEED_BYTES, read_seed, write_seed
+from meterproof.seed_key import SeedKey
 from meterproof_proofs.note import Signer
 from meterproof_schemas.records_tree import records_origin
 
-_PREFIX: Final = "METERPROOF+LOG+ED25519+"
 
+class LogKey(SeedKey):
+    """The secret seed of a deployment's logs. Its repr and errors never show it. Lives as long as who signs."""
 
-class LogKey:
-    """The secret seed of a deployment's logs. Its repr and errors never show it."""
-
-    def __init__(self, seed: bytes) -> None:
-        if len(seed) != SEED_BYTES:
-            message = f"an Ed25519 seed has {SEED_BYTES} bytes"
-            raise InvalidKey(message)
-        self._seed = seed
-
-    def __repr__(self) -> str:
-        return "LogKey()"
-
-    @classmethod
-    def generate(cls, random_bytes: Callable[[int], bytes] = os.urandom) -> "LogKey":
-        """A new key."""
-        return cls(random_bytes(SEED_BYTES))
-
-    @classmethod
-    def load(cls, path: Path) -> "LogKey":
-        """Read a key file.
-
-        Raises:
-            InvalidKey: the file is missing, readable by others, or not a log key.
-        """
-        return cls(read_seed(path, _PREFIX, "meterproof keygen log"))
-
-    def save(self, path: Path) -> None:
-        """Write the key file, readable by its owner only; an existing file is never overwritten.
-
-        Raises:
-            InvalidKey: there is a file already.
-        """
-        write_seed(path, _PREFIX, self._seed)
+    prefix = "METERPROOF+LOG+ED25519+"
+    command = "meterproof keygen log"
 
     def signer(self, origin: str) -> Signer:
         """The note signer of one log: key name = origin, as c2sp.org/tlog-checkpoint asks for."""

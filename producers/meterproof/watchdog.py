@@ -4,6 +4,7 @@ import contextlib
 import faulthandler
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,7 +19,8 @@ LAST_RESORT_S: Final = 10.0
 """How long this thread itself may be kept from running, or from ending the process, beyond what it watches for."""
 _INTERVAL_S: Final = 0.5
 _SHOWN_FRAMES: Final = 3
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_NUMBERS_MAX: Final = 64
 
 
 class WorkerStalled(Exception):
@@ -72,12 +74,25 @@ class Watchdog(threading.Thread):
     def note_signals(self) -> None:
         """Let SIGTERM and SIGINT start the deadline even while the event loop stands.
 
-        Call after the loop's own handlers were added, from the main thread: the loop hears of signals by its wake-up
-        descriptor, whatever the handler.
+        Call after the loop's own handlers were added, from the main thread. A handler of Python's would not do: it runs
+        when the main thread gets to it, which never happens in a system call that does not return, or that the kernel
+        takes up again after the signal. What the interpreter does at once is to write the signal's number to a
+        descriptor, which is the loop's: so a thread stands in between, hears of it, and hands it on.
         """
-        for number in _SIGNALS:
-            signal.signal(number, lambda *_: self.stop_within_deadline())
-            signal.siginterrupt(number, False)
+        ours, told = socket.socketpair()
+        told.setblocking(False)
+        loops = signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
+        # Of our own: the loop's number may be another file's when the loop is closed.
+        arguments = (ours, None if loops < 0 else os.dup(loops))
+        threading.Thread(target=self._hear, args=arguments, name="signals", daemon=True).start()
+
+    def _hear(self, signals: socket.socket, loop: int | None) -> None:
+        while numbers := signals.recv(_NUMBERS_MAX):
+            if not _SIGNALS.isdisjoint(numbers):
+                self.stop_within_deadline()
+            if loop is not None:
+                with contextlib.suppress(OSError):  # closed, or so full that it wakes up anyway
+                    os.write(loop, numbers)
 
     def loop_ended(self) -> None:
         """The event loop is done; what is left of the process still has to end before the deadline, if there is one."""

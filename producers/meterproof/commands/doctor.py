@@ -8,6 +8,7 @@ import orjson
 import typer
 
 from meterproof.command_line import run_app
+from meterproof.command_options import Bootstrap, Data, Prefix
 from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 
@@ -18,15 +19,15 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(epilog="Example: meterproof doctor --data data --key data/keys/gateway.key --source gateway/chat --json")
-def doctor(  # noqa: PLR0917 - one parameter per option
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
+def doctor(
+    data: Data = Path("data"),
     key: Annotated[
         Path | None, typer.Option(help="A producer's key file; default: every producer key of the data folder.")
     ] = None,
     source: Annotated[str | None, typer.Option(help="A source that the key is to report for.")] = None,
     registry: Annotated[Path | None, typer.Option(help="Key registry; default: the data folder's own.")] = None,
-    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
-    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
     as_json: Annotated[bool, typer.Option("--json", help="One array of check, outcome, detail, remedy.")] = False,
 ) -> None:
     """Look at keys, registry, folder, broker, topics, partitions, price book and clocks; say what to do about faults.

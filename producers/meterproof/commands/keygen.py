@@ -24,23 +24,20 @@ app = typer.Typer(
     epilog="Example: meterproof keygen producer gateway --out gateway.key --registry registry.json "
     "--source gateway --agent '*' --customer acme"
 )
-def producer(  # noqa: PLR0917 - one parameter per option
+def producer(
     name: Annotated[str, typer.Argument(help="The producer's name, as batch headers state it.")],
     out: Annotated[Path, typer.Option(help="Where the secret key goes; never overwritten.")],
     registry: Annotated[Path, typer.Option(help="Key registry file to add the public key to; made if missing.")],
     source: Annotated[list[str], typer.Option(help="A source it may report for: a name, a prefix*, or *.")],
     agent: Annotated[list[str], typer.Option(help="An agent it may report for.")],
     customer: Annotated[list[str], typer.Option(help="A customer it may report for.")],
-    comment: Annotated[str | None, typer.Option(help="A remark kept in the registry.")] = None,
 ) -> None:
     """Make a producer's Ed25519 key and list its public half in the registry."""
     entries = list((load_registry(registry) if registry.exists() else EMPTY_REGISTRY).entries.values())
     key = ProducerKey.generate()
     # The key first: a registry entry whose key was never written would be a key nobody holds.
     key.save(out)
-    entries.append(
-        key.entry(name, sources=tuple(source), agents=tuple(agent), customers=tuple(customer), comment=comment)
-    )
+    entries.append(key.entry(name, sources=tuple(source), agents=tuple(agent), customers=tuple(customer)))
     replace_durably(registry, encode_registry(entries))
     typer.echo(f"{key.key_id}  {name}  {out}")
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meterproof.command_line import run_app
+from meterproof.command_options import Bootstrap, Data, Prefix
 from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
@@ -30,11 +31,9 @@ def _keys() -> None:
 rotate = typer.Typer(no_args_is_help=True, help="Replace the log key: begin, restart the checkpointer, finish.")
 app.add_typer(rotate, name="rotate")
 
-_Data = Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")]
-
 
 @rotate.command("begin", epilog="Example: meterproof keys rotate begin --data data")
-def rotate_begin(data: _Data = Path("data")) -> None:
+def rotate_begin(data: Data = Path("data")) -> None:
     """Make the next log key; from the checkpointer's next start on, both sign."""
     from meterproof.key_rotation import begin
 
@@ -48,9 +47,9 @@ def rotate_begin(data: _Data = Path("data")) -> None:
 
 @rotate.command("finish", epilog="Example: meterproof keys rotate finish --data data")
 def rotate_finish(
-    data: _Data = Path("data"),
-    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
-    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+    data: Data = Path("data"),
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
 ) -> None:
     """Let the next log key be the only one, if it has signed every log's largest checkpoint.
 

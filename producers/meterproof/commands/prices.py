@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from meterproof.commands.kafka_command import AsJson, Bootstrap, Data, Prefix, run
+from meterproof.command_options import AsJson, Bootstrap, Data, Prefix
+from meterproof.commands.kafka_command import run
 from meterproof.deployment import DataFolder
 from meterproof_schemas.price_book import parse_price_book
 

@@ -34,7 +34,7 @@ app = typer.Typer(add_completion=False)
     "meterproof replay calls.jsonl --format jsonl --data data --map time=ts --map agent=caller --set customer=acme "
     "--map usage.input_tokens=prompt_tokens"
 )
-def replay(  # noqa: PLR0917 - one parameter per option
+def replay(
     file: Annotated[Path, typer.Argument(help="Trace file.", exists=True, dir_okay=False)],
     data: Annotated[Path, typer.Option(help="Data folder of a running `meterproof up`.")],
     trace_format: Annotated[Format, typer.Option("--format", help="How the file is read.")] = "azure-llm",
@@ -77,7 +77,6 @@ def replay(  # noqa: PLR0917 - one parameter per option
 async def publish(lines: list[bytes], folder: DataFolder, *, speed: float, show_progress: bool) -> float:
     """Record and flush all lines through a meter of the folder's deployment; returns the seconds that it took."""
     from meterproof._kafka_transport import KafkaTransport
-    from meterproof.kafka.settings import KafkaSettings
 
     deployment = folder.deployment()
     settings = MeterSettings(
@@ -88,9 +87,9 @@ async def publish(lines: list[bytes], folder: DataFolder, *, speed: float, show_
         partitions=deployment.partitions,
         room_timeout_s=120,
     )
-    transport = KafkaTransport(KafkaSettings(bootstrap=deployment.bootstrap, topic_prefix=deployment.topic_prefix))
+    transport = KafkaTransport(folder.kafka_settings())
     columns = (TextColumn("sent"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    started = time.monotonic()
+    began_s = time.monotonic()
     first_us = _time_us(lines[0]) if speed else 0
     with Progress(*columns, console=Console(stderr=True), disable=not show_progress) as progress:
         task = progress.add_task("sent", total=len(lines))
@@ -98,11 +97,11 @@ async def publish(lines: list[bytes], folder: DataFolder, *, speed: float, show_
             for line in lines:
                 if speed:
                     due_s = (_time_us(line) - first_us) / _US_PER_S / speed
-                    await asyncio.sleep(max(0.0, due_s - (time.monotonic() - started)))
+                    await asyncio.sleep(max(0.0, due_s - (time.monotonic() - began_s)))
                 await meter.record_line(line)
                 progress.advance(task)
             await meter.flush()
-    return time.monotonic() - started
+    return time.monotonic() - began_s
 
 
 def _time_us(line: bytes) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meterproof.commands.kafka_command import AsJson, Bootstrap, Data, Prefix, run
+from meterproof.command_options import AsJson, Bootstrap, Data, Prefix
+from meterproof.commands.kafka_command import run
 from meterproof.deployment import DataFolder
 
 if TYPE_CHECKING:

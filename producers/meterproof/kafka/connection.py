@@ -1,4 +1,4 @@
-"""One way to start a client of the library and to turn its errors into ours."""
+"""One way to start a client of the library, corrected where it fails us, and to turn its errors into ours."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import aiokafka.errors
 from aiokafka.admin import AIOKafkaAdminClient
 
-from meterproof.kafka import closing, connection_log
+from meterproof.kafka import closing, connection_log, tolerant
 from meterproof.kafka.errors import AccessDenied, BrokerUnreachable, KafkaProblem, KafkaRefused
 from meterproof.kafka.settings import KafkaSettings
 
@@ -21,6 +21,7 @@ _UNKNOWN_TOPIC: Final = 3
 
 connection_log.install()
 closing.apply()
+tolerant.apply()
 _log: Final = logging.getLogger(__name__)
 
 _DENIED = (

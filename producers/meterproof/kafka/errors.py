@@ -3,6 +3,7 @@
 KafkaProblem              root; `retriable` says whether the same call can succeed later
 ├── BrokerUnreachable     no broker answers, or not in time
 ├── AccessDenied          the brokers refuse this client's credentials or rights
+├── CertificateUnusable   a file of certificates or keys cannot be read, or holds none
 ├── TopicMissing          a topic, or a partition of it, does not exist
 ├── OffsetTrimmed         the records asked for were deleted
 ├── OffsetBeyondEnd       the log ends before the offset asked for: it was truncated or re-created
@@ -45,6 +46,13 @@ class AccessDenied(KafkaProblem):
             "_SASL_MECHANISM, and the rights (ACLs) of this user"
         )
         self.cause = cause
+
+
+class CertificateUnusable(KafkaProblem):
+    """A file that the TLS settings name cannot be read, or does not hold what it should."""
+
+    def __init__(self, variables: str, files: str, cause: str) -> None:
+        super().__init__(f"{files}: {cause}. Check {variables}")
 
 
 class TopicMissing(KafkaProblem):

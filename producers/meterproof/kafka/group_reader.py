@@ -13,14 +13,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.structs import OffsetAndMetadata
 
-from meterproof.kafka import tolerant
 from meterproof.kafka.connection import start_client, translated
 from meterproof.kafka.errors import OffsetBeyondEnd, OffsetTrimmed
 from meterproof.kafka.reader import Record
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.limits import RECORD_BYTES_MAX
-
-tolerant.apply()
 
 REBALANCE_TIMEOUT_S: Final = 20
 """How long the group waits in a join for its members to give up what they hold."""

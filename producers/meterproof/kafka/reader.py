@@ -9,13 +9,11 @@ import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.conn import CloseReason
 
-from meterproof.kafka import tolerant
-from meterproof.kafka.connection import admin_client, describe_topics, start_client, translated
+from meterproof.kafka.connection import admin_client, describe_topics, start_client, translated, translating
 from meterproof.kafka.errors import BrokerUnreachable, OffsetBeyondEnd, OffsetTrimmed, TopicMissing
 from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topic_ids import topic_id
 from meterproof_schemas.limits import RECORD_BYTES_MAX
-
-tolerant.apply()
 
 CHUNK_RECORDS_MAX: Final = 2_000
 """Records in one chunk."""
@@ -142,6 +140,20 @@ class PartitionReader:
                     raise BrokerUnreachable(self._settings.bootstrap, "no answer to a request for offsets") from None
             except aiokafka.errors.KafkaError as error:
                 raise translated(self._settings, error) from error
+
+    async def topic_id(self) -> bytes | None:
+        """The id that the topic was given when it was created; None if it was deleted.
+
+        Raises:
+            BrokerUnreachable: no answer soon.
+        """
+        with translating(self._settings):
+            try:
+                async with asyncio.timeout(_LOOKUP_S):
+                    return await topic_id(self._consumer._client, self._topic)  # noqa: SLF001 - no public way
+            except TimeoutError:
+                self._drop_connections()
+                raise
 
     async def seek(self, offset: int) -> None:
         """Let the next `poll` begin at an offset.

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meterproof.kafka.errors import CertificateUnusable
 from meterproof_schemas.topics import Topic
 
 
@@ -54,7 +55,7 @@ class KafkaSettings(BaseSettings):
         """Arguments that every client of the library takes.
 
         Raises:
-            OSError: a certificate file cannot be read.
+            CertificateUnusable: a file of certificates or keys cannot be read, or holds none.
         """
         arguments: dict[str, Any] = {
             "bootstrap_servers": [address.strip() for address in self.bootstrap.split(",") if address.strip()],
@@ -63,12 +64,23 @@ class KafkaSettings(BaseSettings):
             "security_protocol": self.security_protocol,
         }
         if self.security_protocol.endswith("SSL"):
-            context = ssl.create_default_context(cafile=self.ssl_cafile)
-            if self.ssl_certfile is not None:
-                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
-            arguments["ssl_context"] = context
+            arguments["ssl_context"] = self._ssl_context()
         if self.security_protocol.startswith("SASL") and self.sasl_password is not None:
             arguments["sasl_mechanism"] = self.sasl_mechanism
             arguments["sasl_plain_username"] = self.sasl_username
             arguments["sasl_plain_password"] = self.sasl_password.get_secret_value()
         return arguments
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_cafile)
+        except OSError as error:  # names no file
+            raise CertificateUnusable("METERPROOF_KAFKA_SSL_CAFILE", str(self.ssl_cafile), str(error)) from None
+        if self.ssl_certfile is not None:
+            try:
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
+            except OSError as error:
+                files = " and ".join(str(file) for file in (self.ssl_certfile, self.ssl_keyfile) if file is not None)
+                variables = "METERPROOF_KAFKA_SSL_CERTFILE and _SSL_KEYFILE"
+                raise CertificateUnusable(variables, files, str(error)) from None
+        return context

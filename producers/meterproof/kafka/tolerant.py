@@ -113,7 +113,10 @@ def _size(record: Any) -> int:  # noqa: ANN401 - the library's record
 
 
 class TolerantRecords:
-    """The bytes of one fetch as batches of records: what the library's `MemoryRecords` is, and tolerant."""
+    """The bytes of one fetch as batches of records: what the library's `MemoryRecords` is, and tolerant.
+
+    Lives until they are read.
+    """
 
     def __init__(self, fetched: bytes) -> None:
         self._records: Any = _MemoryRecordsPy(fetched)

@@ -7,13 +7,12 @@ from typing import Any, Final, Self
 import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from meterproof.kafka import tolerant
 from meterproof.kafka.connection import start_client, translated, translating
+from meterproof.kafka.errors import OffsetBeyondEnd, OffsetTrimmed
 from meterproof.kafka.reader import FETCH_BYTES_MAX, Record
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_descriptions import partitions_of
-
-tolerant.apply()
+from meterproof.kafka.topic_ids import topic_id
 
 CHUNK_RECORDS_MAX: Final = 4_000
 """Records that one poll hands out, over all partitions."""
@@ -93,6 +92,15 @@ class TopicReader:
             ends = await self._consumer.end_offsets(places)
         return {place.partition: (starts[place], ends[place]) for place in places}
 
+    async def topic_id(self) -> bytes | None:
+        """The id that the topic was given when it was created; None if it was deleted.
+
+        Raises:
+            KafkaProblem: the brokers do not answer or deny access.
+        """
+        with translating(self._settings):
+            return await topic_id(self._consumer._client, self._topic)  # noqa: SLF001 - no public way
+
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Let the next poll go on at these offsets; partitions that are not named go on where they are."""
         for partition, offset in offsets.items():
@@ -107,10 +115,15 @@ class TopicReader:
         """The next records by partition; empty if none came in time. Safe to cancel.
 
         Raises:
-            KafkaProblem: an offset is gone (truncated, trimmed or re-created topic), or the brokers deny access.
+            OffsetTrimmed: a partition begins behind what is to be read next.
+            OffsetBeyondEnd: a partition was truncated or re-created.
+            KafkaProblem: the brokers deny access.
         """
         try:
             chunks = await self._consumer.getmany(timeout_ms=max(1, round(max_wait_s * 1000)), max_records=max_records)
+        except aiokafka.errors.OffsetOutOfRangeError as error:
+            await self._must_hold(error.args[0])
+            return {}  # out of range a moment ago and not any more
         except aiokafka.errors.KafkaError as error:
             raise translated(self._settings, error) from error
         return {
@@ -120,6 +133,15 @@ class TopicReader:
             ]
             for place, records in chunks.items()
         }
+
+    async def _must_hold(self, offsets: Mapping[TopicPartition, int]) -> None:
+        bounds = await self.bounds()
+        for place, offset in offsets.items():
+            start, end = bounds[place.partition]
+            if offset < start:
+                raise OffsetTrimmed(self._topic, place.partition, offset, start)
+            if offset > end:
+                raise OffsetBeyondEnd(self._topic, place.partition, offset, end)
 
     async def read_until(self, bounds: Mapping[int, tuple[int, int]]) -> AsyncIterator[tuple[int, Record]]:
         """Records with their partitions, from where this reader is to these bounds' ends; there the next poll goes on.
