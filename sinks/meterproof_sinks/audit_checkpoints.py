@@ -24,7 +24,7 @@ async def follow_checkpoints(sink: AuditSink, settings: KafkaSettings, *, stop: 
 
     Raises:
         StageStopped: `log_diverged`; two checkpoints contradict each other.
-        KafkaProblem: the topic is missing or was re-created.
+        KafkaProblem: the topic is missing.
     """
 
     async def offer(record: Record) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from meterproof_schemas.event import entry_of
 from meterproof_sinks.audit_folder import segments_of, torn_files
 from meterproof_sinks.audit_segment import Segment
-from meterproof_sinks.disk import NEW_SUFFIX, Disk
+from meterproof_sinks.disk import NEW_SUFFIX, Disk, naming
 from meterproof_sinks.erased import erased_line
 from meterproof_sinks.legal_holds import Hold, refuse_held_line
 from meterproof_sinks.segment_compression import compress
@@ -120,7 +120,8 @@ def _write(chunks: Iterable[bytes], file: Path, disk: Disk) -> None:
     descriptor = disk.open_append(file)
     try:
         for chunk in chunks:
-            disk.append(descriptor, chunk)
+            with naming(file):
+                disk.append(descriptor, chunk)
         disk.sync(descriptor)
     finally:
         os.close(descriptor)

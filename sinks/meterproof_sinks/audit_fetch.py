@@ -14,7 +14,7 @@ from meterproof_sinks.audit_errors import LockedAudit
 from meterproof_sinks.audit_folder import CHECKPOINT_FILE, LOG_FILE, read_log_name
 from meterproof_sinks.audit_lock import writer_is_running
 from meterproof_sinks.audit_segment import MANIFEST_SUFFIX, Segment
-from meterproof_sinks.disk import NEW_SUFFIX, Disk
+from meterproof_sinks.disk import NEW_SUFFIX, Disk, naming
 from meterproof_sinks.given_up import GIVEN_UP_FILE, parse_given_up
 from meterproof_sinks.object_store import ObjectDiffers, ObjectStore, StoreProblem, at_once
 from meterproof_sinks.price_book_folder import PRICES_FOLDER
@@ -227,7 +227,8 @@ class _Fetch:
         digest = hashlib.sha256()
         descriptor = self._disk.open_append(beside)
         try:
-            size = self._copy(self._store.chunks(name), descriptor, digest.update)
+            with naming(file):
+                size = self._copy(self._store.chunks(name), descriptor, digest.update)
             self._disk.sync(descriptor)
         finally:
             os.close(descriptor)

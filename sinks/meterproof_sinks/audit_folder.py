@@ -30,7 +30,7 @@ sealed one.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -125,6 +125,19 @@ def log_folders(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.name != VOLUME_FOLDER and path.is_dir() and is_log_folder(path)
     )
+
+
+def logs_held_twice(folders: Iterable[Path]) -> list[DamagedAudit]:
+    """What is wrong with folders that hold a log which an earlier one of them holds too: it would be counted twice."""
+    found: dict[str, Path] = {}
+    twice = []
+    for folder in folders:
+        with suppress(DamagedAudit, FileNotFoundError):
+            origin = read_log_name(folder).origin
+            if (other := found.setdefault(origin, folder)) is not folder:
+                fault = f"says that this is log {origin}, which is in {other.name} too; take the copy out of the folder"
+                twice.append(DamagedAudit(folder / LOG_FILE, 1, None, fault))
+    return twice
 
 
 def segments_of(folder: Path) -> list[Segment]:

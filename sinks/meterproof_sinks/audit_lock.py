@@ -8,6 +8,7 @@ from typing import Final
 
 from meterproof_sinks.audit_errors import AuditDiskError, LockedAudit
 from meterproof_sinks.disk import Disk
+from meterproof_sinks.file_lock import is_locked
 
 LOCK_FILE: Final = "lock"
 _ATTEMPTS: Final = 20
@@ -54,14 +55,4 @@ class AuditLock:
 
 def writer_is_running(folder: Path) -> bool:
     """Whether a writer is known to hold the folder's lock now; looks without disturbing one that starts."""
-    try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_locked(folder / LOCK_FILE)

@@ -70,9 +70,11 @@ class Batch:
         )
 
     def left_s(self, now_s: float) -> float | None:
-        """How long the batch may still wait for more; None while it is empty."""
+        """How long the batch may still wait for more; None while it is empty. Not at all if the clock was set back."""
         if not self.records:
             return None
+        if now_s < self.began_s:
+            return 0.0
         age_max_s = self.bounds.age_max_s
         return max(0.0, (self.began_s // age_max_s + 1) * age_max_s - now_s)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 from urllib.parse import urlsplit
 
 import clickhouse_connect
@@ -17,15 +18,20 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError as DriverError
 from clickhouse_connect.driver.exceptions import OperationalError
 
-from meterproof_sinks.sink import SinkUnavailable
+from meterproof_sinks.file_lock import is_locked_by_another
+from meterproof_sinks.sink import SinkFault, SinkUnavailable
 
 DATABASE: Final = "meterproof"
 _INSERT_FOLDER: Final = "inserts"
+_STATUS_FILE: Final = "status"
+"""In a folder: locked by the engine that has it open, with the id of its process."""
 _INSERT_SETTINGS: Final = {
     # An insert returns when its rows are in the table, never when they wait in a buffer.
     "async_insert": 0,
     # Rows of one insert are never repeats of one another, so looking for them before writing is lost time.
     "optimize_on_insert": 0,
+    # Skip indexes prune little of what has just come in, and each merge builds them anew anyway.
+    "materialize_skip_indexes_on_insert": 0,
     # One block has nothing to share among threads; cutting it up for them first costs a tenth of the whole.
     "input_format_parallel_parsing": 0,
     "max_threads": 1,
@@ -38,9 +44,22 @@ _SETTINGS: Final[Mapping[str, Any]] = MappingProxyType(
         # A query would be compiled at its third run, for a quarter of a second at once, and gain nothing by it.
         "compile_expressions": 0,
         "compile_aggregate_expressions": 0,
+        # Groups that take more go to the disk: of a day with millions of sessions, too, no more is in memory at once.
+        "max_bytes_before_external_group_by": 1024**3,
     }
 )
 """Of every connection."""
+ENGINE_MEMORY_MIB: Final = 4096
+"""What the engine of a folder may hold in all; less where nine tenths of the machine or the container are less."""
+_ENGINE_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        # What finds rows is kept up to this. By default each of the first two would go on to 5 GiB with the folder.
+        "mark_cache_size": 128 * 1024**2,
+        "index_mark_cache_size": 32 * 1024**2,
+        "query_condition_cache_size": 16 * 1024**2,
+    }
+)
+"""Of the engine of a folder, which the first connection of a process starts."""
 _NO_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType({})
 _PORTS: Final = {"http": 8123, "https": 8443}
 ANSWER_TIMEOUT_S: Final = 120.0
@@ -63,7 +82,7 @@ _BUSY_STATUS: Final = re.compile(r"HTTP status (?:408|429|5\d\d)\b")
 _CODE: Final = re.compile(r"\bCode:\s*(\d+)")
 
 
-class ClickHouseError(Exception):
+class ClickHouseError(SinkFault):
     """What the database refused or could not do; the text is the engine's own."""
 
     def __init__(self, text: str, code: int | None = None) -> None:
@@ -78,6 +97,8 @@ class ClickHouseUnavailable(ClickHouseError, SinkUnavailable):
     Of an insert or a command it is not known whether it was done.
     """
 
+    retriable: ClassVar[bool] = True
+
 
 class UnfitRows(ClickHouseError):
     """The database read the rows of an insert and refuses at least one of them; none is known to be there."""
@@ -85,6 +106,8 @@ class UnfitRows(ClickHouseError):
 
 class FolderInUse(ClickHouseError):
     """Another process has the folder open: chDB allows one."""
+
+    retriable: ClassVar[bool] = True
 
 
 class Escaped(str):
@@ -110,8 +133,11 @@ class ClickHouse:
         self._client = connect()
 
     @classmethod
-    def open_folder(cls, folder: Path, *, database: str = DATABASE) -> Self:
+    def open_folder(cls, folder: Path, *, database: str = DATABASE, memory_mib: int = ENGINE_MEMORY_MIB) -> Self:
         """Open a folder in this process, for reading and writing; it and the database are created if missing.
+
+        What the engine would need beyond `memory_mib` is refused: a query fails, a write or a merge is tried again. The
+        first connection of a process to a folder decides it.
 
         The engine takes inserts in through temporary files. They are kept in the folder, and what a crash left there
         is removed: so the folder is the only place that events touch.
@@ -122,9 +148,9 @@ class ClickHouse:
         """
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        with _engine(folder, {}) as client, _translated():
+        with _engine(folder, {}, memory_mib=memory_mib) as client, _translated():
             client.command("CREATE DATABASE IF NOT EXISTS {database:Identifier}", {"database": database})
-            opened = cls(lambda: _engine(folder, {}, database), folder)
+            opened = cls(lambda: _engine(folder, {}, database, memory_mib=memory_mib), folder)
         inserts = folder / _INSERT_FOLDER
         shutil.rmtree(inserts, ignore_errors=True)
         inserts.mkdir()
@@ -270,18 +296,29 @@ class ClickHouse:
                 raise
 
 
-def _engine(folder: Path, settings: Mapping[str, Any], database: str | None = None) -> Client:
+def _engine(
+    folder: Path, settings: Mapping[str, Any], database: str | None = None, *, memory_mib: int = ENGINE_MEMORY_MIB
+) -> Client:
+    # Looked at first, for one clear line: an engine that cannot have the folder writes to stderr itself.
+    if not all(os.access(place, os.R_OK | os.W_OK) for place in (folder, folder / _STATUS_FILE) if place.exists()):
+        raise ClickHouseError(
+            f"{folder} cannot be opened: this user may not write there, and the engine must, also to read; "
+            "be the user whose sink it is"
+        )
+    if is_locked_by_another(folder / _STATUS_FILE):
+        raise _in_use(folder, _noted_owner(folder))
     try:
         with _translated():
             return clickhouse_connect.get_client(
-                interface="chdb", path=str(folder), database=database, settings={**_SETTINGS, **settings}
+                interface="chdb",
+                path=str(folder),
+                chdb_options={**_ENGINE_OPTIONS, "max_server_memory_usage": memory_mib * 1024**2},
+                database=database,
+                settings={**_SETTINGS, **settings},
             )
     except ClickHouseError as error:
         if "EmbeddedServer" in str(error):
-            raise FolderInUse(
-                f"{folder} is open in another process{_owner(folder)}, and chDB allows one: "
-                "ask that process (its endpoint.json says where), or stop it"
-            ) from error
+            raise _in_use(folder, _noted_owner(folder)) from error
         raise
 
 
@@ -306,13 +343,21 @@ class _Verbatim:
         return str.__str__(self._text)
 
 
-def _owner(folder: Path) -> str:
-    """Who holds the folder, as the engine notes it there."""
+def _in_use(folder: Path, owner: str | None) -> FolderInUse:
+    by = "" if owner is None else f" (process {owner})"
+    return FolderInUse(
+        f"{folder} is open in another process{by}, and chDB allows one: "
+        "ask that process (its endpoint.json says where), or stop it"
+    )
+
+
+def _noted_owner(folder: Path) -> str | None:
+    """The id of the process that opened the folder last, as the engine notes it there."""
     with contextlib.suppress(OSError):
-        for line in (folder / "status").read_text("utf-8").splitlines():
+        for line in (folder / _STATUS_FILE).read_text("utf-8").splitlines():
             if line.startswith("PID:"):
-                return f" (process {line[4:].strip()})"
-    return ""
+                return line[4:].strip()
+    return None
 
 
 def _address(url: str) -> tuple[str, str, int]:

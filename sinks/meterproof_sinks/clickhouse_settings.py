@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterproof.deployment import DataFolder
-from meterproof_sinks.clickhouse import ANSWER_TIMEOUT_S, DATABASE, ClickHouse
+from meterproof_sinks.clickhouse import ANSWER_TIMEOUT_S, DATABASE, ENGINE_MEMORY_MIB, ClickHouse
 
 
 class ClickHouseSettings(BaseSettings):
@@ -26,6 +26,8 @@ class ClickHouseSettings(BaseSettings):
     """Make replicated tables. The database must exist, with engine `Replicated`, which does it on all replicas."""
     answer_timeout_s: float = Field(default=ANSWER_TIMEOUT_S, gt=0)
     """After which a server that does not answer counts as away."""
+    memory_mib: int = Field(default=ENGINE_MEMORY_MIB, ge=1024)
+    """What the engine of a folder may hold; what would go beyond is refused."""
 
     def open(self, data: Path) -> ClickHouse:
         """Open for reading and writing.
@@ -34,7 +36,9 @@ class ClickHouseSettings(BaseSettings):
             ClickHouseError: it cannot be opened or reached.
         """
         if self.url is None:
-            return ClickHouse.open_folder(DataFolder(data).clickhouse, database=self.database)
+            return ClickHouse.open_folder(
+                DataFolder(data).clickhouse, database=self.database, memory_mib=self.memory_mib
+            )
         return self.connect(self.url, create=True)
 
     def connect(self, url: str, *, create: bool = False) -> ClickHouse:

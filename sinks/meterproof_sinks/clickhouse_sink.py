@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 import orjson
 import structlog
@@ -18,7 +18,7 @@ from meterproof_sinks.correction_rows import correction_rows
 from meterproof_sinks.group_commit import GroupCommit
 from meterproof_sinks.log_total import log_total
 from meterproof_sinks.reference_rows import put_price_books
-from meterproof_sinks.sink import Density
+from meterproof_sinks.sink import Density, SinkFault
 from meterproof_sinks.usage_rows import (
     EVENT_COLUMNS,
     EVENT_FORMAT,
@@ -51,8 +51,10 @@ _Row = TypeVar("_Row")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.sink")
 
 
-class UnknownPriceBook(Exception):
-    """A log record names a price book that is not published."""
+class UnknownPriceBook(SinkFault):
+    """A log record names a price book that is not published: as soon as it is, the next start can go on."""
+
+    retriable: ClassVar[bool] = True
 
 
 class TwoLogs(ClickHouseError):
@@ -167,7 +169,9 @@ class ClickHouseSink:
         origin = self._origins.get(partition)
         if origin is None:
             return None
-        total = await asyncio.to_thread(log_total, self._clickhouse, origin)
+        cursor = self._cursors.get(partition)
+        promised = 0 if cursor is None else cursor.position
+        total = await asyncio.to_thread(log_total, self._clickhouse, origin, promised)
         return None if total is None else Density(total.dense, total.surplus_rows)
 
     async def close(self) -> None:

@@ -1,6 +1,9 @@
 """The few file operations that durability rests on, in one place, so that a test can make each of them fail."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -8,6 +11,19 @@ _FILE_MODE: Final = 0o640
 _FOLDER_MODE: Final = 0o750
 NEW_SUFFIX: Final = ".new"
 """What a file is called until it is whole; a crash may leave one behind, and it means nothing."""
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of writing a file for which there is no room name it: the system does not say where that was."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class Disk:
@@ -62,17 +78,29 @@ class Disk:
         self.sync_folder(path.parent)
 
     def put(self, path: Path, content: bytes) -> None:
-        """As `replace` without its last step: for many files, whose folders the caller syncs once, afterwards."""
+        """As `replace` without its last step: for many files, whose folders the caller syncs once, afterwards.
+
+        What was begun is removed if that fails.
+        """
         beside = path.with_name(path.name + NEW_SUFFIX)
         if beside.exists():
             self.remove(beside)
-        descriptor = self.open_append(beside)
+        try:
+            with naming(path):
+                self._write(beside, content)
+                self.rename(beside, path)
+        except OSError:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+
+    def _write(self, path: Path, content: bytes) -> None:
+        descriptor = self.open_append(path)
         try:
             self.append(descriptor, content)
             self.sync(descriptor)
         finally:
             os.close(descriptor)
-        self.rename(beside, path)
 
     def rename(self, old: Path, new: Path) -> None:
         """Give a file another name in its folder; what had that name is gone. Durable once the folder is synced."""

@@ -11,7 +11,7 @@ from meterproof_schemas.event import entry_of
 from meterproof_schemas.fast_event import read_event
 from meterproof_schemas.log_record import LogRecord, decode_record
 from meterproof_sinks.audit_errors import DamagedAudit
-from meterproof_sinks.audit_folder import is_log_folder, log_folders, read_log_name, read_records
+from meterproof_sinks.audit_folder import is_log_folder, log_folders, logs_held_twice, read_log_name, read_records
 from meterproof_sinks.audit_segment import StoredRecord, TornAudit
 from meterproof_sinks.given_up import beginning_of
 
@@ -80,11 +80,13 @@ def logs_of(folder: Path) -> list[Path]:
     """The folders of the logs in an audit folder, or the one that is given.
 
     Raises:
-        DamagedAudit: there is none.
+        DamagedAudit: there is none, or one is there twice.
     """
     logs = [folder] if is_log_folder(folder) else log_folders(folder)
     if not logs:
         raise DamagedAudit(folder, None, None, "holds no log")
+    for fault in logs_held_twice(logs):
+        raise fault
     return logs
 
 

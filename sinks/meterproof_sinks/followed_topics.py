@@ -13,6 +13,7 @@ import structlog
 from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.reader import PartitionReader, Record
 from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topic_ids import MadeAgain
 from meterproof.kafka.topic_reader import TopicReader
 from meterproof_schemas.errors import ContractError
 from meterproof_schemas.instant import format_instant_ms
@@ -26,6 +27,7 @@ from meterproof_sinks.followed_rows import (
     is_erased,
     published_price_book_row,
 )
+from meterproof_sinks.small_topic import LOOK_INTERVAL_S
 
 _POLL_S: Final = 0.5
 """How long a poll waits for records: bounds how long a stop takes."""
@@ -67,7 +69,8 @@ async def follow_topics(
     """Keep the tables of these topics up to date until `stop` is set, over a connection of its own.
 
     A failure is told, and tried again: these tables never keep the events from arriving. Several may do this to one
-    database: rows are absolute, so the same comes of it.
+    database: rows are absolute, so the same comes of it. A topic that is deleted and made again is read from its
+    beginning.
     """
     async with asyncio.TaskGroup() as tasks:
         for one in followed:
@@ -84,11 +87,15 @@ async def _follow_for_ever(
             try:
                 follower = TopicFollower(connection, kafka, followed)
                 async with TopicReader(kafka, follower.name) as reader:
+                    made_again = MadeAgain(reader.topic_id, interval_s=LOOK_INTERVAL_S)
+                    await made_again.look()
                     await follower.begin(reader)
                     pause_s = _FIRST_PAUSE_S
                     while not stop.is_set():
                         if await follower.step(reader, _POLL_S):
                             await _wait(stop, _REST_S)
+                        elif await made_again.look():
+                            reader.seek({partition: start for partition, (start, _) in (await reader.bounds()).items()})
             finally:
                 connection.close()
         except (ClickHouseError, KafkaProblem) as error:

@@ -9,6 +9,7 @@ from meterproof_sinks.erasure import Erasure
 from meterproof_sinks.event_owner import Owner
 from meterproof_sinks.event_search import records_of
 from meterproof_sinks.legal_holds import Hold, refuse_held_line
+from meterproof_sinks.row_erasure import is_named, named
 
 
 def refuse_held(erasure: Erasure, holds: Sequence[Hold], clickhouse: ClickHouse | None, audit: Path | None) -> None:
@@ -29,8 +30,8 @@ def refuse_held(erasure: Erasure, holds: Sequence[Hold], clickhouse: ClickHouse 
     if erasure.owner.kind == "customer" or not holds:
         return
     if clickhouse is not None:
-        customers = "SELECT DISTINCT customer FROM usage_final WHERE agent = {name:String}"
-        found = {customer for (customer,) in clickhouse.rows(customers, {"name": erasure.owner.name})}
+        customers = f"SELECT DISTINCT customer FROM usage_final WHERE {is_named('agent')}"  # noqa: S608 - ours
+        found = {customer for (customer,) in clickhouse.rows(customers, named(erasure))}
         for hold in holds:
             if hold.customer in found:
                 raise hold.refusal()

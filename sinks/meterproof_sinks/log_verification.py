@@ -9,7 +9,7 @@ from typing import Final
 
 from meterproof_proofs.note import Verifier
 from meterproof_proofs.published_files import FileComparison
-from meterproof_proofs.tree import HASH_BYTES
+from meterproof_proofs.tree_hashing import hashes_in
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.log_record import Genesis
 from meterproof_schemas.records_tree import records_origin, records_verifiers
@@ -44,7 +44,9 @@ from meterproof_sinks.verification_pool import VerificationPool
 from meterproof_sinks.verification_report import COUNTS, LogReport
 
 _PROGRESS_BYTES: Final = 1 << 20
-
+_UNCOVERED_TAIL: Final = (
+    ". No signed checkpoint covers that. If the sink crashed, its next start sets this tail aside and writes it again"
+)
 
 _Ahead = dict[Segment, tuple[FileComparison | None, Future[SegmentOutcome | None]]]
 """The segments that the pool follows, each with the published files that were split off for it."""
@@ -110,7 +112,7 @@ class LogVerification:
         except FileNotFoundError:
             report.faults.append(DamagedAudit(self._folder / LOG_FILE, None, None, "is missing"))
         self._read_trees()  # 1
-        whole = False
+        whole, tail = False, None
         try:
             self._follow(on_progress)  # 2
             whole = True
@@ -118,7 +120,8 @@ class LogVerification:
             if torn.incomplete and report.writer_running:
                 report.unfinished = True
             else:
-                report.faults.append(located(torn, self._events_tree.tree.frontier()))
+                tail = located(torn, self._events_tree.tree.frontier())
+                report.faults.append(tail)
         except AuditFault as fault:
             report.faults.append(located(fault, self._events_tree.tree.frontier()))
         except OSError as error:
@@ -126,6 +129,8 @@ class LogVerification:
         events, records = self._events_tree, self._records_tree
         for tree in (events, records):  # 3
             tree.compare(whole=whole or report.unfinished)
+        if tail is not None and report.faults == [tail]:
+            tail.fault += _UNCOVERED_TAIL
         if events.holds and events.checkpoint is not None:
             report.checkpoint, report.covered = events.checkpoint, events.checkpoint.size
         if records.holds and records.checkpoint is not None:
@@ -166,7 +171,7 @@ class LogVerification:
         name = self._name
         if name is not None and (name.origin, name.partition) != (beginning.origin, beginning.genesis.partition):
             raise DamagedAudit(Segment(folder, beginning.first).manifest, 1, 0, f"is of log {beginning.origin}")
-        hashes = [_split_hashes(text) for text in (end.frontier, end.records_frontier)]
+        hashes = [hashes_in(bytes.fromhex(text)) for text in (end.frontier, end.records_frontier)]
         if not self._events_tree.resume(end.size, hashes[0]) or not self._records_tree.resume(end.records, hashes[1]):
             fault = (
                 f"positions below {end.size} were given up, and the published entries, which are all that is left of "
@@ -204,7 +209,7 @@ class LogVerification:
         ):
             return False
         faults = len(self.report.faults)
-        hashes = [_split_hashes(text) for text in (known.events_frontier, known.records_frontier)]
+        hashes = [hashes_in(bytes.fromhex(text)) for text in (known.events_frontier, known.records_frontier)]
         resumed = self._events_tree.resume(known.position, hashes[0]) and self._records_tree.resume(
             known.counts["records"], hashes[1]
         )
@@ -391,8 +396,3 @@ class LogVerification:
 def _unreadable(error: OSError, folder: Path) -> DamagedAudit:
     file = Path(error.filename) if error.filename else folder
     return DamagedAudit(file, None, None, f"cannot be read: {error.strerror}")
-
-
-def _split_hashes(text: str) -> list[bytes]:
-    raw = bytes.fromhex(text)
-    return [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]

@@ -1,12 +1,16 @@
 """Bring a database's tables to the version that this package writes: numbered files, applied in order, once each."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from importlib.resources import files
+from secrets import token_hex
 from typing import Final
 
-from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable
+from meterproof_sinks.fenced_creation import create_fenced, sweep
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _STATEMENT_END: Final = re.compile(r";[ \t]*$", re.MULTILINE)
@@ -74,42 +78,72 @@ def migrate(
     2. run each missing migration's statements; a crash in between is made good by running them again
     3. note the migration in the ledger
 
-    Two processes that do this at the same time do the same twice, which changes nothing.
+    Several processes may do this to a server at the same time, and a request of one that hung may be run at any time
+    later. Nothing of that undoes what later migrations did: before each statement the ledger is read again, and what
+    another one has noted is left to it; what a statement creates is given its name in a way that fails once another one
+    has gone on (`fenced_creation`); and any other statement of a migration does nothing, or fails, where later
+    migrations have been applied. For that, a name that a migration dropped is never used again.
 
     Raises:
         MigrationChanged: an applied migration has another text here.
         ClickHouseError: a statement was refused.
     """
     clickhouse.command(_engines(_LEDGER, replicated=replicated))
-    applied: dict[int, str] = dict(clickhouse.rows("SELECT number, digest FROM migrations FINAL"))  # 1
-    done = []
+    applied = _applied(clickhouse)  # 1
+    token, done = token_hex(8), []
     for migration in all_migrations() if migrations is None else migrations:
-        digest = applied.get(migration.number)
-        if digest == migration.digest:
+        if _is_in(applied, migration):
             continue
-        if digest is not None:
-            raise MigrationChanged(
-                f"migration {migration.number:04} ({migration.name}) was applied with another text "
-                f"(SHA-256 {digest[:16]}…) than this version of meterproof-sinks has; use the version that made "
-                "the database, or a new database: the sink fills it from the log"
+        if not clickhouse.embedded:
+            sweep(clickhouse)
+        for statement in migration.statements(replicated=replicated):
+            _run(clickhouse, statement, token, partial(_is_due, clickhouse, migration))  # 2
+        if _is_due(clickhouse, migration):
+            clickhouse.command(  # 3
+                "INSERT INTO migrations (number, name, digest) "
+                "VALUES ({number:UInt32}, {name:String}, {digest:String})",
+                {"number": migration.number, "name": migration.name, "digest": migration.digest},
             )
-        for statement in migration.statements(replicated=replicated):  # 2
-            _run(clickhouse, statement)
-        clickhouse.command(  # 3
-            "INSERT INTO migrations (number, name, digest) VALUES ({number:UInt32}, {name:String}, {digest:String})",
-            {"number": migration.number, "name": migration.name, "digest": migration.digest},
-        )
-        done.append(migration)
+            done.append(migration)
+    if not clickhouse.embedded:
+        sweep(clickhouse)
     return done
 
 
-def _run(clickhouse: ClickHouse, statement: str) -> None:
+def _applied(clickhouse: ClickHouse) -> dict[int, str]:
+    """The ledger: digests by number."""
+    return dict(clickhouse.rows("SELECT number, digest FROM migrations FINAL"))
+
+
+def _is_in(applied: dict[int, str], migration: Migration) -> bool:
+    digest = applied.get(migration.number)
+    if digest not in {None, migration.digest}:
+        raise MigrationChanged(
+            f"migration {migration.number:04} ({migration.name}) was applied with another text "
+            f"(SHA-256 {str(digest)[:16]}…) than this version of meterproof-sinks has; use the version that made "
+            "the database, or a new database: the sink fills it from the log"
+        )
+    return digest is not None
+
+
+def _is_due(clickhouse: ClickHouse, migration: Migration) -> bool:
+    return not _is_in(_applied(clickhouse), migration)
+
+
+def _run(clickhouse: ClickHouse, statement: str, token: str, is_due: Callable[[], bool]) -> None:
     each = _EACH.match(statement)
-    if each is None:
-        clickhouse.command(statement)
-        return
-    for (value,) in clickhouse.rows(each[1]):
-        clickhouse.command(statement[each.end() :], {"value": value})
+    try:
+        if each is not None:
+            for (value,) in clickhouse.rows(each[1]):
+                if is_due():
+                    clickhouse.command(statement[each.end() :], {"value": value})
+        elif (clickhouse.embedded or not create_fenced(clickhouse, statement, token, is_due)) and is_due():
+            clickhouse.command(statement)
+    except ClickHouseUnavailable:
+        raise
+    except ClickHouseError:
+        if is_due():
+            raise  # and else it asked for what later migrations have dropped
 
 
 def pending(clickhouse: ClickHouse) -> list[Migration]:

@@ -87,7 +87,7 @@ class ObjectStore:
                     client_options={"timeout": _REQUEST_TIMEOUT, "allow_http": allow_http},
                     retry_config={"max_retries": _RETRIES_MAX},
                 )
-        except (BaseError, ValueError) as error:
+        except (BaseError, ValueError, OSError) as error:
             raise StoreProblem(
                 f"{url}: {_first_line(error)}. An address is like s3://bucket/prefix, gs://bucket/prefix, "
                 "az://container/prefix or a folder"

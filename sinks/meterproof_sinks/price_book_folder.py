@@ -103,7 +103,7 @@ async def follow_price_books(audit: Path, settings: KafkaSettings, *, stop: asyn
 
     Raises:
         StageStopped: `log_diverged`; a version was published with other content.
-        KafkaProblem: the topic is missing or was re-created.
+        KafkaProblem: the topic is missing.
         OSError: the disk refuses.
     """
 

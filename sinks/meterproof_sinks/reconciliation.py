@@ -1,19 +1,22 @@
 """Compare what the log, the audit folder, ClickHouse's rows and its roll-ups say, hour by hour. Nothing may differ."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Final
 
-from meterproof.kafka.errors import KafkaProblem
+from meterproof.kafka.errors import KafkaProblem, TopicMissing
 from meterproof.kafka.follower import LogFollower
+from meterproof.kafka.price_books import read_price_books
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_descriptions import partitions_of
-from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.errors import InvalidRecord, InvalidRegistry, StageStopped
+from meterproof_schemas.log_record import LogRecord
+from meterproof_schemas.price_book import PriceBook, parse_price_book
 from meterproof_schemas.quantity import plain
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.audit_errors import AuditError
@@ -21,159 +24,143 @@ from meterproof_sinks.audit_folder import log_folders, read_log_name, records
 from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.given_up import beginning_of
+from meterproof_sinks.price_book_folder import kept_price_books
+from meterproof_sinks.reconciliation_report import OnProgress, Reconciliation, month_of
+from meterproof_sinks.rollup_reconciliation import compare_groups, compare_rollup
 from meterproof_sinks.rollup_rows import GRAINS
-from meterproof_sinks.tally import Tally, Totals, tally_clickhouse
+from meterproof_sinks.row_reconciliation import differing_events, differing_records
+from meterproof_sinks.tally import STRETCH, Tally, Totals, money, tally_clickhouse
 
-_NAMED_MAX: Final = 100
-"""Differences of one kind that are named one by one; the others are counted."""
-_HOUR: Final = timedelta(hours=1)
 _HOUR_US: Final = 3_600_000_000
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-KINDS: Final = (
-    "log",
-    "audit",
-    "rows",
-    "rollups",
-    "identities",
-    "records",
-    "checkpoints",
-    "quarantine",
-    "erasure",
-    "corrections",
-)
-"""What can differ."""
-OnProgress = Callable[[str, int], None]
-"""Called with a stage and how many more events of it were read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that must not be."""
-
-    kind: str
-    """One of `KINDS`."""
-    log: str
-    """Origin of the log; empty where several are concerned."""
-    hour: str
-    """RFC 3339, of event time; empty where no hour is concerned."""
-    detail: str
-
-
-@dataclass(slots=True)
-class Reconciliation:
-    """What was compared and what differs. Everything in it was found below `up_to`."""
-
-    up_to: dict[str, int] = field(default_factory=dict)
-    """By log: the position below which all stages were compared."""
-    compared: dict[str, int] = field(default_factory=dict)
-    """Events by stage: `log`, `audit`, `rows`, and each roll-up."""
-    skipped: list[str] = field(default_factory=list)
-    """What was not compared, and why: it was not asked for, was given up, or stands in `not_compared` too."""
-    not_compared: list[str] = field(default_factory=list)
-    """What was to be compared and could not be."""
-    behind: dict[str, int] = field(default_factory=dict)
-    """By roll-up: events that are in the rows and not in it yet. No difference: it says itself how far it goes."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """Differences by kind."""
-    differences: list[Difference] = field(default_factory=list)
-    """The first of each kind."""
-    notes: list[str] = field(default_factory=list)
-    retired: dict[str, int] = field(default_factory=dict)
-    """By log: events whose months ClickHouse has given up; they are compared by their number only."""
-
-    def differ(self, kind: str, detail: str, *, log: str = "", hour: int | None = None) -> None:
-        """Note a difference."""
-        self.counts[kind] += 1
-        if self.counts[kind] <= _NAMED_MAX:
-            at = "" if hour is None else f"{(_EPOCH + hour * _HOUR):%Y-%m-%dT%H:00Z}"
-            self.differences.append(Difference(kind, log, at, detail))
-
-    def miss(self, text: str) -> None:
-        """Note something that was to be compared and could not be, and why."""
-        self.skipped.append(text)
-        self.not_compared.append(text)
-
-    @property
-    def holds(self) -> bool:
-        """Whether all that was to be compared was, and nothing differs."""
-        return not self.counts and not self.not_compared
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "holds": self.holds,
-            "differences": sum(self.counts.values()),
-            "by_kind": dict(sorted(self.counts.items())),
-            "named": [asdict(difference) for difference in self.differences],
-            "up_to": self.up_to,
-            "compared": self.compared,
-            "behind": self.behind,
-            "skipped": self.skipped,
-            "not_compared": self.not_compared,
-            "notes": self.notes,
-        }
+_NO_BOOKS: Final[Mapping[int, PriceBook]] = MappingProxyType({})
+_REMEDY: Final = "`meterproof rebuild --replace` makes the database again"
 
 
 async def reconcile(
-    clickhouse: ClickHouse, audit: Path | None, kafka: KafkaSettings | None, on_progress: OnProgress = lambda *_: None
+    clickhouse: ClickHouse,
+    audit: Path | None,
+    kafka: KafkaSettings | None,
+    on_progress: OnProgress = lambda *_: None,
+    given_books: Mapping[int, PriceBook] = _NO_BOOKS,
 ) -> Reconciliation:
     """Compare all stages while the pipeline may be running; changes nothing. A stage that is None is left out.
 
-    1. where ClickHouse's rows end, by log: nothing above counts
+    1. where ClickHouse's rows end, by log: nothing above counts; and the price books, of the audit folder and Kafka
     2. the audit folder up to there; where it ends earlier, nothing above its end counts
     3. Kafka's log up to there, if it can be read from its beginning
-    4. ClickHouse's rows up to there; stage against stage by log and hour: events, fingerprint, every meter's sum;
-       and correction by correction what it does
+    4. ClickHouse's rows up to there; stage against stage by log and hour: events, fingerprint, every meter's sum, spend
+       by the price books, every column of every row; correction by correction what it does; every column of records
     5. each roll-up, and the groups, against the rows below the position that it states
     6. what needs ClickHouse alone: dense positions, records, quarantine, one identity counted twice
+
+    Args:
+        clickhouse: stays the caller's.
+        audit: folder.
+        kafka: where the log is.
+        on_progress: told of what is read.
+        given_books: price books that stand in neither the audit folder nor Kafka, by version.
 
     Raises:
         ClickHouseError: ClickHouse cannot be asked.
         OSError: the audit folder cannot be read.
     """
     found = Reconciliation()
-    progress: dict[str, int] = dict(
-        clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log ORDER BY log")
-    )
-    found.up_to = progress  # 1
+    for log, position, log_offset in clickhouse.rows(  # 1
+        "SELECT log, argMax(next, log_offset), max(log_offset) FROM sink_progress GROUP BY log ORDER BY log"
+    ):
+        found.up_to[log], found.offsets[log] = position, log_offset
+    progress = found.up_to
     erased: dict[str, set[int]] = defaultdict(set)
     for log, position in clickhouse.rows("SELECT log, position FROM usage_erased FINAL"):
         erased[log].add(position)
-    months: dict[str, set[int]] = defaultdict(set)
-    for log, month, events in clickhouse.rows("SELECT log, month, events FROM usage_retired FINAL"):
-        months[log].add(month)
-        found.retired[log] = found.retired.get(log, 0) + events
+    months = _months_given_up(clickhouse, found)
     carried = [log for log, position in progress.items() if position]
     if not progress:
         found.miss("ClickHouse's rows: it has nothing of any log; let its sink run, or look at --data and --url")
-    audited = {} if audit is None else _tally_audit(audit, found, on_progress)  # 2
+    books = await _known_books(clickhouse, audit, kafka, found, given_books)
+    audited = {} if audit is None else _tally_audit(audit, found, books, on_progress)  # 2
     if audit is None:
         found.skipped.append("audit folder: not asked for")
-    logged = {} if kafka is None else await _tally_kafka(kafka, found, erased, on_progress)  # 3
+    logged = {} if kafka is None else await _tally_kafka(kafka, found, books, erased, on_progress)  # 3
     if kafka is None:
         found.skipped.append("Kafka's log: not asked for")
     if audit is not None or kafka is not None:
         for log in carried:
             if log not in audited and log not in logged:
                 found.miss(f"rows of {log}: there is nothing to compare them with, see above")
-    rows = tally_clickhouse(clickhouse, found.up_to)  # 4
+    stages = (("audit", audited), ("log", logged))
+    unknown = {version for _, tallies in stages for tally in tallies.values() for version in tally.unknown_books}
+    if unknown:
+        found.miss(
+            f"spend by price book {', '.join(map(str, sorted(unknown)))}: it stands in neither the audit folder nor "
+            "Kafka; give it with --price-book FILE"
+        )
+    rows = tally_clickhouse(clickhouse, found.up_to, found.offsets, unknown)  # 4
     found.compared["rows"] = sum(tally.events for tally in rows.values())
-    for stage, tallies in (("audit", audited), ("log", logged)):
+    looks = _Looks()
+    for stage, tallies in stages:
         if tallies:
             found.compared[stage] = sum(tally.events for tally in tallies.values())
         for log, tally in tallies.items():
             _leave_out(found, stage, log, tally, months[log])
-            _compare(found, stage, log, tally, rows[log])
+            _compare(found, stage, log, tally, rows[log], looks)
             _compare_corrections(found, stage, log, (tally, rows[log]), months[log])
+            _compare_records(found, stage, log, (tally, rows[log]), looks)
+    _look_closer(clickhouse, audit, found, looks, books, unknown)
     for grain in GRAINS:  # 5
-        _compare_rollup(clickhouse, grain, found, months)
-    _compare_groups(clickhouse, found, {month for given_up in months.values() for month in given_up})
+        compare_rollup(clickhouse, grain, found, months)
+    compare_groups(clickhouse, found, {month for given_up in months.values() for month in given_up})
     _look_inside(clickhouse, found, rows)  # 6
     return found
 
 
-def _tally_audit(audit: Path, found: Reconciliation, on_progress: OnProgress) -> dict[str, Tally]:
+@dataclass(slots=True)
+class _Looks:
+    """Where rows differ in a column, as fingerprints tell: by stage, log and stretch."""
+
+    events: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    """With the hour, the first one if there are several."""
+    records: set[tuple[str, str, int]] = field(default_factory=set)
+
+
+async def _known_books(
+    clickhouse: ClickHouse,
+    audit: Path | None,
+    kafka: KafkaSettings | None,
+    found: Reconciliation,
+    given: Mapping[int, PriceBook],
+) -> dict[int, PriceBook]:
+    """Every price book that can be had; those that ClickHouse shows must be the same."""
+    books: dict[int, PriceBook] = {}
+    if audit is not None:
+        try:
+            books = {version: parse_price_book(content) for version, content in kept_price_books(audit).items()}
+        except AuditError as error:
+            found.differ("audit", f"the folder is damaged, run `meterproof verify`: {error}")
+    if kafka is not None:
+        try:
+            for version, book in (await read_price_books(kafka)).items():
+                if books.setdefault(version, book) != book:
+                    found.differ("prices", f"version {version}: the audit folder's and Kafka's price books differ")
+        except TopicMissing:
+            pass  # what is missed by it is told
+        except InvalidRecord as error:
+            found.miss(f"Kafka's price books: {error}")
+        except KafkaProblem:
+            pass  # its log cannot be read either, which is told
+    for version, content in clickhouse.rows("SELECT version, content FROM price_books FINAL ORDER BY version"):
+        try:
+            held = parse_price_book(content.encode())
+        except InvalidRegistry:
+            held = None
+        if version in books and books[version] != held:
+            found.differ("prices", f"version {version} is another price book in ClickHouse than was published")
+    return {**given, **books}
+
+
+def _tally_audit(
+    audit: Path, found: Reconciliation, books: Mapping[int, PriceBook], on_progress: OnProgress
+) -> dict[str, Tally]:
     """Step 2: the tally of each log that has a folder; lowers `found.up_to` where a folder ends earlier."""
     tallies: dict[str, Tally] = {}
     for folder in log_folders(audit):
@@ -189,16 +176,17 @@ def _tally_audit(audit: Path, found: Reconciliation, on_progress: OnProgress) ->
             continue
         bound, tally = found.up_to[log], Tally()
         try:
-            for _, record in records(folder):
-                if record.header.size > bound:
+            for log_offset, record in records(folder):
+                if record.header.size > bound or log_offset > found.offsets[log]:
                     break
-                tally.add(record)
+                tally.add(log_offset, record, books)
                 on_progress("audit", record.header.accepted)
         except TornAudit as torn:
             found.notes.append(f"audit folder of {log}: its last record is not whole ({torn.fault})")
         except AuditError as error:
             found.differ("audit", f"the folder is damaged, run `meterproof verify`: {error}", log=log)
         found.up_to[log] = min(bound, tally.position)
+        found.offsets[log] = min(found.offsets[log], tally.log_offset)
         tallies[log] = tally
     seen = {read_log_name(folder).origin for folder in log_folders(audit)}
     for log, position in found.up_to.items():
@@ -208,7 +196,11 @@ def _tally_audit(audit: Path, found: Reconciliation, on_progress: OnProgress) ->
 
 
 async def _tally_kafka(
-    kafka: KafkaSettings, found: Reconciliation, erased: Mapping[str, AbstractSet[int]], on_progress: OnProgress
+    kafka: KafkaSettings,
+    found: Reconciliation,
+    books: Mapping[int, PriceBook],
+    erased: Mapping[str, AbstractSet[int]],
+    on_progress: OnProgress,
 ) -> dict[str, Tally]:
     """Step 3."""
     tallies: dict[str, Tally] = {}
@@ -225,7 +217,12 @@ async def _tally_kafka(
                         found.miss(f"Kafka's log {log}: ClickHouse has nothing of it yet")
                     continue
                 skip = erased.get(log, frozenset())
-                tally = await _follow(follower, end, found.up_to[log], skip, on_progress)
+                tally = Tally()
+                async for log_offset, record in _followed(follower, end):
+                    if record.header.size > found.up_to[log] or log_offset > found.offsets[log]:
+                        break
+                    tally.add(log_offset, record, books, skip)
+                    on_progress("log", record.header.accepted)
             tallies[log] = tally
             if tally.position < found.up_to[log]:
                 detail = f"the log ends at position {tally.position}, the rows at {found.up_to[log]}"
@@ -236,33 +233,34 @@ async def _tally_kafka(
     return tallies
 
 
-async def _follow(
-    follower: LogFollower, end: int, bound: int, skip: AbstractSet[int], on_progress: OnProgress
-) -> Tally:
-    tally = Tally()
+async def _followed(follower: LogFollower, end: int) -> AsyncIterator[tuple[int, LogRecord]]:
     async for chunk in follower.read(end):
-        for _, record in chunk:
-            if record.header.size > bound:
-                return tally
-            tally.add(record, skip)
-            on_progress("log", record.header.accepted)
-    return tally
+        for item in chunk:
+            yield item
+
+
+def _months_given_up(clickhouse: ClickHouse, found: Reconciliation) -> dict[str, set[int]]:
+    """The months of each log whose rows ClickHouse has given up, and a note of them."""
+    months: dict[str, set[int]] = defaultdict(set)
+    for log, month, events in clickhouse.rows("SELECT log, month, events FROM usage_retired FINAL ORDER BY log, month"):
+        months[log].add(month)
+        found.retired[log] = found.retired.get(log, 0) + events
+    for log, gone in months.items():
+        named = ", ".join(f"{month // 100}-{month % 100:02}" for month in sorted(gone))
+        note = f"{log}: {found.retired[log]:,} events of {named} were given up: only their number is compared"
+        found.notes.append(note)
+    return months
 
 
 def _leave_out(found: Reconciliation, stage: str, log: str, tally: Tally, months: AbstractSet[int]) -> None:
     """Take the months out of a tally that ClickHouse has given up; only their number of events must be right."""
-    gone = [hour for hour in tally.hours if _month_of(hour) in months]
+    gone = [hour for hour in tally.hours if month_of(hour) in months]
     events = sum(tally.hours.pop(hour).events for hour in gone)
     if events != found.retired.get(log, 0):
         found.differ(stage, f"{events} events in months given up, {found.retired.get(log, 0)} were given up", log=log)
 
 
-def _month_of(hour: int) -> int:
-    at = _EPOCH + hour * _HOUR
-    return at.year * 100 + at.month
-
-
-def _compare(found: Reconciliation, stage: str, log: str, tally: Tally, rows: Tally) -> None:
+def _compare(found: Reconciliation, stage: str, log: str, tally: Tally, rows: Tally, looks: _Looks) -> None:  # noqa: PLR0917
     """Step 4 for one log of one stage."""
     for hour in sorted(tally.hours.keys() | rows.hours.keys()):
         theirs, ours = tally.hours.get(hour, Totals()), rows.hours.get(hour, Totals())
@@ -274,6 +272,14 @@ def _compare(found: Reconciliation, stage: str, log: str, tally: Tally, rows: Ta
             found.differ(
                 stage, f"quantities: {_told(expected)} in the {stage}, {_told(got)} in the rows", log=log, hour=hour
             )
+        else:
+            for stretch in sorted(theirs.rows.keys() | ours.rows.keys()):
+                if theirs.rows.get(stretch) != ours.rows.get(stretch):
+                    looks.events.setdefault((stage, log, stretch), hour)
+            if theirs.cost != ours.cost:
+                expected_cost, cost = plain(money(theirs.cost)), plain(money(ours.cost))
+                detail = f"spend: {expected_cost} by the {stage} and its price books, {cost} in the rows"
+                found.differ(stage, detail, log=log, hour=hour)
     if stage == "audit" and tally.erased != rows.erased:
         lines, gone = tally.erased.keys() - rows.erased.keys(), rows.erased.keys() - tally.erased.keys()
         detail = f"{len(lines)} events are erased in the audit folder only, {len(gone)} in ClickHouse only"
@@ -287,139 +293,66 @@ def _compare_corrections(
     theirs, ours = (tally.corrections for tally in tallies)
     for position in sorted(theirs.keys() | ours.keys()):
         expected, got = theirs.get(position, set()), ours.get(position, set())
-        if expected == got or any(_month_of(row.event_us // _HOUR_US) in months for row in expected | got):
+        if expected == got or any(month_of(row.event_us // _HOUR_US) in months for row in expected | got):
             continue
         (said, holds) = (" and ".join(sorted(map(str, rows))) or "nothing" for rows in (expected, got))
-        detail = (
-            f"of position {position} the {stage} says {said}, and the table usage_corrections {holds}; "
-            "`meterproof rebuild --replace` makes the database again"
-        )
+        detail = f"of position {position} the {stage} says {said}, and the table usage_corrections {holds}; {_REMEDY}"
         found.differ("corrections", detail, log=log)
+
+
+def _compare_records(found: Reconciliation, stage: str, log: str, tallies: tuple[Tally, Tally], looks: _Looks) -> None:
+    """Step 4 for the rows of one log's records."""
+    theirs, ours = tallies
+    if theirs.log_offset != found.offsets[log]:
+        return  # what one of them lacks is told by its positions
+    for stretch in theirs.records.keys() | ours.records.keys():
+        if theirs.records.get(stretch) != ours.records.get(stretch):
+            looks.records.add((stage, log, stretch))
+
+
+def _look_closer(  # noqa: PLR0917 - what was compared
+    clickhouse: ClickHouse,
+    audit: Path | None,
+    found: Reconciliation,
+    looks: _Looks,
+    books: Mapping[int, PriceBook],
+    unknown_books: AbstractSet[int],
+) -> None:
+    """Name rows and columns that differ, by the audit folder if there is one: Kafka's log is not read once more."""
+    folders = {} if audit is None else {read_log_name(folder).origin: folder for folder in log_folders(audit)}
+    events = _by_log("audit", looks.events)
+    named = {
+        (log, stretch): told
+        for log, stretches in events.items()
+        for stretch, told in differing_events(clickhouse, folders[log], log, stretches, books, unknown_books).items()
+    }
+    for (stage, log, stretch), hour in looks.events.items():
+        told = named.get((log, stretch)) or f"a column of one of positions {_span(stretch)}"
+        found.differ(stage, f"rows do not say what the {stage} says: {told}; {_REMEDY}", log=log, hour=hour)
+    named = {
+        (log, stretch): told
+        for log, stretches in _by_log("audit", looks.records).items()
+        for stretch, told in differing_records(clickhouse, folders[log], log, stretches).items()
+    }
+    for stage, log, stretch in sorted(looks.records):
+        told = named.get((log, stretch)) or f"a column of one of log offsets {_span(stretch)}, or it is not there"
+        found.differ("records", f"rows do not say what the {stage} says: {told}; {_REMEDY}", log=log)
+
+
+def _by_log(stage: str, looks: Iterable[tuple[str, str, int]]) -> dict[str, list[int]]:
+    stretches: defaultdict[str, list[int]] = defaultdict(list)
+    for of, log, stretch in looks:
+        if of == stage:
+            stretches[log].append(stretch)
+    return stretches
+
+
+def _span(stretch: int) -> str:
+    return f"{stretch * STRETCH} to {(stretch + 1) * STRETCH - 1}"
 
 
 def _told(usage: Mapping[str, Decimal]) -> str:
     return ", ".join(f"{meter} {plain(quantity)}" for meter, quantity in usage.items()) or "nothing"
-
-
-def _compare_rollup(
-    clickhouse: ClickHouse, grain: str, found: Reconciliation, months: Mapping[str, AbstractSet[int]]
-) -> None:
-    """Step 5 for one roll-up: read once, so that its sums and its marker rows belong together."""
-    length = "toStartOfDay" if grain == "day" else "toStartOfHour"
-    sums: dict[tuple[str, int], tuple[int, Decimal, dict[str, Decimal]]] = {}
-    built: dict[tuple[str, date], int] = {}
-    for log, hour, events, cost, usage, built_to in clickhouse.rows(
-        _SUMMED.replace("{length}", length).replace("{grain}", grain)
-    ):
-        if _month_of(hour) in months[log]:
-            continue
-        if built_to:
-            built[log, (_EPOCH + hour * _HOUR).date()] = built_to
-        if events:
-            sums[log, hour] = events, cost, {meter: quantity for meter, quantity in usage.items() if quantity}
-    rows: dict[tuple[str, int], tuple[int, Decimal, dict[str, Decimal]]] = {}
-    if built:
-        for log, hour, events, cost, usage in clickhouse.rows(
-            _ROLLED_UP.replace("{length}", length),
-            {
-                "logs": [log for log, _ in built],
-                "days": [day.isoformat() for _, day in built],
-                "nexts": list(built.values()),
-            },
-        ):
-            rows[log, hour] = events, cost, {meter: quantity for meter, quantity in usage.items() if quantity}
-    for log, hour in sorted(sums.keys() | rows.keys()):
-        if (theirs := sums.get((log, hour))) != (ours := rows.get((log, hour))):
-            events, spend = (theirs[0], plain(theirs[1])) if theirs else (0, "0")
-            expected, due = (ours[0], plain(ours[1])) if ours else (0, "0")
-            detail = f"by {grain}: {events} events and spend {spend}, in the rows {expected} and {due}"
-            found.differ("rollups", detail, log=log, hour=hour)
-    ((total,),) = clickhouse.rows("SELECT count() FROM usage")
-    found.compared[grain] = sum(events for events, _, _ in sums.values())
-    found.behind[grain] = max(0, total - found.compared[grain])
-
-
-_SUMMED: Final = """
-SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({length}(start), 3, 'UTC')), 3600000)) AS hour,
-       sum(events), sum(cost), sumMap(usage), max(built_to)
-FROM usage_{grain}s GROUP BY log, hour
-"""
-_ROLLED_UP: Final = """
-WITH built AS (
-  SELECT built.1 AS log, toDate(built.2) AS day, built.3 AS next FROM (
-    SELECT arrayJoin(arrayZip({logs:Array(String)}, {days:Array(String)}, {nexts:Array(UInt64)})) AS built
-  )
-)
-SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({length}(event_time), 3, 'UTC')), 3600000)) AS hour,
-       count(), sum(cost), sumMap(usage)
-FROM usage_final INNER JOIN built ON built.log = usage_final.log AND built.day = toDate(event_time)
-WHERE position < built.next
-  AND (usage_final.log, position) NOT IN (
-    SELECT usage_uncounted.log, usage_uncounted.position
-    FROM usage_uncounted INNER JOIN built ON built.log = usage_uncounted.log AND built.day = usage_uncounted.day
-    WHERE usage_uncounted.by < built.next
-  )
-GROUP BY log, hour
-"""
-
-
-def _compare_groups(clickhouse: ClickHouse, found: Reconciliation, months: AbstractSet[int]) -> None:
-    """Step 5 for the groups, whose kinds hold every event of a day, every one with a trace, or every failed one."""
-    kinds: dict[tuple[date, str], tuple[int, Decimal]] = {}
-    built: list[tuple[str, str, int]] = []
-    for kind, day, events, cost, marked in clickhouse.rows(_GROUPED):
-        if day.year * 100 + day.month in months:
-            continue
-        if kind:
-            kinds[day, kind] = events, cost
-        built += [(log, day.isoformat(), next_) for log, next_ in marked]
-    if not built:
-        return
-    logs, days, nexts = zip(*built, strict=True)
-    for day, events, cost, traced, failed, lost in clickhouse.rows(
-        _UNGROUPED, {"logs": list(logs), "days": list(days), "nexts": list(nexts)}
-    ):
-        due = {
-            "session": (events, cost),
-            "run": (events, cost),
-            "calls": (traced, Decimal(0)),
-            "waste": (failed, lost),
-        }
-        for kind, expected in due.items():
-            held = kinds.pop((day, kind), (0, Decimal(0)))
-            if held != expected:
-                detail = (
-                    f"groups of kind {kind} on {day}: {held[0]} events and spend {plain(held[1])}, "
-                    f"in the rows {expected[0]} and {plain(expected[1])}"
-                )
-                found.differ("rollups", detail)
-    for (day, kind), (events, _) in kinds.items():
-        if events:
-            found.differ("rollups", f"groups of kind {kind} on {day}: {events} events, in the rows none")
-
-
-_GROUPED: Final = """
-SELECT kind, toDate(start) AS day, sum(events + if(kind = 'waste', failed, 0)), sum(cost + failed_cost),
-       groupArrayIf((log, built_to), kind = '')
-FROM usage_groups GROUP BY kind, day ORDER BY kind, day
-"""
-_UNGROUPED: Final = """
-WITH built AS (
-  SELECT built.1 AS log, toDate(built.2) AS day, built.3 AS next FROM (
-    SELECT arrayJoin(arrayZip({logs:Array(String)}, {days:Array(String)}, {nexts:Array(UInt64)})) AS built
-  )
-)
-SELECT toDate(event_time) AS event_day, count(), sum(cost), countIf(traceparent != ''),
-       countIf(status NOT IN ('', 'ok')), sumIf(cost, status NOT IN ('', 'ok'))
-FROM usage_final INNER JOIN built ON built.log = usage_final.log AND built.day = toDate(event_time)
-WHERE position < built.next
-  AND (usage_final.log, position) NOT IN (
-    SELECT usage_uncounted.log, usage_uncounted.position
-    FROM usage_uncounted INNER JOIN built ON built.log = usage_uncounted.log AND built.day = usage_uncounted.day
-    WHERE usage_uncounted.by < built.next
-  )
-GROUP BY event_day ORDER BY event_day
-"""
 
 
 def _look_inside(clickhouse: ClickHouse, found: Reconciliation, rows: Mapping[str, Tally]) -> None:

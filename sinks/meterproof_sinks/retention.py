@@ -140,10 +140,10 @@ WHERE active AND database = currentDatabase() AND table = 'usage_groups'
 ORDER BY day
 """
 _NOTE: Final = """
-INSERT INTO usage_retired (log, month, events, uncounted, last_position, position_sum, cost)
+INSERT INTO usage_retired (log, month, events, uncounted, last_position, position_sum, step_sum, cost)
 WITH (log, position) IN (SELECT log, position FROM usage_uncounted) AS is_uncounted
 SELECT log, {month:UInt32}, count(), countIf(is_uncounted), max(position), sum(position),
-       sumIf(cost, NOT is_uncounted)
+       sum(intHash64(position + 1) - intHash64(position)), sumIf(cost, NOT is_uncounted)
 FROM usage_final
 WHERE toYYYYMM(event_time) = {month:UInt32} GROUP BY log
 """

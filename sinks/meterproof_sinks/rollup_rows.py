@@ -20,7 +20,7 @@ WHERE event_time >= toDateTime64({{day:String}}, 3, 'UTC') AND event_time < toDa
 MARKERS: Final = (
     "(SELECT arrayJoin(arrayZip({logs:Array(String)}, {nexts:Array(UInt64)})) AS marker) WHERE marker.2 > 0"
 )
-"""One for each log that has events: how far the day goes. They are written with the day's rows, into one part."""
+"""One for each log that has events: how far the day goes. They are swapped in with the day's rows."""
 _STARTS: Final = {"minute": "toStartOfMinute", "hour": "toStartOfHour", "day": "toStartOfDay"}
 _DIMENSIONS: Final = "log, customer, agent, source, operation, surface, provider, model, status"
 _SUMS: Final = {

@@ -26,8 +26,9 @@ _BACKLOG_REST_S: Final = 300.0
 """How long a backlog keeps roll-ups waiting."""
 LAST_REFRESH_S: Final = 20.0
 """After which the last refresh of a worker that stops begins no further day."""
-_SETTINGS: Final = "SETTINGS max_threads = 1"
-"""Several threads would take a third more of the processor, to join what each of them found."""
+_SETTINGS: Final = f"SETTINGS max_threads = 1, max_bytes_before_external_group_by = {256 * 1024**2}"
+"""Several threads would take a third more of the processor, to join what each of them found; groups that take more than
+this go to the disk, so that a day of millions of events takes little more memory than one of few."""
 _ASIDE: Final = f"{_SETTINGS}, os_threads_nice_value_query = 15"
 """And that behind all others where the process may say so (CAP_SYS_NICE)."""
 _STAGING: Final = "staging_"
@@ -162,8 +163,8 @@ class Rollups:
                 staging = f"{_STAGING}{run}_{table}"
                 self._command(f"CREATE TABLE {staging} AS {table}", {})
                 made[table] = staging
-                rows = groups_of_a_day() if grain is None else sums_of(grain, finer)
-                self._command(f"INSERT INTO {staging} {self._settings} {rows}", parameters)
+                for rows in groups_of_a_day() if grain is None else (sums_of(grain, finer),):
+                    self._command(f"INSERT INTO {staging} {self._settings} {rows}", parameters)
                 finer = None if grain is None else staging
             if not force:  # 2
                 there = self._built_to(day).get(day, {})

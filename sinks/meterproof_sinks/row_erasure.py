@@ -26,6 +26,9 @@ def erase_rows(
     A sink may run meanwhile: it writes above its progress only. What it brings later is not erased. Repeating it after
     a crash finishes what is left.
 
+    No statement has the name in it, only its salted digest: the engine keeps the text of what it deletes by, and a
+    server the text of every query.
+
     1. note position and entry of each row, so that the log stays dense without them
     2. delete the rows, and wait until the files without them are in place; then what is said of corrections among them
     3. the same for rows in quarantine
@@ -34,6 +37,7 @@ def erase_rows(
        from the roll-ups
     6. note the request in `erasures`: no alert of that name from before comes in any more
     7. delete the alerts, which no log counts
+    8. let the engine forget deletions that earlier builds spelled with the name in them
 
     Args:
         clickhouse: stays the caller's.
@@ -43,32 +47,32 @@ def erase_rows(
     Raises:
         ClickHouseError: refused, or roll-ups were being built all the time; run it again.
     """
-    name = {"name": erasure.owner.name, "request": erasure.request}
-    whose = f"{erasure.owner.kind} = {{name:String}}"
+    name = named(erasure)
+    whose = is_named(erasure.owner.kind)
     bounds = dict(clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log"))
     below = {"logs": list(bounds), "bounds": list(bounds.values())}
     days = _days(clickhouse, f"usage_final WHERE {whose} AND {_BELOW}", "event_time", {**name, **below})
     clickhouse.command(  # 1
         f"""INSERT INTO usage_erased (log, position, entry, request)
             SELECT log, position, lower(hex(entry)), {{request:String}} FROM usage_final WHERE {whose} AND {_BELOW}""",  # noqa: S608 - ours
-        {**name, **below},
+        {**name, **below, "request": erasure.request},
     )
     clickhouse.command(  # 2
         f"ALTER TABLE usage_rows DELETE WHERE {whose} AND {_BELOW} SETTINGS mutations_sync = 2",
-        {"name": erasure.owner.name, **below},
+        {**name, **below},
     )
     _delete_corrections(clickhouse)
     _erase_quarantined(clickhouse, erasure)  # 3
     _wait_for_builders(clickhouse, pause)  # 4
     retired = {month for (month,) in clickhouse.rows("SELECT DISTINCT month FROM usage_retired")}  # 5
     for table in _ROLLUPS:
-        days |= _days(clickhouse, f"{table} WHERE {whose}", "start", {"name": erasure.owner.name})
+        days |= _days(clickhouse, f"{table} WHERE {whose}", "start", name)
     if any(_month(day) in retired for day in days):
         for table in _ROLLUPS:
             clickhouse.command(
                 f"ALTER TABLE {table} DELETE WHERE {whose} AND toYYYYMM(start) IN {{months:Array(UInt32)}} "
                 "SETTINGS mutations_sync = 2",
-                {"name": erasure.owner.name, "months": sorted(retired)},
+                {**name, "months": sorted(retired)},
             )
     built = Rollups(clickhouse).rebuild(days).built if days else []
     ((events,),) = clickhouse.rows(
@@ -76,11 +80,22 @@ def erase_rows(
     )
     _note(clickhouse, erasure, events)  # 6
     clickhouse.command(  # 7
-        "ALTER TABLE usage_alerts DELETE WHERE scope = {kind:String} AND subject = {name:String} "
+        f"ALTER TABLE usage_alerts DELETE WHERE scope = {{kind:String}} AND {is_named('subject')} "
         "SETTINGS mutations_sync = 2",
-        {"kind": erasure.owner.kind, "name": erasure.owner.name},
+        {"kind": erasure.owner.kind, **name},
     )
+    _forget_deletions(clickhouse)  # 8
     return events, len(built)
+
+
+def is_named(column: str) -> str:
+    """SQL: this column holds the name that is to be erased; as `Erasure.name_digest` is made."""
+    return f"SHA256(concat(unhex({{salt:String}}), {column})) = unhex({{digest:String}})"
+
+
+def named(erasure: Erasure) -> dict[str, object]:
+    """Parameters of `is_named`."""
+    return {"salt": erasure.salt.hex(), "digest": erasure.name_digest}
 
 
 def _days(clickhouse: ClickHouse, rows: str, column: str, parameters: dict[str, object]) -> set[date]:
@@ -109,15 +124,28 @@ def _delete_corrections(clickhouse: ClickHouse) -> None:
 
 
 def _erase_quarantined(clickhouse: ClickHouse, erasure: Erasure) -> None:
-    name = {"name": erasure.owner.name}
+    name = named(erasure)
     fields = "'subject'" if erasure.owner.kind == "agent" else "'data', 'customer'"
-    whose = f"kind = 'event' AND JSONExtractString(row, {fields}) = {{name:String}}"
+    whose = f"kind = 'event' AND {is_named(f'JSONExtractString(row, {fields})')}"
     clickhouse.command(
         f"""INSERT INTO usage_erased (log, position, entry, request)
             SELECT log, position, digest, {{request:String}} FROM quarantine FINAL WHERE {whose}""",  # noqa: S608 - ours
         {**name, "request": erasure.request},
     )
     clickhouse.command(f"ALTER TABLE quarantine DELETE WHERE {whose} SETTINGS mutations_sync = 2", name)
+
+
+def _forget_deletions(clickhouse: ClickHouse) -> None:
+    """Have the text of the last deletion alone kept, where there are others, behind one of nothing.
+
+    The engine keeps a hundred otherwise. It removes the others by itself, within some minutes of being open.
+    """
+    for (table,) in clickhouse.rows(
+        "SELECT DISTINCT table FROM system.mutations WHERE database = currentDatabase() AND is_done "
+        "AND command LIKE '%DELETE%' AND command NOT LIKE '%unhex%' AND command NOT LIKE '%WHERE 0%'"
+    ):
+        clickhouse.command(f"ALTER TABLE {table} MODIFY SETTING finished_mutations_to_keep = 1")
+        clickhouse.command(f"ALTER TABLE {table} DELETE WHERE 0 SETTINGS mutations_sync = 2")
 
 
 def _wait_for_builders(clickhouse: ClickHouse, pause: Callable[[float], object]) -> None:

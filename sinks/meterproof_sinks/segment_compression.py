@@ -11,7 +11,7 @@ from typing import BinaryIO, Final, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from meterproof_schemas.batch import Digest
-from meterproof_sinks.disk import Disk
+from meterproof_sinks.disk import Disk, naming
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -53,14 +53,15 @@ def compress(chunks: Iterable[bytes], file: Path, disk: Disk) -> SealedFile:
     plain, packed = hashlib.sha256(), hashlib.sha256()
     compressor = zstd.ZstdCompressor(options=_OPTIONS)
     descriptor = disk.open_append(file)
-    try:
 
-        def put(content: bytes) -> int:
-            if content:
-                packed.update(content)
+    def put(content: bytes) -> int:
+        if content:
+            packed.update(content)
+            with naming(file):
                 disk.append(descriptor, content)
-            return len(content)
+        return len(content)
 
+    try:
         for chunk in chunks:
             plain.update(chunk)
             lines += chunk.count(b"\n")

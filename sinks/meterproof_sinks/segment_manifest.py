@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from meterproof_proofs.errors import ProofError
 from meterproof_proofs.frontier import Frontier
-from meterproof_proofs.tree import HASH_BYTES
+from meterproof_proofs.tree_hashing import hashes_in
 from meterproof_schemas.batch import Digest
 from meterproof_schemas.chain import LogChain
 from meterproof_schemas.log_record import Genesis
@@ -141,8 +141,7 @@ def frontier_of(size: int, hashes: str) -> Frontier:
     Raises:
         ProofError: there are not as many as the size asks for.
     """
-    raw = bytes.fromhex(hashes)
-    return Frontier.of(size, [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)])
+    return Frontier.of(size, hashes_in(bytes.fromhex(hashes)))
 
 
 def read_manifest(segment: Segment) -> SegmentManifest:

@@ -20,7 +20,7 @@ from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_check import require_fit_topics
 from meterproof.watchdog import WorkerStalled, end_at_once_on_signals
-from meterproof_schemas.errors import StageStopped
+from meterproof_schemas.errors import ContractError, StageStopped
 from meterproof_sinks.batch_bounds import BatchBounds
 from meterproof_sinks.sink import Sink, SinkFault
 from meterproof_sinks.sink_settings import SinkSettings
@@ -209,7 +209,7 @@ def _tell(error: BaseException) -> int:
     code = _exit_code(error)
     if isinstance(error, StageStopped):
         _log.critical(str(error), stop_reason=error.stop_reason.value, exit_code=code)
-    elif isinstance(error, (KafkaProblem, MeterError, SinkFault, WorkerStalled)):
+    elif isinstance(error, (ContractError, KafkaProblem, MeterError, SinkFault, WorkerStalled)):
         _log.critical(f"{type(error).__name__}: {error}", exit_code=code)
     else:
         _log.critical(f"{type(error).__name__}: {error}", exit_code=code, exc_info=error)

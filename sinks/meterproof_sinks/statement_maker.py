@@ -1,7 +1,8 @@
 """Make a customer's statement from an audit folder and the price books."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import orjson
 
@@ -10,12 +11,22 @@ from meterproof_schemas.fast_event import read_event
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.statement import Period, StatedLog, StatedRecord, Statement
 from meterproof_sinks.audit_folder import RECORDS_TLOG_FOLDER, TLOG_FOLDER, read_log_name
+from meterproof_sinks.erased import erased_entry
 from meterproof_sinks.event_search import decoded, logs_of, records_of
 from meterproof_sinks.given_up import beginning_of
 from meterproof_sinks.proving import CannotProve, PublishedTree
 
+_CLOCKS_MS: Final = 86_400_000
+"""More than any log tolerates of an event's time after its arrival."""
 
-def make_statement(folder: Path, customer: str, period: Period, books: Mapping[int, bytes]) -> Statement:
+
+def make_statement(
+    folder: Path,
+    customer: str,
+    period: Period,
+    books: Mapping[int, bytes],
+    on_erased: Callable[[int], None] = lambda _: None,
+) -> Statement:
     """The statement of a customer over all logs of an audit folder; reads all of it, holds the customer's events.
 
     Args:
@@ -23,6 +34,8 @@ def make_statement(folder: Path, customer: str, period: Period, books: Mapping[i
         customer: whose.
         period: by event time.
         books: price book files by version, at least those in force for the customer's events.
+        on_erased: told how many events of each log were erased that came in late enough to be of the period; whose
+            they were, nobody can tell, so some of the customer's may be missing.
 
     Raises:
         CannotProve: no checkpoint covers one of the events yet, the published files do not hold, or lines that may be
@@ -30,11 +43,11 @@ def make_statement(folder: Path, customer: str, period: Period, books: Mapping[i
         DamagedAudit: the folder does not hold.
         StatementNotTrue: a price book is missing.
     """
-    logs = [_stated(log, customer, period) for log in logs_of(folder)]
+    logs = [_stated(log, customer, period, on_erased) for log in logs_of(folder)]
     return Statement.of(customer, period, books, sorted(logs, key=lambda log: log.origin))
 
 
-def _stated(log: Path, customer: str, period: Period) -> StatedLog:
+def _stated(log: Path, customer: str, period: Period, on_erased: Callable[[int], None]) -> StatedLog:
     origin = read_log_name(log).origin
     _refuse_given_up(log, period)
     # The checkpoints first: what they cover is on disk by now.
@@ -42,7 +55,12 @@ def _stated(log: Path, customer: str, period: Period) -> StatedLog:
     spelled = orjson.dumps(customer)
     events: dict[int, bytes] = {}
     records: list[StatedRecord] = []
+    erased = 0
     for number, stored in records_of(log):
+        if stored.erased:
+            record = decoded(stored)
+            if period.from_us <= (record.header.append_ms + _CLOCKS_MS) * 1000:
+                erased += sum(erased_entry(line) is not None for line in record.lines)
         # An escape can spell the name in another way; such lines are rare, and are parsed.
         if not stored.events or (spelled not in stored.value and b"\\" not in stored.value):
             continue
@@ -55,6 +73,7 @@ def _stated(log: Path, customer: str, period: Period) -> StatedLog:
                     events[record.header.first + index] = line
         if len(events) > before and record.carried is not None:
             records.append(StatedRecord(number, record.header_line, record.carried))
+    on_erased(erased)
     return StatedLog(
         origin,
         tuple(events.items()),

@@ -1,4 +1,4 @@
-"""What goes into `usage_groups` for one day: its events grouped in several ways, by one statement."""
+"""What goes into `usage_groups` for one day: its events grouped in several ways, each by a statement of its own."""
 
 from typing import Final
 
@@ -29,11 +29,16 @@ _COLUMNS: Final = {
     "repeated": "toUInt64(0)",
     "repeated_cost": "toDecimal128(0, 12)",
     "operations": "CAST([], 'Array(LowCardinality(String))')",
-    "traces": "arrayReduce('uniqExactState', emptyArrayString())",
+    "callees": "CAST([], 'Array(LowCardinality(String))')",
+    "traces_high": "emptyArrayUInt64()",
+    "traces_low": "emptyArrayUInt64()",
     "log": "''",
     "built_to": "toUInt64(0)",
+    "form": "toUInt8(0)",
 }
 """Every column, in the order of the table, and what it holds in the kinds that do not use it."""
+_FORM: Final = 1
+"""Of the groups of a day. The views read a day of a lower one from its events, until it is built again."""
 _MINUTES: Final = f"""(
   SELECT provider, model, toStartOfMinute(event_time) AS minute, count() AS calls, sum(source.tokens) AS used
   FROM {EVENTS}
@@ -60,64 +65,81 @@ _WASTE: Final = f"""(
   HAVING count() > 1
 )"""  # noqa: S608 - nothing of it comes from outside
 """As in `waste_sums`: events that could repeat one another are found by a hash of a few columns first."""
+_TRACES: Final = f"""(
+  SELECT agent, arraySort(groupUniqArray(source)) AS called,
+         reinterpretAsUInt64(unhex(substring(traceparent, 4, 16))) AS high,
+         reinterpretAsUInt64(unhex(substring(traceparent, 20, 16))) AS low
+  FROM {EVENTS} AND traceparent != ''
+  GROUP BY agent, high, low
+)"""  # noqa: S608 - nothing of it comes from outside
+"""Each trace of a caller once, with all that it called."""
 
 
-def groups_of_a_day() -> str:
-    """All groups of a day and its marker rows; see `rollup_rows` for its parameters."""
-    return "\nUNION ALL\n".join(
-        (
-            _select(MARKERS, log="marker.1", built_to="marker.2"),
-            _select(
-                f"{EVENTS} GROUP BY session, currency",
-                kind="'session'",
-                session="session",
-                currency="currency",
-                events="count()",
-                cost="sum(cost)",
-                began="min(event_time)",
-                ended="max(event_time)",
-            ),
-            _select(
-                f"{EVENTS} GROUP BY run_id, currency",
-                kind="'run'",
-                run_id="run_id",
-                parent_id="max(parent_id)",
-                currency="currency",
-                events="count()",
-                cost="sum(cost)",
-            ),
-            _select(
-                f"{_MINUTES} GROUP BY provider, model",
-                kind="'peak'",
-                provider="provider",
-                model="model",
-                requests="max(calls)",
-                busiest="argMax(minute, (calls, -toUnixTimestamp(minute)))",
-                tokens="max(used)",
-                heaviest="argMax(minute, (used, -toUnixTimestamp(minute)))",
-            ),
-            _select(
-                f"{EVENTS} AND traceparent != '' GROUP BY agent, source",
-                kind="'calls'",
-                agent="agent",
-                source="source",
-                events="count()",
-                failed="countIf(status NOT IN ('', 'ok'))",
-                operations="groupUniqArray(operation)",
-                traces="uniqExactState(substring(traceparent, 4, 32))",
-            ),
-            _select(
-                f"{_WASTE} GROUP BY agent, operation, currency",
-                kind="'waste'",
-                agent="agent",
-                operation="operation",
-                currency="currency",
-                failed="sum(failed)",
-                failed_cost="sum(failed_cost)",
-                repeated="sum(repeated)",
-                repeated_cost="sum(repeated_cost)",
-            ),
-        )
+def groups_of_a_day() -> tuple[str, ...]:
+    """Each kind of groups of a day, and its marker rows; see `rollup_rows` for their parameters.
+
+    Parts of a UNION would be read and grouped all at once, and take the memory of all of them.
+    """
+    return (
+        _select(MARKERS, log="marker.1", built_to="marker.2", form=str(_FORM)),
+        _select(
+            f"{EVENTS} GROUP BY session, currency",
+            kind="'session'",
+            session="session",
+            currency="currency",
+            events="count()",
+            cost="sum(cost)",
+            began="min(event_time)",
+            ended="max(event_time)",
+        ),
+        _select(
+            f"{EVENTS} GROUP BY run_id, currency",
+            kind="'run'",
+            run_id="run_id",
+            parent_id="max(parent_id)",
+            currency="currency",
+            events="count()",
+            cost="sum(cost)",
+        ),
+        _select(
+            f"{_MINUTES} GROUP BY provider, model",
+            kind="'peak'",
+            provider="provider",
+            model="model",
+            requests="max(calls)",
+            busiest="argMax(minute, (calls, -toUnixTimestamp(minute)))",
+            tokens="max(used)",
+            heaviest="argMax(minute, (used, -toUnixTimestamp(minute)))",
+        ),
+        _select(
+            f"{EVENTS} AND traceparent != '' GROUP BY agent, source",
+            kind="'calls'",
+            agent="agent",
+            source="source",
+            events="count()",
+            failed="countIf(status NOT IN ('', 'ok'))",
+            operations="groupUniqArray(operation)",
+            callees="[source]",
+        ),
+        _select(
+            f"{_TRACES} GROUP BY agent, called",
+            kind="'traces'",
+            agent="agent",
+            callees="called",
+            traces_high="groupArray(high)",
+            traces_low="groupArray(low)",
+        ),
+        _select(
+            f"{_WASTE} GROUP BY agent, operation, currency",
+            kind="'waste'",
+            agent="agent",
+            operation="operation",
+            currency="currency",
+            failed="sum(failed)",
+            failed_cost="sum(failed_cost)",
+            repeated="sum(repeated)",
+            repeated_cost="sum(repeated_cost)",
+        ),
     )
 
 

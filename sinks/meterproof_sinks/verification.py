@@ -16,7 +16,14 @@ from meterproof_proofs.event_proof import RECORDS_SUFFIX
 from meterproof_proofs.note import Verifier
 from meterproof_schemas.price_book import parse_price_book
 from meterproof_sinks.audit_errors import AuditFault, DamagedAudit
-from meterproof_sinks.audit_folder import VOLUME_FOLDER, is_log_folder, log_folders, segments_of, unexpected_files
+from meterproof_sinks.audit_folder import (
+    VOLUME_FOLDER,
+    is_log_folder,
+    log_folders,
+    logs_held_twice,
+    segments_of,
+    unexpected_files,
+)
 from meterproof_sinks.log_verification import verify_log
 from meterproof_sinks.price_book_folder import PRICES_FOLDER, kept_price_books
 from meterproof_sinks.remembered_checkpoints import RememberedCheckpoint
@@ -71,6 +78,7 @@ def verify_folder(
         found = log_folders(top)
         if not found:
             return FolderReport(folder, [], [DamagedAudit(top, None, None, "holds no log")])
+        faults += logs_held_twice(found)
         faults += (
             DamagedAudit(path, None, None, "is no log's folder and does not belong here")
             for path in sorted(top.iterdir())

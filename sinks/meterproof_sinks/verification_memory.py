@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from meterproof_proofs.note import Verifier
 from meterproof_schemas.batch import Digest
+from meterproof_schemas.errors import first_fault
 
 _CLOSED: Final = ConfigDict(extra="forbid", frozen=True, strict=True)
 _Hashes = Annotated[str, StringConstraints(strict=True, pattern=r"^([0-9a-f]{64})*$")]
@@ -96,8 +97,7 @@ class VerificationMemory(BaseModel):
         except FileNotFoundError:
             return cls()
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            message = f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; remove it to verify from the start"
+            message = f"{path}: {first_fault(error)}; remove it to verify from the start"
             raise BadMemory(message) from error
 
     def save(self, path: Path) -> None:

@@ -5,8 +5,10 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
+from meterproof.kafka.errors import BrokerUnreachable, KafkaProblem
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.topics import Topic
@@ -15,6 +17,7 @@ from meterproof_sinks.sink_status import StatusWriter
 from meterproof_sinks.webhook_deliveries import read_histories, recorder
 from meterproof_sinks.webhook_endpoints import Endpoint
 from meterproof_sinks.webhook_lane import WebhookLane
+from meterproof_sinks.webhook_memory import DeliveriesMemory
 from meterproof_sinks.webhook_turn import WebhookTurn
 from meterproof_sinks.worker import STATUS_INTERVAL_S
 
@@ -26,6 +29,7 @@ async def run_webhooks(
     kafka: KafkaSettings,
     *,
     instance: str,
+    memory: Path,
     status: StatusWriter,
     stop: asyncio.Event,
     now_ms: Callable[[], int],
@@ -36,7 +40,8 @@ async def run_webhooks(
     Of several workers one sends, and the others stand by (`WebhookTurn`). Each time that it is this one's turn:
 
     1. read what every endpoint got, from `usage.deliveries`
-    2. run a lane for each endpoint, until the turn ends
+    2. run a lane for each endpoint, until the turn ends; before each message it is asked whether it is this one's turn
+       still, and `usage.deliveries` the same topic
 
     Not a `Sink`: an endpoint cannot be asked what it has, and reads alerts, not the log. The one rule is the same: the
     cursor is the output's own, here `usage.deliveries`, one record per endpoint and message. An offset would not do,
@@ -46,12 +51,14 @@ async def run_webhooks(
         endpoints: where to; their names differ.
         kafka: where alerts and deliveries are.
         instance: unique name of this worker.
+        memory: file that remembers which topic `usage.deliveries` is.
         status: told what each lane does.
         stop: ends it.
         now_ms: the time, ms since 1970.
         draw: random, from 0 to below 1.
 
     Raises:
+        StageStopped: `log_diverged`: `usage.deliveries` is not the topic any more that it was.
         InvalidRecord: a record of `usage.deliveries` is not of this version.
         KafkaProblem: alerts cannot be read, or deliveries not be recorded; an endpoint that fails raises nothing.
 
@@ -83,8 +90,19 @@ async def run_webhooks(
         show("stopping", lanes)
 
     show("starting")
-    async with RecordProducer(kafka) as producer, WebhookTurn(kafka, instance) as turn:
+    async with (
+        DeliveriesMemory(kafka, memory) as deliveries,
+        RecordProducer(kafka) as producer,
+        WebhookTurn(kafka, instance) as turn,
+    ):
         record = recorder(producer, kafka)
+
+        async def may_send() -> bool:
+            try:
+                await deliveries.check()
+            except BrokerUnreachable:
+                return False
+            return await turn.is_mine()
 
         async def term(ends: asyncio.Event) -> None:
             histories = await read_histories(kafka, (endpoint.name for endpoint in endpoints))  # 1
@@ -94,7 +112,7 @@ async def run_webhooks(
                     histories[one.name],
                     kafka=kafka,
                     record=record,
-                    may_send=turn.is_mine,
+                    may_send=may_send,
                     now_ms=now_ms,
                     draw=draw,
                 )
@@ -102,8 +120,16 @@ async def run_webhooks(
             ]
             await run_together(ends, *(lane.run(ends) for lane in lanes))  # 2
 
+        async def take_turns() -> None:
+            try:
+                await turn.run(term, stop)
+            except KafkaProblem:
+                with contextlib.suppress(BrokerUnreachable):
+                    await deliveries.check()  # which may be why
+                raise
+
         try:
-            await run_together(stop, turn.run(term, stop), show_until_stop())
+            await run_together(stop, take_turns(), deliveries.watch(stop), show_until_stop())
         except Exception as error:
             show("failed", lanes, error)
             raise

@@ -19,7 +19,7 @@ from yarl import URL
 
 from meterproof_schemas.budget import Alert
 from meterproof_schemas.delivery import EndpointName
-from meterproof_schemas.errors import InvalidRegistry
+from meterproof_schemas.errors import InvalidRegistry, first_fault
 from meterproof_schemas.event import Name, VersionOne
 from meterproof_schemas.instant import Instant, parse_instant_us
 from meterproof_schemas.keys import matches
@@ -137,9 +137,7 @@ def load_endpoints(path: Path, environment: Mapping[str, str] = environ) -> tupl
     except NotStrictJson as error:
         raise InvalidRegistry(f"endpoints file {path}: {error}") from None
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise InvalidRegistry(f"endpoints file {path}: {place}: {fault['msg']}") from None
+        raise InvalidRegistry(f"endpoints file {path}: {first_fault(error)}") from None
     if len({entry.name for entry in entries}) != len(entries):
         raise InvalidRegistry(f"endpoints file {path}: two endpoints have one name")
     return tuple(_endpoint(entry, path, environment) for entry in entries)

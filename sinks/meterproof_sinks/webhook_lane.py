@@ -10,14 +10,17 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from meterproof.kafka.errors import BrokerUnreachable, OffsetBeyondEnd, OffsetTrimmed
 from meterproof.kafka.reader import Record
 from meterproof.kafka.settings import KafkaSettings
+from meterproof.kafka.topic_ids import MadeAgain
 from meterproof.kafka.topic_reader import TopicReader
 from meterproof_schemas.budget import decode_alert
 from meterproof_schemas.delivery import Delivery, Outcome
 from meterproof_schemas.errors import InvalidRecord
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.topics import Topic
+from meterproof_sinks.small_topic import LOOK_INTERVAL_S
 from meterproof_sinks.webhook_backoff import retry_after_ms
 from meterproof_sinks.webhook_deliveries import SINK, History, Pending
 from meterproof_sinks.webhook_deliveries import Record as RecordDelivery
@@ -69,7 +72,7 @@ class WebhookLane:
     Promises: an alert that the endpoint wants is sent until it is delivered or given up, across restarts; what was
     recorded as delivered or given up is never sent again; only the one message that was under way when the process
     died may be repeated, under the same id; a message that fails keeps no other waiting beyond the rest that its
-    endpoint is given.
+    endpoint is given; a topic that was cut off, or deleted and made again, is read from its beginning.
     """
 
     def __init__(
@@ -101,7 +104,9 @@ class WebhookLane:
         self._kafka = kafka
         self._record = record
         self._may_send = may_send
-        self._now_ms = now_ms
+        self._clock_ms = now_ms
+        self._latest_ms = now_ms()
+        """What the clock said when it was last asked."""
         self._draw = draw
         self._waiting: list[_Due] = []
         self._waiting_ids: set[str] = set()
@@ -109,6 +114,8 @@ class WebhookLane:
         self._failures = 0
         """Attempts that failed since one did not."""
         self._rest_until_ms = 0
+        self._from_beginning = False
+        """The topic is to be read again from its first record."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read from the first alert on, and send what the endpoint has not got, until `stop` is set.
@@ -126,8 +133,9 @@ class WebhookLane:
         """
         topic = self._kafka.topic(Topic.ALERTS)
         async with WebhookSender(self.endpoint) as sender, TopicReader(self._kafka, topic) as reader:
+            made_again = MadeAgain(reader.topic_id, interval_s=LOOK_INTERVAL_S)
             while not stop.is_set():
-                await self._read(reader, stop)  # 1, 2
+                await self._read(reader, made_again, stop)  # 1, 2
                 if stop.is_set() or self._wait_ms() != 0:
                     continue
                 if not await self._may_send():  # 3
@@ -135,23 +143,43 @@ class WebhookLane:
                 elif not stop.is_set():
                     await self._attempt(sender, heapq.heappop(self._waiting))  # 4, 5, 6
 
-    async def _read(self, reader: TopicReader, stop: asyncio.Event) -> None:
+    async def _read(self, reader: TopicReader, made_again: MadeAgain, stop: asyncio.Event) -> None:
         wait_ms, room = self._wait_ms(), WAITING_MAX - len(self._waiting)
         wait_s = _IDLE_S if wait_ms is None else min(wait_ms / 1000, _IDLE_S)
         if room <= 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), wait_s)
             return
-        for records in (await reader.poll(wait_s, room)).values():
+        with contextlib.suppress(BrokerUnreachable):  # the reader below outlives that
+            self._from_beginning |= await made_again.look()
+            if self._from_beginning:
+                reader.seek({partition: start for partition, (start, _) in (await reader.bounds()).items()})
+                self._from_beginning = False
+        try:
+            polled = await reader.poll(wait_s, room)
+        except (OffsetBeyondEnd, OffsetTrimmed):
+            self._from_beginning = True
+            return
+        for records in polled.values():
             for record in records:
                 self._take(record)
         self.status.waiting = len(self._waiting)
+
+    def _now_ms(self) -> int:
+        """The time. When the clock was set back, what waits is set back with it, or it would wait for that long."""
+        now_ms = self._clock_ms()
+        if (back_ms := self._latest_ms - now_ms) > 0:
+            self._waiting = [due._replace(at_ms=due.at_ms - back_ms) for due in self._waiting]
+            self._rest_until_ms -= back_ms
+        self._latest_ms = now_ms
+        return now_ms
 
     def _wait_ms(self) -> int | None:
         """Until a message may be sent; None while there is none."""
         if not self._waiting:
             return None
-        return max(0, max(self._waiting[0].at_ms, self._rest_until_ms) - self._now_ms())
+        now_ms = self._now_ms()
+        return max(0, max(self._waiting[0].at_ms, self._rest_until_ms) - now_ms)
 
     def _take(self, record: Record) -> None:
         """Step 2 of `run`, for one record."""

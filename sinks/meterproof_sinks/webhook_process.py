@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from meterproof.deployment import DataFolder
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_sinks.sink_process import Work, run_worker_process
 from meterproof_sinks.sink_settings import SinkSettings
@@ -40,6 +41,7 @@ def run_webhook_process(
                 endpoints,
                 kafka,
                 instance=_instance(data),
+                memory=DataFolder(data).webhook_deliveries,
                 status=status,
                 stop=stop,
                 now_ms=lambda: time.time_ns() // 1_000_000,

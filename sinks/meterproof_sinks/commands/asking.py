@@ -1,8 +1,25 @@
-"""Waiting, before a person, for the audit sink to carry out what it was asked."""
+"""Before a person: asking for a yes, and waiting for the audit sink to carry out what it was asked."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import typer
+
+
+def confirm(question: str) -> None:
+    """Ask on stderr, and end the command with 1 unless the answer is yes; nobody there is no yes.
+
+    Raises:
+        Exit: the answer is another one.
+    """
+    try:
+        if typer.confirm(question, err=True):
+            return
+    except typer.Abort:
+        sys.stderr.write("\n")
+    sys.stderr.write("Nothing was done, since nobody said yes; with --yes nobody is asked.\n")
+    raise typer.Exit(1)
 
 
 @contextmanager

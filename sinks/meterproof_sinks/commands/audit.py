@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
@@ -50,9 +50,9 @@ def _audit() -> None:
     epilog="Example: meterproof audit tail -n 20 --follow --data data   ·   "
     "meterproof audit tail --customer acme --json"
 )
-def tail(  # noqa: PLR0917 - one parameter per option
+def tail(
     data: _Data = Path("data"),
-    count: Annotated[int, typer.Option("--lines", "-n", help="So many events of each log.", min=0)] = 10,
+    count: Annotated[int, typer.Option("--lines", "-n", help="So many events of each log.", min=0, max=10**9)] = 10,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what the sink writes, until Ctrl-C.")
     ] = False,
@@ -94,7 +94,7 @@ def tail(  # noqa: PLR0917 - one parameter per option
     epilog="Example: meterproof audit grep --agent agent-7 --from 2026-11-20 --until 2026-11-21 --data data   ·   "
     "meterproof audit grep --id 0197-ab --json   ·   meterproof audit grep --where data.status=error --count"
 )
-def grep(  # noqa: PLR0917 - one parameter per option
+def grep(
     data: _Data = Path("data"),
     agent: _Agent = None,
     customer: _Customer = None,
@@ -130,7 +130,7 @@ def grep(  # noqa: PLR0917 - one parameter per option
     epilog="Example: meterproof audit export --customer acme --from 2026-11-01 --until 2026-12-01 --out acme.csv   ·   "
     "meterproof audit export --out all.parquet --data /mnt/audit"
 )
-def export(  # noqa: PLR0917 - one parameter per option
+def export(
     data: _Data = Path("data"),
     out: Annotated[
         Path | None, typer.Option(help="File to write, whole or not at all. Default: standard output.")
@@ -156,6 +156,7 @@ def export(  # noqa: PLR0917 - one parameter per option
     Exit code: 0 written, also if no event was asked for; 1 it could not be; 2 wrong usage.
     """
     from meterproof_sinks.event_export import write_events
+    from meterproof_sinks.whole_file import whole_file
 
     form = form or _form_of(out)
     if out is None and form is ExportFormat.PARQUET:
@@ -169,7 +170,7 @@ def export(  # noqa: PLR0917 - one parameter per option
                 write_events(events, sys.stdout.buffer, form)
             _tell_unseen(unseen)
             return 0
-        with _whole_file(out) as file:
+        with whole_file(out) as file:
             written = write_events(events, file, form)
     if as_json:
         typer.echo(orjson.dumps({"out": str(out), "events": written, "not_there": unseen.as_json}))
@@ -203,10 +204,14 @@ def _filter(
 
     named = ((("subject",), agent), (("data", "customer"), customer), (("id",), event_id))
     try:
+        from_us = None if from_ is None else instant_us(from_)
+        until_us = None if until is None else instant_us(until)
+        if from_us is not None and until_us is not None and from_us >= until_us:
+            raise BadFilter(f"no moment is from {from_} on and before {until}: --until is the first that is too late")
         return EventFilter(
             (*(Field(path, text) for path, text in named if text is not None), *map(Field.parse, where or ())),
-            None if from_ is None else instant_us(from_),
-            None if until is None else instant_us(until),
+            from_us,
+            until_us,
             _digest(digest),
             erased,
         )
@@ -305,18 +310,6 @@ def _visible(text: str) -> str:
 def _form_of(out: Path | None) -> ExportFormat:
     endings = {f".{form.value}": form for form in ExportFormat}
     return ExportFormat.JSONL if out is None else endings.get(out.suffix.lower(), ExportFormat.JSONL)
-
-
-@contextmanager
-def _whole_file(out: Path) -> Iterator[IO[bytes]]:
-    """A file that has its name once it is whole."""
-    beside = out.with_name(f"{out.name}.new")
-    try:
-        with beside.open("wb") as file:
-            yield file
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def main(argv: list[str]) -> int:

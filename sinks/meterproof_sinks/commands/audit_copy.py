@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
+from meterproof_sinks.commands.options import AsJson, Audit, Data
+
 if TYPE_CHECKING:
     from meterproof_sinks.audit_copy import Copied
 
@@ -17,20 +19,19 @@ app = typer.Typer()
 _Url = Annotated[
     str, typer.Argument(metavar="URL", help="s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, a folder.")
 ]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
 
 
 @app.command(
     epilog="Example: meterproof audit ship s3://audit-copy/prod --data data   ·   "
     "meterproof audit ship /mnt/backup/audit --follow --interval-s 300"
 )
-def ship(  # noqa: PLR0917 - one parameter per option
+def ship(
     url: _Url,
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    folder: Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")] = None,
+    data: Data = Path("data"),
+    folder: Audit = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with what is sealed later, until SIGTERM.")] = False,
     interval_s: Annotated[float, typer.Option(help="With --follow: seconds between two looks.", min=0.1)] = 60.0,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> int:
     """Copy sealed segments, price books, tiles and checkpoints to an object store, each read back and compared.
 
@@ -65,7 +66,7 @@ def ship(  # noqa: PLR0917 - one parameter per option
 def fetch(
     url: _Url,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the audit folder goes; made if missing.")],
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> int:
     """Bring an audit folder back from its copy: `meterproof verify`, `rebuild`, `prove` and the sink work on it.
 

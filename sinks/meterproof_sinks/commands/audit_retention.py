@@ -9,7 +9,7 @@ from typing import Annotated
 import orjson
 import typer
 
-from meterproof_sinks.commands.asking import told_waiting
+from meterproof_sinks.commands.asking import confirm, told_waiting
 from meterproof_sinks.commands.options import AsJson, Audit, Data, Wait
 
 app = typer.Typer()
@@ -24,7 +24,7 @@ _Reason = Annotated[str, typer.Option(help="Why; kept for ever.")]
     epilog='Example: meterproof audit retain --before 2025-01-01 --by ops@example.com --reason "policy 7" --dry-run'
     '   ·   meterproof audit retain --before 2025-01-01 --by ops@example.com --reason "policy 7" --yes --json'
 )
-def retain(  # noqa: PLR0917 - one parameter per option
+def retain(
     before: Annotated[str, typer.Option(help="UTC: 2025-01-01, or 2025-01-01T12:00. What came in before it goes.")],
     by: _By,
     reason: _Reason,
@@ -55,7 +55,7 @@ def retain(  # noqa: PLR0917 - one parameter per option
         raise typer.BadParameter(f"{folder}: no such folder", param_hint="--audit")
     before_ms = _time_ms(before)
     if not (yes or dry_run):
-        typer.confirm(f"Give up for ever what came into {folder} before {before}?", abort=True, err=True)
+        confirm(f"Give up for ever what came into {folder} before {before}?")
     now_ms = time.time_ns() // 1_000_000
     holds_file = data / HOLDS_FILE
     holds = LegalHolds(holds_file).in_force
@@ -100,7 +100,7 @@ def _hold() -> None:
     epilog='Example: meterproof audit hold add --customer acme --by legal@example.com --reason "case 12"   ·   '
     'meterproof audit hold add --all --by legal@example.com --reason "audit 2026"'
 )
-def add(  # noqa: PLR0917 - one parameter per option
+def add(
     by: _By,
     reason: _Reason,
     customer: Annotated[str | None, typer.Option(help="Hold the events of this customer.")] = None,

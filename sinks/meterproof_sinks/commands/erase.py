@@ -10,7 +10,7 @@ import orjson
 import typer
 
 from meterproof.command_line import run_app
-from meterproof_sinks.commands.asking import told_waiting
+from meterproof_sinks.commands.asking import confirm, told_waiting
 from meterproof_sinks.commands.options import AsJson, Audit, Data, Url, Wait
 
 app = typer.Typer(add_completion=False)
@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
     epilog='Example: meterproof erase --customer acme --by privacy@example.com --reason "request 17" --data data   ·   '
     "meterproof erase --agent agent-7 --by … --reason … --url https://clickhouse:8443 --yes"
 )
-def erase(  # noqa: PLR0917 - one parameter per option
+def erase(
     requested_by: Annotated[str, typer.Option("--by", help="Who asked; kept for ever.")],
     reason: Annotated[str, typer.Option(help="Why; kept for ever, so name nobody in it.")],
     agent: Annotated[str | None, typer.Option(help="Erase this agent's events.")] = None,
@@ -60,7 +60,7 @@ def erase(  # noqa: PLR0917 - one parameter per option
     if name is None or (agent is None) == (customer is None):
         raise typer.BadParameter("give one of --agent and --customer")
     if not yes:
-        typer.confirm(f"Erase all events of {name!r} for ever?", abort=True, err=True)
+        confirm(f"Erase all events of {name!r} for ever?")
     kind: OwnerKind = "agent" if agent is not None else "customer"
     erasure = new_erasure(
         kind,

@@ -16,6 +16,7 @@ from meterproof.kafka.errors import KafkaProblem
 from meterproof_proofs.key_files import NoVerifierKey
 from meterproof_schemas.errors import ContractError
 from meterproof_sinks.audit_errors import AuditError
+from meterproof_sinks.commands.options import Audit, Bootstrap, Data, Prefix, Url
 
 if TYPE_CHECKING:
     from meterproof.kafka.settings import KafkaSettings
@@ -37,12 +38,12 @@ def _log() -> None:
     epilog="Example: meterproof log trim --data data --dry-run   ·   meterproof log trim --data data "
     "--audit /mnt/audit --url https://clickhouse:8443 --partition 3"
 )
-def trim(  # noqa: PLR0917 - one parameter per option
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
+def trim(
+    data: Data = Path("data"),
     partition: Annotated[int | None, typer.Option(help="Only this log.", min=0)] = None,
-    audit: Annotated[Path | None, typer.Option(help="Audit folder; default: the data folder's own.")] = None,
+    audit: Audit = None,
     vkey: Annotated[Path | None, typer.Option(help="Verifier keys of the logs; default: the data folder's.")] = None,
-    url: Annotated[str | None, typer.Option(help="A ClickHouse server; default: the data folder's own.")] = None,
+    url: Url = None,
     clickhouse: Annotated[bool, typer.Option(help="Whether ClickHouse must have what is deleted.")] = True,
     budgets: Annotated[bool, typer.Option(help="Whether budgets must have what is deleted.")] = True,
     ignore_group: Annotated[
@@ -51,8 +52,8 @@ def trim(  # noqa: PLR0917 - one parameter per option
     margin_hours: Annotated[int, typer.Option(help="Kept beyond the horizon.", min=0)] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per log and line.")] = False,
-    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
-    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
 ) -> None:
     """Delete the beginning of usage.log as far as every reader is behind it and the audit folder holds every byte.
 

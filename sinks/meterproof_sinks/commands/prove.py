@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False)
     epilog="Example: meterproof prove call-0001 --data data --out call-0001.proof   ·   "
     "meterproof prove --line refused.json --data data --out refused.proof"
 )
-def prove(  # noqa: PLR0917 - one parameter per option
+def prove(
     event_id: Annotated[str | None, typer.Argument(help="Id of an accepted event.")] = None,
     data: Annotated[Path, typer.Option(help="Data folder, audit folder, or one log's folder.")] = Path("data"),
     source: Annotated[
@@ -54,6 +54,7 @@ def prove(  # noqa: PLR0917 - one parameter per option
     from meterproof_sinks.event_search import events_with_id, verdicts_on
     from meterproof_sinks.proving import prove as make_proof
     from meterproof_sinks.verification import audit_folder_of
+    from meterproof_sinks.whole_file import whole_file
 
     if (event_id is None) + (line is None) + (digest is None) != 2:
         raise _Usage("give one of EVENT_ID, --line and --digest")
@@ -80,7 +81,8 @@ def prove(  # noqa: PLR0917 - one parameter per option
         sys.stdout.buffer.write(written)
         sys.stdout.buffer.flush()
         return
-    out.write_bytes(written)
+    with whole_file(out) as file:
+        file.write(written)
     index = proof.tlog_proof.index
     said = {"file": str(out), "verdict": chosen.verdict, "log": chosen.origin, "index": index, "bytes": len(written)}
     if as_json:

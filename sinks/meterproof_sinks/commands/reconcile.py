@@ -13,7 +13,8 @@ from meterproof.command_line import run_app
 from meterproof_sinks.commands.options import AsJson, Audit, Bootstrap, Data, Prefix, Url
 
 if TYPE_CHECKING:
-    from meterproof_sinks.reconciliation import OnProgress, Reconciliation
+    from meterproof_schemas.price_book import PriceBook
+    from meterproof_sinks.reconciliation_report import OnProgress, Reconciliation
 
 _DIFFERENT = 1
 _REPAIR_PATIENCE_S = 600.0
@@ -26,7 +27,7 @@ app = typer.Typer(add_completion=False)
     epilog="Example: meterproof reconcile --data data   ·   meterproof reconcile --data data --no-kafka --json   ·   "
     "meterproof reconcile --data data --textfile /var/lib/node_exporter/meterproof.prom"
 )
-def reconcile(  # noqa: PLR0917 - one parameter per option
+def reconcile(
     data: Data = Path("data"),
     audit: Audit = None,
     url: Url = None,
@@ -36,6 +37,10 @@ def reconcile(  # noqa: PLR0917 - one parameter per option
     with_audit: Annotated[
         bool, typer.Option("--with-audit/--no-audit", help="Compare with the audit folder too.")
     ] = True,
+    price_books: Annotated[
+        list[Path] | None,
+        typer.Option("--price-book", help="A price book file, of a version that is in neither AUDIT/prices nor Kafka."),
+    ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Build all roll-ups again from the rows, then compare. Rows never change.")
     ] = False,
@@ -47,8 +52,9 @@ def reconcile(  # noqa: PLR0917 - one parameter per option
     """Compare every stage by log and hour of usage, up to where all of them are; the pipeline may be running.
 
     Events, a fingerprint of their digests, each meter's sum and what each correction does must be the same in Kafka's
-    log, in the audit folder and in ClickHouse's rows; roll-ups must equal the rows; no identity may be counted twice or
-    under two agents.
+    log, in the audit folder and in ClickHouse's rows; each column of each row must say what its line, its batch and its
+    price book say, and each row of records what its record says; roll-ups must equal the rows; no identity may be
+    counted twice or under two agents.
 
     Exit code: 0 all was compared and nothing differs, 1 something differs, or could not be compared (Kafka is away, a
     folder is missing, ClickHouse is empty), 2 wrong usage. What was given up by retention, or is left out by --no-kafka
@@ -77,6 +83,7 @@ def reconcile(  # noqa: PLR0917 - one parameter per option
                 url,
                 (bootstrap, topic_prefix) if kafka else None,
                 lambda stage, events: progress.advance(tasks[stage], events),
+                _books(price_books or []),
             )
         )
     if textfile is not None:
@@ -94,6 +101,7 @@ async def _compare(
     url: str | None,
     kafka: tuple[str | None, str | None] | None,
     on_progress: "OnProgress",
+    books: "dict[int, PriceBook]",
 ) -> "Reconciliation":
     from meterproof.deployment import DataFolder
     from meterproof_sinks.clickhouse_access import open_reader
@@ -102,9 +110,16 @@ async def _compare(
     settings = None if kafka is None else DataFolder(data).kafka_settings(*kafka)
     clickhouse = await asyncio.to_thread(open_reader, data, url)
     try:
-        return await compare(clickhouse, audit, settings, on_progress)
+        return await compare(clickhouse, audit, settings, on_progress, books)
     finally:
         clickhouse.close()
+
+
+def _books(files: list[Path]) -> "dict[int, PriceBook]":
+    from meterproof_schemas.price_book import parse_price_book
+
+    books = [parse_price_book(file.read_bytes()) for file in files]
+    return {book.version: book for book in books}
 
 
 def _repair(data: Path, url: str | None) -> None:
@@ -138,9 +153,10 @@ class _NotRepaired(Exception):
 
 def _export(found: "Reconciliation", textfile: Path) -> None:
     """For Prometheus; the file is replaced whole."""
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-    from meterproof_sinks.reconciliation import KINDS
+    from meterproof_sinks.reconciliation_report import KINDS
+    from meterproof_sinks.whole_file import whole_file
 
     registry = CollectorRegistry()
     differences = Gauge(
@@ -163,7 +179,8 @@ def _export(found: "Reconciliation", textfile: Path) -> None:
     Gauge(
         "meterproof_reconcile_finished_seconds", "When, in seconds since 1970", registry=registry
     ).set_to_current_time()
-    write_to_textfile(str(textfile), registry)
+    with whole_file(textfile) as file:
+        file.write(generate_latest(registry))
 
 
 def _show(found: "Reconciliation") -> None:
@@ -197,6 +214,8 @@ def _show(found: "Reconciliation") -> None:
 def main(argv: list[str]) -> int:
     """Compare log, audit folder, ClickHouse and its roll-ups; every difference must be 0."""
     from meterproof.errors import MeterError
+    from meterproof_schemas.errors import ContractError
     from meterproof_sinks.clickhouse import ClickHouseError
 
-    return run_app(app, "meterproof reconcile", argv, (ClickHouseError, MeterError, OSError, _NotRepaired))
+    expected = (ClickHouseError, ContractError, MeterError, OSError, _NotRepaired)
+    return run_app(app, "meterproof reconcile", argv, expected)

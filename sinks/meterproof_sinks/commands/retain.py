@@ -10,6 +10,9 @@ import typer
 from meterproof.command_line import run_app
 from meterproof_sinks.commands.options import AsJson, Data, Url
 
+_DAYS_MAX = 100_000
+"""No calendar goes back much further."""
+
 app = typer.Typer(add_completion=False)
 
 
@@ -17,12 +20,16 @@ app = typer.Typer(add_completion=False)
     epilog="Example: meterproof retain --raw-days 400 --minute-days 30 --data data   ·   "
     "meterproof retain --raw-days 400 --url https://clickhouse:8443"
 )
-def retain(  # noqa: PLR0917 - one parameter per option
+def retain(
     raw_days: Annotated[
-        int | None, typer.Option(help="Keep single events so many days, by whole months. Default: for ever.", min=62)
+        int | None,
+        typer.Option(
+            help="Keep single events so many days, by whole months. Default: for ever.", min=62, max=_DAYS_MAX
+        ),
     ] = None,
     minute_days: Annotated[
-        int | None, typer.Option(help="Keep the roll-up by minute so many days. Default: for ever.", min=1)
+        int | None,
+        typer.Option(help="Keep the roll-up by minute so many days. Default: for ever.", min=1, max=_DAYS_MAX),
     ] = None,
     data: Data = Path("data"),
     no_holds: Annotated[

@@ -15,10 +15,10 @@ from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
-from meterproof_sinks.audit_errors import AuditError
 from meterproof_sinks.commands.options import Bootstrap, Data, Prefix, Url
 from meterproof_sinks.commands.sink_audit import app as audit_app
 from meterproof_sinks.commands.sink_webhook import app as webhook_app
+from meterproof_sinks.sink import SinkFault
 
 if TYPE_CHECKING:
     from meterproof.kafka.settings import KafkaSettings
@@ -43,7 +43,7 @@ def _clickhouse() -> None:
     epilog="Example: meterproof sink clickhouse run --data data   ·   "
     "METERPROOF_CLICKHOUSE_PASSWORD=… meterproof sink clickhouse run --data data --url https://clickhouse:8443",
 )
-def run_clickhouse(  # noqa: PLR0917 - one parameter per option
+def run_clickhouse(
     data: Data = Path("data"),
     url: Url = None,
     partitions: Annotated[
@@ -68,12 +68,11 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
     Without --url, other programs read the tables through this worker: `meterproof query`, or the endpoint that
     DATA/clickhouse/endpoint.json names.
 
-    Exit code: 0 stopped as asked, 1 could not start, 70 unexpected error, 78 log_diverged.
+    Exit code: 0 stopped as asked, 1 could not start, 70 unexpected error, 75 try again, 78 log_diverged.
     """
     from dataclasses import replace
 
     from meterproof_sinks.batch_bounds import CLICKHOUSE_BOUNDS
-    from meterproof_sinks.clickhouse import ClickHouseError
     from meterproof_sinks.clickhouse_opening import ClickHouseOpening
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
     from meterproof_sinks.erasure_request import keep_erasures
@@ -96,19 +95,16 @@ def run_clickhouse(  # noqa: PLR0917 - one parameter per option
             parts.append(keep_erasures(clickhouse, stop, turn))
         await run_together(stop, *parts)
 
-    try:
-        return run_sink_process(
-            lambda kafka: _open_clickhouse(kafka, settings, data, port, database, rolls_up=rollup_interval_s > 0),
-            beside=keep_other_tables,
-            name="clickhouse",
-            data=data,
-            bootstrap=bootstrap,
-            topic_prefix=topic_prefix,
-            partitions=partition_numbers(partitions),
-            bounds=replace(CLICKHOUSE_BOUNDS, rows_max=batch_rows, age_max_s=batch_age_s),
-        )
-    except ClickHouseError as error:
-        raise _NotStarted(str(error)) from error
+    return run_sink_process(
+        lambda kafka: _open_clickhouse(kafka, settings, data, port, database, rolls_up=rollup_interval_s > 0),
+        beside=keep_other_tables,
+        name="clickhouse",
+        data=data,
+        bootstrap=bootstrap,
+        topic_prefix=topic_prefix,
+        partitions=partition_numbers(partitions),
+        bounds=replace(CLICKHOUSE_BOUNDS, rows_max=batch_rows, age_max_s=batch_age_s),
+    )
 
 
 def partition_numbers(text: str | None) -> list[int] | None:
@@ -122,10 +118,6 @@ def partition_numbers(text: str | None) -> list[int] | None:
     if not numbers or numbers[0] < 0:
         raise typer.BadParameter(f"{text!r} is not a list of partitions like 0,1,2", param_hint="--partitions")
     return numbers
-
-
-class _NotStarted(Exception):
-    """What kept a sink from starting."""
 
 
 @asynccontextmanager
@@ -171,6 +163,4 @@ app.add_typer(webhook_app, name="webhook")
 
 def main(argv: list[str]) -> int:
     """Run the workers that carry the log into its destinations."""
-    return run_app(
-        app, "meterproof sink", argv, (MeterError, KafkaProblem, ContractError, AuditError, _NotStarted, OSError)
-    )
+    return run_app(app, "meterproof sink", argv, (MeterError, KafkaProblem, ContractError, SinkFault, OSError))

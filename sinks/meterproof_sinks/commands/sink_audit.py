@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from meterproof_sinks.commands.options import Audit, Bootstrap, Data, Prefix
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write the log into an audit folder.")
 
 
@@ -17,11 +19,11 @@ def _audit() -> None:
     epilog="Example: meterproof sink audit run --data data   ·   "
     "meterproof sink audit run --data data --folder /mnt/audit --partitions 0,1 --vkey /etc/meterproof/log.vkey"
 )
-def run(  # noqa: PLR0917 - one parameter per option
-    data: Annotated[Path, typer.Option(help="Folder of the deployment on this machine.")] = Path("data"),
-    bootstrap: Annotated[str | None, typer.Option(help="Kafka's address, host:port.")] = None,
-    topic_prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the deployment's topics.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Audit folder. Default: DATA/audit.")] = None,
+def run(
+    data: Data = Path("data"),
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    folder: Audit = None,
     vkey: Annotated[
         Path | None, typer.Option(help="Verifier keys of the logs. Default: DATA/keys/log.vkey, if there.")
     ] = None,

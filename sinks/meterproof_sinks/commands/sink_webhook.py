@@ -48,7 +48,7 @@ def run(
     epilog="Example: meterproof sink webhook dead --json   ·   "
     "meterproof sink webhook dead --endpoint pager --send-again"
 )
-def dead(  # noqa: PLR0917 - one parameter per option
+def dead(
     data: Data = Path("data"),
     endpoint: Annotated[str | None, typer.Option(help="Only of this endpoint.")] = None,
     send_again: Annotated[

@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False)
     epilog="Example: meterproof statement acme --period 2026-11 --data data --out acme-2026-11.statement   ·   "
     "meterproof statement check acme-2026-11.statement --vkey log.vkey"
 )
-def statement(  # noqa: PLR0917 - one parameter per option
+def statement(
     customer: Annotated[str, typer.Argument(help="Who pays: data.customer of the events.")],
     period: Annotated[str, typer.Option(help="A month like 2026-11 or a day like 2026-11-30, UTC, by event time.")],
     data: Annotated[Path, typer.Option(help="Data folder, audit folder, or one log's folder.")] = Path("data"),
@@ -41,6 +41,7 @@ def statement(  # noqa: PLR0917 - one parameter per option
     from meterproof_sinks.price_book_folder import price_books_for
     from meterproof_sinks.statement_maker import make_statement
     from meterproof_sinks.verification import audit_folder_of
+    from meterproof_sinks.whole_file import whole_file
 
     try:
         wanted = Period.parse(period)
@@ -53,16 +54,23 @@ def statement(  # noqa: PLR0917 - one parameter per option
         raise _Usage(f"{folder}: no such folder; give a deployment's data folder, or a copy of its audit folder")
     own = DataFolder(data).price_book
     books = price_books_for(folder, price_book or ([own] if own.is_file() else []))
-    made = make_statement(folder, customer, wanted, books)
+    erased: list[int] = []
+    made = make_statement(folder, customer, wanted, books, erased.append)
     content = made.format()
+    if sum(erased):
+        sys.stderr.write(
+            f"meterproof statement: may be missing in this: {sum(erased):,} events that were erased since; the log has "
+            "their digests alone, so nobody can tell whose they were\n"
+        )
     if out is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    out.write_bytes(content)
+    with whole_file(out) as file:
+        file.write(content)
     figures = orjson.loads(made.header)
     if as_json:
-        said = {"file": str(out), "bytes": len(content)} | figures
+        said = {"file": str(out), "bytes": len(content), "erased": sum(erased)} | figures
         typer.echo(orjson.dumps(said, option=orjson.OPT_INDENT_2))
     else:
         money = ", ".join(f"{total} {currency}" for currency, total in figures["money"].items()) or "nothing to pay"

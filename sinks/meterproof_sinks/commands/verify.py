@@ -32,7 +32,7 @@ app = typer.Typer(add_completion=False)
     epilog="Example: meterproof verify data --vkey data/keys/log.vkey   ·   "
     "meterproof verify audit-copy --vkey log.vkey --since kept/checkpoint --resume-file ~/verified.json --json"
 )
-def verify(  # noqa: PLR0917 - one parameter per option
+def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder, audit folder, or one log's folder.")],
     vkey: Annotated[
         Path, typer.Option(help="Verifier keys of the logs: a file, one key per line, or a folder of *.vkey files.")
@@ -160,10 +160,7 @@ def _show(report: FolderReport, producers: Producers | None) -> None:
         if log.torn_files:
             console.print(f"{log.origin}: {log.torn_files} torn tail(s) set aside by the writer, no part of the log")
         if log.kept_from:
-            console.print(
-                f"{log.origin}: the lines of positions below {log.kept_from:,} were given up; their entries are there "
-                "and lead to the signed root"
-            )
+            console.print(f"{log.origin}: the lines of positions below {log.kept_from:,} were given up; {_left(log)}")
         if log.corrections:
             unchecked = log.corrections_unchecked
             console.print(
@@ -194,6 +191,13 @@ def _short_name(log: LogReport) -> str:
     """Partition and beginning of the epoch: what tells the logs of one deployment apart."""
     parts = log.origin.split("/")
     return f"{parts[-1]} {parts[-2][:8]}" if len(parts) > 1 else log.folder.name
+
+
+def _left(log: LogReport) -> str:
+    """What is left of lines that were given up."""
+    if log.covered < log.kept_from:
+        return "no signed root that holds here covers them"
+    return "their entries are there and lead to the signed root"
 
 
 def _signatures(log: LogReport) -> str:
