@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import IO, Self
 
 from meterproof_local.child import Child
 from meterproof_local.errors import BrokerError
+from meterproof_local.formatted_folder import FormattedFolder
 from meterproof_local.jars import Progress, cache_folder, fetch_jars
 from meterproof_local.java import LAPTOP_OPTIONS, Java, find_java, java_environment
 from meterproof_local.ports import choose_ports, is_free
@@ -26,6 +27,8 @@ _HOST = "127.0.0.1"
 _STOP_PATIENCE_S = 10.0
 _RECORDING_PATIENCE_S = 30.0
 _PORT_ATTEMPTS = 5
+_START_TIMEOUT_S = 60.0
+"""How long a start may take without the jars."""
 _POLL_INTERVAL_S = 0.05
 _SHOWN_LINES = 20
 _ADDRESS_IN_USE = "Address already in use"
@@ -57,27 +60,6 @@ logger.server.level = info
 """
 
 
-class Broker(Protocol):
-    """A running Kafka that a test or the demo may hurt."""
-
-    @property
-    def bootstrap(self) -> str:
-        """`host:port`, the same after every restart, unless another program took the port in between."""
-
-    @property
-    def client_args(self) -> dict[str, Any]:
-        """Further arguments of an aiokafka client; empty for plaintext."""
-
-    def kill(self) -> None:
-        """End it with SIGKILL."""
-
-    def restart(self) -> None:
-        """Stop it if it runs, and start it on the same data; returns when it is ready."""
-
-    def close(self) -> None:
-        """Stop it for good; harmless when repeated."""
-
-
 class LocalBroker:
     """Apache Kafka as a child process on 127.0.0.1.
 
@@ -97,8 +79,8 @@ class LocalBroker:
         data: Path,
         *,
         properties: Mapping[str, str] | None = None,
+        format_options: Sequence[str] = (),
         java_options: Sequence[str] = LAPTOP_OPTIONS,
-        start_timeout_s: float = 60.0,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         """Describe a broker; nothing happens before `start`.
@@ -106,15 +88,15 @@ class LocalBroker:
         Args:
             data: its folder; created if missing.
             properties: added to server.properties, or replacing what stands there by default.
+            format_options: of Kafka's storage tool when the folder is new, like `--add-scram` for users.
             java_options: heap and compiler; `java.BENCHMARK_OPTIONS` for benchmarks.
-            start_timeout_s: how long a start may take without the jars.
             on_progress: told about the jars, see `jars.fetch_jars`.
 
         """
         self._data = data.absolute()
         self._properties = dict(properties or {})
+        self._format_options = tuple(format_options)
         self._java_options = tuple(java_options)
-        self._start_timeout_s = start_timeout_s
         self._on_progress = on_progress
         self._lock: IO[bytes] | None = None
         self._child: Child | None = None
@@ -123,15 +105,10 @@ class LocalBroker:
 
     @property
     def bootstrap(self) -> str:
-        """`host:port` for clients; raises `BrokerError` before the first start."""
+        """`host:port` for clients, plaintext; raises `BrokerError` before the first start."""
         if self._ports is None:
             raise BrokerError("the broker has no port before its first start")
         return f"{_HOST}:{self._ports[0]}"
-
-    @property
-    def client_args(self) -> dict[str, Any]:
-        """Nothing: plaintext."""
-        return {}
 
     @property
     def pid(self) -> int | None:
@@ -163,7 +140,7 @@ class LocalBroker:
             command = self._java_command(java, cache, jars)
             for attempt in range(_PORT_ATTEMPTS):
                 ports = self._configure(new_ports=attempt > 0)
-                cluster_id = self._format(command)
+                cluster_id = self._format(command, cache, jars)
                 if self._start_once(command, cluster_id, ports):
                     self._ports = ports
                     return self
@@ -285,30 +262,42 @@ class LocalBroker:
         (self._data / "server.properties").write_text(properties_text(properties), "ascii")
         return ports
 
-    def _format(self, command: Sequence[str]) -> str:
+    def _format(self, command: Sequence[str], cache: Path, jars: Sequence[Path]) -> str:
         """Format the folder if it is new; return its cluster id."""
         meta = self._data / "kafka" / "meta.properties"
         if not meta.exists():
-            with (self._data / "logs" / "java.log").open("wb") as output:
-                child = Child(
-                    [*command, *_FORMAT, "-t", new_cluster_id()],
-                    folder=self._data,
-                    environment=java_environment(),
-                    output=output,
-                    keep_open=self._inherited(),
-                )
-                code = child.wait(self._start_timeout_s)
-            if code != 0 or not meta.exists():
-                raise BrokerError(self.last_words(f"could not format {meta.parent} (exit code {code})"))
+            cluster_id = new_cluster_id()
+            kept = FormattedFolder(cache, jars, (self._data / "server.properties").read_text("ascii"))
+            # Options may be secrets, and what stands in a folder that lost its `meta.properties` is no other broker's.
+            shared = not self._format_options and not meta.parent.exists()
+            if not (shared and kept.copy_to(meta.parent, cluster_id)):
+                self._format_anew(command, cluster_id)
+                if shared:
+                    kept.keep(meta.parent)
         for line in meta.read_text("ascii").splitlines():
             name, _, value = line.partition("=")
             if name == "cluster.id":
                 return value
         raise BrokerError(f"{meta} names no cluster.id: delete {self._data} to start with an empty broker")
 
+    def _format_anew(self, command: Sequence[str], cluster_id: str) -> None:
+        """Have Kafka's own tool format the folder."""
+        folder = self._data / "kafka"
+        with (self._data / "logs" / "java.log").open("wb") as output:
+            child = Child(
+                [*command, *_FORMAT, "-t", cluster_id, *self._format_options],
+                folder=self._data,
+                environment=java_environment(),
+                output=output,
+                keep_open=self._inherited(),
+            )
+            code = child.wait(_START_TIMEOUT_S)
+        if code != 0 or not (folder / "meta.properties").exists():
+            raise BrokerError(self.last_words(f"could not format {folder} (exit code {code})"))
+
     def _start_once(self, command: Sequence[str], cluster_id: str, ports: tuple[int, int]) -> bool:
         """Start it on these ports; return False if another program was quicker to take one of them."""
-        deadline = time.monotonic() + self._start_timeout_s
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
         recording_options = () if self._startup_cache is None else self._startup_cache.recording_options()
         with (self._data / "logs" / "java.log").open("wb") as output:
             self._child = child = Child(
@@ -322,9 +311,9 @@ class LocalBroker:
             answer = ask_cluster(_HOST, ports[0])
             if answer is not None and answer.cluster_id == cluster_id and (_HOST, ports[0]) in answer.brokers:
                 return True
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline_s:
                 child.kill()
-                raise BrokerError(self.last_words(f"the broker was not ready within {self._start_timeout_s:g} s"))
+                raise BrokerError(self.last_words(f"the broker was not ready within {_START_TIMEOUT_S:g} s"))
             time.sleep(_POLL_INTERVAL_S)
         if any(_ADDRESS_IN_USE in line for line in self._output()):
             return False

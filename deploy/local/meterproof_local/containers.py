@@ -1,12 +1,9 @@
-"""The same Kafka in a container, for machines where Docker answers; and the choice between the two."""
+"""The same Kafka in a container, for machines where Docker answers."""
 
-import os
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
-from meterproof_local.broker import Broker, LocalBroker, new_cluster_id
+from meterproof_local.broker import new_cluster_id
 from meterproof_local.errors import BrokerError
 from meterproof_local.jars import kafka_version
 from meterproof_local.ports import choose_ports
@@ -15,44 +12,31 @@ from meterproof_local.readiness import ask_cluster
 
 _CONTROLLER = "localhost:19093"
 _POLL_INTERVAL_S = 0.1
+_START_TIMEOUT_S = 120.0
+"""How long a start may take, without pulling the image."""
 
 
 class ContainerBroker:
     """Apache Kafka in a container, with the properties of `LocalBroker`, published on 127.0.0.1.
 
-    Promises: port and records survive `kill` and `restart`; they end with `close`, because they live in the container.
-    Lives from `start` to `close`; testcontainers removes the container should this process die.
+    The image is the Apache project's own, in the version of the jars. Promises: port and records survive `kill` and
+    `restart`; they end with `close`, because they live in the container. Lives from `start` to `close`; testcontainers
+    removes the container should this process die.
     """
 
-    def __init__(
-        self, *, image: str | None = None, properties: Mapping[str, str] | None = None, start_timeout_s: float = 120.0
-    ) -> None:
-        """Describe a broker; nothing happens before `start`.
-
-        Args:
-            image: the Apache project's own by default, in the version of the jars.
-            properties: added to the server's properties, or replacing what stands there by default.
-            start_timeout_s: how long a start may take, without pulling the image.
-
-        """
-        self._image = image or f"apache/kafka:{kafka_version()}"
-        self._properties = dict(properties or {})
-        self._start_timeout_s = start_timeout_s
+    def __init__(self) -> None:
+        """Describe a broker; nothing happens before `start`."""
+        self._image = f"apache/kafka:{kafka_version()}"
         self._cluster_id = new_cluster_id()
         self._address: tuple[str, int] | None = None
         self._container: Any = None
 
     @property
     def bootstrap(self) -> str:
-        """`host:port` for clients; raises `BrokerError` before the start."""
+        """`host:port` for clients, plaintext; raises `BrokerError` before the start."""
         if self._address is None:
             raise BrokerError("the broker has no port before its start")
         return f"{self._address[0]}:{self._address[1]}"
-
-    @property
-    def client_args(self) -> dict[str, Any]:
-        """Nothing: plaintext."""
-        return {}
 
     def start(self) -> Self:
         """Create and start the container, and return when the broker is ready.
@@ -75,7 +59,6 @@ class ContainerBroker:
                 "listeners": f"PLAIN://:{port},CONTROLLER://{_CONTROLLER}",
                 "advertised.listeners": f"PLAIN://{host}:{port}",
                 "log.dirs": "/var/lib/kafka/data",
-                **self._properties,
             }
             container = container.with_env("CLUSTER_ID", self._cluster_id)
             for name, value in properties.items():
@@ -83,7 +66,7 @@ class ContainerBroker:
             self._container = container.start()
         except Exception as error:  # docker, requests and testcontainers have no common base
             raise BrokerError(
-                f"Docker did not start {self._image}: {error}. Start Docker, or set METERPROOF_BROKER=local."
+                f"Docker did not start {self._image}: {error}. Start Docker, or take LocalBroker."
             ) from error
         self._address = (host, port)
         self._wait()
@@ -114,31 +97,12 @@ class ContainerBroker:
 
     def _wait(self) -> None:
         host, port = self._address or ("", 0)
-        deadline = time.monotonic() + self._start_timeout_s
-        while time.monotonic() < deadline:
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline_s:
             answer = ask_cluster(host, port)
             if answer is not None and answer.cluster_id == self._cluster_id and (host, port) in answer.brokers:
                 return
             time.sleep(_POLL_INTERVAL_S)
         output = b"".join(self._container.get_logs()).decode("utf-8", "replace")
         self.close()
-        raise BrokerError(f"{self._image} was not ready within {self._start_timeout_s:g} s:\n{output[-4000:]}")
-
-
-def start_broker(data: Path, kind: str | None = None) -> Broker:
-    """Start a broker and return it when it is ready.
-
-    Args:
-        data: folder of a local broker; not used by a container.
-        kind: `local` or `container`; by default what METERPROOF_BROKER says, else `local`.
-
-    Raises:
-        LocalKafkaError: it could not be started.
-
-    """
-    kind = kind or os.environ.get("METERPROOF_BROKER") or "local"
-    if kind == "local":
-        return LocalBroker(data).start()
-    if kind == "container":
-        return ContainerBroker().start()
-    raise BrokerError(f"METERPROOF_BROKER is {kind!r}: use 'local' or 'container'")
+        raise BrokerError(f"{self._image} was not ready within {_START_TIMEOUT_S:g} s:\n{output[-4000:]}")

@@ -14,28 +14,27 @@ _HIGHEST = 32000
 _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Tell whether a server could listen on the port now."""
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on the port of 127.0.0.1 now."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: old connections do not matter
         try:
-            listener.bind((host, port))
+            listener.bind(("127.0.0.1", port))
         except OSError:
             return False
     return True
 
 
-def choose_ports(count: int, *, source: random.Random | None = None) -> list[int]:
+def choose_ports(count: int) -> list[int]:
     """Return different ports on which nothing listens now; another process may still be quicker.
 
     Raises:
         RuntimeError: no free ports were found.
 
     """
-    source = source or random.SystemRandom()
     lowest, highest = _below_ephemeral()
     chosen: list[int] = []
-    for port in source.sample(range(lowest, highest), min(1000, highest - lowest)):
+    for port in random.SystemRandom().sample(range(lowest, highest), min(1000, highest - lowest)):
         if is_free(port):
             chosen.append(port)
         if len(chosen) == count:

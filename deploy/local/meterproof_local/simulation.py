@@ -76,6 +76,12 @@ def budget_file(events: int) -> bytes:
     return json.dumps({"version": 1, "budgets": budgets}, indent=2).encode() + b"\n"
 
 
+def of_one_day(now: Callable[[], datetime]) -> Callable[[], datetime]:
+    """A clock that stands still at the end of the day on which it was made: what bursts a daily budget is one day's."""
+    end = now().replace(hour=23, minute=59, second=59, microsecond=999_999)
+    return lambda: min(now(), end)
+
+
 class Traffic:
     """Sends to one pipeline and writes down what it sent. Lives as long as the sending."""
 
@@ -96,7 +102,7 @@ class Traffic:
         self._partitions = deployment.partitions
         self._topic = kafka.topic(Topic.BATCHES)
         self._seed = seed
-        self._now = now
+        self._now = of_one_day(now)
         self._random = random.Random(seed)  # noqa: S311 - replayable simulation, not a secret
         self._batches: list[tuple[int, bytes]] = []
         """Batches that meters sent, to send one of them again."""

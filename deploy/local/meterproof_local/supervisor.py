@@ -250,9 +250,7 @@ class Supervisor:
 
         await self.wait_until(ready, "every worker at work", patience_s=patience_s)
 
-    async def wait_until_drained(
-        self, *, patience_s: float = 120.0, on_look: Callable[[Drainage], None] = lambda _: None
-    ) -> Drainage:
+    async def wait_until_drained(self, *, patience_s: float = 120.0) -> Drainage:
         """Wait until everything that stands on the source topic has arrived everywhere, durably.
 
         Raises:
@@ -265,7 +263,6 @@ class Supervisor:
             async def drained() -> bool:
                 nonlocal latest
                 latest = await self.drainage(ends)
-                on_look(latest)
                 return latest.done
 
             try:

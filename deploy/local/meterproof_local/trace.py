@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from meterproof.deployment import DataFolder
-from meterproof.kafka.errors import KafkaProblem
+from meterproof.kafka.connection import admin_client
+from meterproof.kafka.errors import BrokerUnreachable, KafkaProblem
 from meterproof.kafka.reader import PartitionReader
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_descriptions import partitions_of
@@ -49,7 +50,7 @@ from meterproof_sinks.clickhouse import ClickHouseError
 from meterproof_sinks.erased import entry_of_kept
 
 ACCEPTED: Final = "accepted"
-_ANSWERS_IN_S: Final = 1.0
+_ANSWERS_IN_S: Final = 5.0
 _CLICKHOUSE_COLUMNS: Final = (
     *("event_time", "append_time", "agent", "customer", "provider", "model"),
     *("usage", "cost", "currency", "price_book", "entry"),
@@ -164,16 +165,19 @@ def _is_it(line: bytes, trace: Trace) -> bool:
 
 
 async def _answering(folder: DataFolder) -> KafkaSettings | None:
-    """How Kafka is reached, if something listens there."""
-    deployment = folder.deployment()
-    host, _, port = deployment.bootstrap.partition(":")
+    """How Kafka is reached, if it answers.
+
+    Raises:
+        NoDeployment: the folder holds none.
+        AccessDenied: Kafka answers and lets nobody in.
+    """
+    folder.deployment()
+    kafka = folder.kafka_settings()
     try:
-        async with asyncio.timeout(_ANSWERS_IN_S):
-            _, writer = await asyncio.open_connection(host, int(port))
-        writer.close()
-    except (OSError, TimeoutError):
+        async with asyncio.timeout(_ANSWERS_IN_S), admin_client(kafka):
+            return kafka
+    except (BrokerUnreachable, TimeoutError):
         return None
-    return KafkaSettings(bootstrap=deployment.bootstrap, topic_prefix=deployment.topic_prefix)
 
 
 async def _values(kafka: KafkaSettings, topic: Topic, partition: int) -> list[tuple[bytes, bytes]]:

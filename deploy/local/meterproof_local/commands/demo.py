@@ -39,7 +39,7 @@ class _TraceFormat(StrEnum):
 @app.command(
     epilog="Example: meterproof demo   ·   meterproof demo --trace code.csv --format azure-llm --duplicates 0.1"
 )
-def demo(  # noqa: PLR0917 - one parameter per option
+def demo(
     data: Annotated[
         Path | None, typer.Option(help="Folder to keep everything in; by default data/demo-<time>.", file_okay=False)
     ] = None,

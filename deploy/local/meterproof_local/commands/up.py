@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(epilog="Example: meterproof up --data data   ·   then, elsewhere: meterproof replay trace.csv --data data")
-def up(  # noqa: PLR0917 - one parameter per option
+def up(
     data: Annotated[Path, typer.Option(help="Folder for everything; made if missing.", file_okay=False)] = Path("data"),
     partitions: Annotated[int | None, typer.Option(help="Logs of a new deployment; 4 by default.", min=1)] = None,
     sequencers: Annotated[int, typer.Option(help="Sequencers that share the partitions.", min=1)] = 1,
