@@ -1,15 +1,19 @@
 """Fixtures that every test may use."""
 
 import gc
+import resource
 import shutil
+import signal
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from meterproof_local.broker import LocalBroker
+from tests.one_broker import BrokerElsewhere
 
 # How fast a busy machine is says nothing about a rule, and a failure must be a change's: the same examples every time.
 # `--hypothesis-profile=search` looks for new ones.
@@ -18,10 +22,33 @@ settings.register_profile("same", settings.get_profile("search"), derandomize=Tr
 settings.load_profile("same")
 
 
-def pytest_collection_finish() -> None:
-    """Leave all that was collected alone: looking through it for garbage, over and over, is a tenth of the time."""
-    gc.freeze()
-    gc.set_threshold(50_000)
+OPEN_FILES = 16_384
+"""Enough for a process to which all tests of ClickHouse come: each engine leaves a dozen open behind it, for ever."""
+
+
+def pytest_configure() -> None:
+    """Let this process have as many files open as it may and needs: who it shares tests with is chance.
+
+    And let it and its children hear Ctrl-C: what a shell starts in the background inherits that nobody does.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage in what is collected, neither meanwhile nor later: all of it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(50_000)
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,13 +63,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     """One real Kafka for the whole run: `broker.bootstrap` is its address.
 
-    Share it: give your topics and groups the `topic_prefix`. A test that kills or restarts a broker makes its own.
+    Share it, also with tests that run at the same time: give your topics and groups the `topic_prefix`. A test that
+    kills or restarts a broker makes its own.
     """
+    of_all: str | None = getattr(request.config, "workerinput", {}).get("broker")
+    if of_all is not None:
+        yield BrokerElsewhere(of_all)
+        return
     with LocalBroker(tmp_path_factory.mktemp("kafka")) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def log_as_at_first() -> Iterator[None]:
+    """Undo what a command within the test's own process has set up: its log leaves out what others look for."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Genuine logs for tests: signed batches, judged and chained by the sequencer's own code, without a broker."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
 from meterproof_proofs.frontier import Frontier
@@ -8,6 +10,7 @@ from meterproof_proofs.note import Signer
 from meterproof_proofs.tree_hashing import leaf_hashes
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
+from meterproof_schemas.price_book import PriceBook
 from meterproof_schemas.records_tree import head_entry, head_of, records_origin
 from meterproof_sinks.audit_tree import Signed, SignedPair
 from meterproof_stream.judge import Judgement, judge, judge_hole
@@ -44,6 +47,10 @@ class LogBuilder:
     records: list[tuple[int, LogRecord]] = field(default_factory=list)
     batches: list[bytes] = field(default_factory=list)
     """The source records, by offset, without those of holes."""
+    price_book: int = 0
+    """Version of the price book in force, one of `books`; 0 is none."""
+    books: ClassVar[Mapping[int, PriceBook]] = {}
+    meters: ClassVar[frozenset[str]] = frozenset({"requests"})
 
     def __post_init__(self) -> None:
         self.state = LogState()
@@ -117,7 +124,8 @@ class LogBuilder:
                 append_ms=self.clock_ms,
                 state=self.state,
                 registry=self.registry,
-                meters=frozenset({"requests"}),
+                meters=self.meters,
+                books={version: book for version, book in self.books.items() if version == self.price_book},
             )
         )
 
@@ -136,7 +144,7 @@ class LogBuilder:
             judgement,
             log_offset=self.log_offset,
             source_offset=self.state.next_source_offset,
-            in_force=InForce(self.registry.digest, 0, _WRITER, 1),
+            in_force=InForce(self.registry.digest, self.price_book, _WRITER, 1),
         )
         record = decode_record(built.value)
         self.records.append((self.log_offset, record))

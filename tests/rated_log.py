@@ -1,18 +1,17 @@
 """Genuine logs whose events cost something: many agents, two months, price books, labels that try to break out."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from meterproof_schemas.accounts import Accounts
 from meterproof_schemas.event import parse_event
-from meterproof_schemas.log_record import LogRecord, decode_record
+from meterproof_schemas.log_record import LogRecord
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_schemas.rating import price
-from meterproof_stream.judge import Judgement, judge
-from meterproof_stream.record_builder import InForce, append_record
+from meterproof_stream.judge import Judgement
 from tests.builders import agent_in, make_event
 from tests.log_builder import LogBuilder
 
@@ -62,6 +61,8 @@ class RatedLog(LogBuilder):
 
     seed: int = 1
     price_book: int = 1
+    books: ClassVar[Mapping[int, PriceBook]] = BOOKS
+    meters: ClassVar[frozenset[str]] = frozenset(meter.name for meter in DEFAULT_METERS)
     agents: int = 5
     accounts: Accounts = field(default_factory=lambda: Accounts(BOOKS))
 
@@ -114,34 +115,9 @@ class RatedLog(LogBuilder):
             self.price_book = self.random.choice((1, 1, 2, 0))
             self.batch([*new, *repeats, *refused], after_ms=self.random.randrange(60_000))
 
-    def source(self, value: bytes) -> LogRecord:
-        """A record for any source record, judged by the meters of the default registry."""
-        self.batches.append(value)
-        return self._append(
-            judge(
-                value,
-                partition=self.partition,
-                offset=self.state.next_source_offset,
-                append_ms=self.clock_ms,
-                state=self.state,
-                registry=self.registry,
-                meters=frozenset(meter.name for meter in DEFAULT_METERS),
-                books={version: book for version, book in BOOKS.items() if version == self.price_book},
-            )
-        )
-
     def _append(self, judgement: Judgement) -> LogRecord:
-        built = append_record(
-            self.state,
-            judgement,
-            log_offset=self.log_offset,
-            source_offset=self.state.next_source_offset,
-            in_force=InForce(self.registry.digest, self.price_book, "cd" * 16, 1),
-        )
-        record = decode_record(built.value)
+        record = super()._append(judgement)
         self.accounts.add(record)
-        self.records.append((self.log_offset, record))
-        self.log_offset += 1
         return record
 
 

@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.status import Status
 
 from tests.bench.findings import Findings
-from tests.bench.plan import ASKED_FOR, BENCHES, PEERS, QUICK_EVENTS, Task, plan
+from tests.bench.plan import ASKED_FOR, BENCHES, MEMORY, PEERS, QUICK_EVENTS, Task, plan
 from tests.bench.rate import TooShort
 from tests.bench.report import as_json, print_findings
 from tests.bench.rig import BenchFailed, NotHere, Rig
 
 _BATCHES: Final = (1, 10, 100, 500)
 _BATCHES_PEERS: Final = (1, 100)
-_BATCHES_QUICK: Final = (100,)
+_BATCHES_ONE: Final = (100,)
 _WIDTH: Final = 120
 """Of the tables where they go into a file."""
 
@@ -37,6 +37,13 @@ def bench(  # noqa: PLR0917 - options of the command line
     peers: Annotated[
         bool,
         typer.Option("--peers", help=f"Beside what people would pick instead: {', '.join(PEERS)}."),
+    ] = False,
+    memory: Annotated[
+        bool,
+        typer.Option(
+            "--memory",
+            help=f"Every worker, for its memory by quarter of a long run (--events 2000000): {', '.join(MEMORY)}.",
+        ),
     ] = False,
     events: Annotated[
         int, typer.Option(help="Events at batches of 100; the others take a fixed share of it.", min=1_000)
@@ -54,13 +61,14 @@ def bench(  # noqa: PLR0917 - options of the command line
 
     Exit code: 0 measured, 1 a process failed or gave a wrong result, 2 wrong usage, 130 or 143 ended early.
     """
-    chosen = [*(only or []), *(PEERS if peers else ())] or [name for name in BENCHES if name not in ASKED_FOR]
+    chosen = [*(only or []), *(PEERS if peers else ()), *(MEMORY if memory else ())]
+    chosen = chosen or [name for name in BENCHES if name not in ASKED_FOR]
     chosen = sorted(set(chosen), key=lambda name: BENCHES.index(name) if name in BENCHES else -1)
     if chosen[0] not in BENCHES:
         raise typer.BadParameter(f"no bench {chosen[0]!r}; there are {', '.join(BENCHES)}", param_hint="--only")
     if quick:
         events, runs = QUICK_EVENTS, 1
-    batches = _BATCHES_QUICK if quick else _BATCHES_PEERS if peers else _BATCHES
+    batches = _BATCHES_ONE if quick or memory else _BATCHES_PEERS if peers else _BATCHES
     console = Console(stderr=True)
     findings, code = Findings(), 0
     try:

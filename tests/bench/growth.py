@@ -44,8 +44,8 @@ _EVENTS: Final = 100_000
 _EVENTS_QUICK: Final = 2_000
 _FIFTHS: Final = 5
 """Of the filling; all but one of them are kept."""
-_MEMORY_BYTES: Final = 220
-"""What an identity takes in memory, generously: what would not fit is not tried."""
+_MEMORY_BYTES: Final = 130
+"""What an identity takes in memory at most: what would not fit is not tried."""
 _FREE_SHARE: Final = 0.5
 _DISK_LOOK: Final = 200
 """Records between two looks at the folder."""
@@ -150,8 +150,7 @@ def _fill(state: LogState, identities: int, end_ms: int) -> dict[str, Any]:
         clock_ms = end_ms - (records - 1 - number) * keep_ms // records
         began_s = time.thread_time()
         raw = os.urandom((16 + 32) * _BATCH)
-        made = [raw[at : at + 16] for at in range(0, 16 * _BATCH, 16)]
-        entries = [raw[at : at + 32] for at in range(16 * _BATCH, len(raw), 32)]
+        made, entries = raw[: 16 * _BATCH], raw[16 * _BATCH :]
         sequence = number + measured
         row = SeriesRow(clock_ms, "gateway", f"instance-{sequence % _INSTANCES}", sequence, raw[:32], sequence + 1, [])
         state.series.restore(row)
@@ -159,7 +158,7 @@ def _fill(state: LogState, identities: int, end_ms: int) -> dict[str, Any]:
         encoded = encode_row(row)
         making_s += time.thread_time() - began_s
         if number >= records - measured:
-            index.get_many(made)
+            index.repeats(made, entries)
         index.evict(clock_ms)
         index.add(made, entries, clock_ms)
         if isinstance(index, RocksdbIndex):

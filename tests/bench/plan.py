@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
+from tests.bench.alerts import measure_webhook
 from tests.bench.bare_loop import measure_bare_loop
 from tests.bench.clickhouse_queries import measure_queries
 from tests.bench.drain import Sink, measure_rebuild, measure_sink, measure_stage
@@ -25,17 +26,24 @@ from tests.bench.tlog import measure_tlog
 BENCHES: Final = (
     *("profile", "bare", "meter", "sequencer", "asyncio", "rocksdb", "naive", "quix", "kafka-streams"),
     *("clickhouse", "audit", "checkpointer", "budgets", "latency"),
-    *("clickhouse-http", "freshness", "rebuild", "queries", "tlog", "growth"),
+    *("clickhouse-http", "webhook", "freshness", "rebuild", "queries", "tlog", "growth"),
 )
-ASKED_FOR: Final = ("quix", "kafka-streams", "clickhouse-http", "freshness", "rebuild", "queries", "tlog", "growth")
+ASKED_FOR: Final = (
+    *("quix", "kafka-streams", "clickhouse-http", "webhook"),
+    *("freshness", "rebuild", "queries", "tlog", "growth"),
+)
 """Only where they are asked for: they take packages from registries, minutes, or gigabytes of disk."""
 PEERS: Final = ("sequencer", "asyncio", "naive", "quix", "kafka-streams")
 """The sequencer beside what people would pick instead."""
+MEMORY: Final = ("sequencer", "rocksdb", "clickhouse", "audit", "checkpointer", "budgets", "webhook")
+"""Every worker, for as long as it takes to see whether its memory grows."""
 QUICK_EVENTS: Final = 12_000
 _SHARE_OF_EVENTS: Final = {1: 1 / 12, 10: 1 / 2, 100: 1.0, 500: 1.0}
 """Small batches cost more per event: fewer events take as long."""
 _METER_SHARE: Final = 1 / 8
 _NAIVE_SHARE: Final = 1 / 20
+_ALERTS_SHARE: Final = 1 / 1_000
+"""Each is sent by itself, and recorded before the next."""
 _REBUILD_SHARE: Final = 4
 """A rebuild is of many events; beside few of them its start and the tables would be half of it."""
 _PROFILE_EVENTS: Final = 20_000
@@ -113,6 +121,9 @@ class _Plan:
                 self._sink(bench)
             case "checkpointer" | "budgets":
                 self._stage(bench)
+            case "webhook":
+                count = int(events * _ALERTS_SHARE)
+                self._rate(bench, "one endpoint", None, lambda rig: measure_webhook(rig, alerts=count), "alerts")
 
     @staticmethod
     def _each(add: Callable[[int], None], batches: Sequence[int]) -> None:

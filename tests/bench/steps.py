@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meterproof_proofs.frontier import Frontier, batch_root
-from meterproof_proofs.tree_hashing import leaf_hashes, text_digests
+from meterproof_proofs.frontier import Frontier
+from meterproof_proofs.tree_hashing import text_tree
 from meterproof_schemas.batch import decode_batch
 from meterproof_schemas.ed25519_checks import QuickChecks
 from meterproof_schemas.fold import LogState
@@ -42,7 +42,7 @@ from tests.bench.load import DEPLOYMENT, PARTITIONS, PartitionLoad, SignedSeries
 _TOPIC: Final = "usage.batches"
 _PARTITION: Final = 0
 _JUDGING: Final = (
-    *("structure and header", "signature", "digests of the record and its lines", "leaf hash", "batch root"),
+    *("structure and header", "signature", "digests, leaf hashes, batch root"),
     *("parse, validate, identity", "dedupe lookup"),
 )
 """Steps of `judge`."""
@@ -157,9 +157,6 @@ class Steps:
     def _single(self) -> dict[str, float]:
         values, built, judgements, registry_ = self.values, self._built, self._judgements, self.registry
         batches = [decode_batch(value) for value in values]
-        entries = [text_digests(batch.value, batch.start)[1:] for batch in batches]
-        leaves = [leaf_hashes(each) for each in entries]
-        identities = [judgement.identities for judgement in judgements]
         index = LogState().index
         return {
             "structure and header": self._time(lambda: [decode_batch(value) for value in values]),
@@ -169,15 +166,13 @@ class Steps:
                     for batch in batches
                 ]
             ),
-            "digests of the record and its lines": self._time(
-                lambda: [text_digests(batch.value, batch.start) for batch in batches]
+            "digests, leaf hashes, batch root": self._time(
+                lambda: [text_tree(batch.value, batch.start) for batch in batches]
             ),
-            "leaf hash": self._time(lambda: [leaf_hashes(each) for each in entries]),
-            "batch root": self._time(lambda: [batch_root(each) for each in leaves]),
             "parse, validate, identity": self._time(
                 lambda: [read_plain_lines(batch.value, batch.start) for batch in batches]
             ),
-            "dedupe lookup": self._time(lambda: [index.get_many(each) for each in identities]),
+            "dedupe lookup": self._time(lambda: [index.repeats(each.identities, each.entries) for each in judgements]),
             "log frontier and root": self._time(lambda: _grow(judgements)),
             "record header and lines": self._time(
                 lambda: [

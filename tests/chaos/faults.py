@@ -4,6 +4,7 @@ After every fault, everything that was sent arrives in the log, in every stage a
 """
 
 import asyncio
+import contextlib
 import random
 import resource
 import shutil
@@ -215,7 +216,7 @@ async def storm(rig: Rig, draw: random.Random) -> str:
         await rig.supervisor.wait_until(
             lambda: all((rig.guest_status(number) or {}).get("rebalances") for number in range(len(guests))),
             "guests of the group",
-            patience_s=60,
+            patience_s=180,
         )
         for guest in draw.sample(guests, len(guests)):
             guest.kill()
@@ -506,14 +507,20 @@ def _enter_full_disk(name: str) -> None:
         """No file of the process grows any more (RLIMIT_FSIZE): what it must write, it cannot, and so it must end."""
         pid = await rig.running(name)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (_FULL_BYTES, resource.RLIM_INFINITY))
-        agents = [agent for agent in AGENTS if rig.part(name, rig.load.partition(agent)) is not None]
-        for agent in agents:  # an index is written every few thousand events
-            series = rig.load.series(agent, draw)
-            batches = [rig.load.good_batch(agent, draw, series, 500) for _ in range(5)]
-            await rig.load.produce(rig.load.partition(agent), batches)
-        if agents:
-            await rig.running(name, but=pid, patience_s=60)
-        return f"{len(agents)} agents wrote on" if agents else "it held nothing"
+        wrote = 0
+        # Again where its partitions went to another just then, or came back.
+        while rig.worker(name).pid == pid:
+            agents = [agent for agent in AGENTS if rig.part(name, rig.load.partition(agent)) is not None]
+            if not agents:
+                break
+            for agent in agents:  # an index is written every few thousand events
+                series = rig.load.series(agent, draw)
+                batches = [rig.load.good_batch(agent, draw, series, 500) for _ in range(5)]
+                await rig.load.produce(rig.load.partition(agent), batches)
+            wrote += len(agents)
+            with contextlib.suppress(TimeoutError):
+                await rig.running(name, but=pid, patience_s=15)
+        return f"agents wrote on {wrote} times" if wrote else "it held nothing"
 
 
 for _name in (ON_DISK, "audit"):

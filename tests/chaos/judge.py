@@ -126,7 +126,7 @@ async def _standing(rig: Rig, sent: Counter[bytes]) -> tuple[int, list[int]]:
 async def _stages(rig: Rig, states: list[LogState], found: list[Check]) -> None:
     """What every stage says of itself, against the fold; a worker that was just started again is waited for."""
     with contextlib.suppress(NotInTime):
-        await rig.supervisor.wait_until(lambda: not _differing(rig, states), "every stage's status", patience_s=60)
+        await rig.supervisor.wait_until(lambda: not _differing(rig, states), "every stage's status", patience_s=180)
     wrong = _differing(rig, states)
     found.append(Check("status", "stages whose status is not what the fold says", "", "; ".join(wrong), len(wrong)))
 

@@ -68,7 +68,7 @@ class RecoveryWatch:
         """Wait for a recovery.
 
         Raises:
-            AssertionError: it took more than `LIMIT_S`; names what was waited for.
+            TimeoutError: it took more than `LIMIT_S`; names what was waited for.
             PipelineStopped: a worker needs a person.
         """
 
@@ -78,7 +78,7 @@ class RecoveryWatch:
                 self._watching.result()
             if time.monotonic() - recovery.began_s > LIMIT_S:
                 missing = "the log has not all" if recovery.log_s is None else "a stage or sink has not all"
-                raise AssertionError(
+                raise TimeoutError(
                     f"fault {recovery.planned.number} ({recovery.planned.fault}, {recovery.detail}): {missing} of "
                     f"what had been sent, after {LIMIT_S:g} s"
                 )

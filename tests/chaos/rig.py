@@ -94,12 +94,19 @@ class Rig:
         found: dict[str, Any] | None = (self.supervisor.status(name) or {}).get("partitions", {}).get(str(partition))
         return found
 
-    async def running(self, name: str, *, but: int | None = None, patience_s: float = 60.0) -> int:
-        """Wait until a worker's process runs, another one than `but`; its process id."""
+    async def running(self, name: str, *, but: int | None = None, patience_s: float = 120.0) -> int:
+        """Wait until a worker's process runs, another one than `but`; its process id.
+
+        Raises:
+            TimeoutError: not within `patience_s`.
+            AssertionError: it needs a person.
+        """
         limit_s = time.monotonic() + patience_s
         while (pid := self.worker(name).pid) is None or pid == but:
-            if self.worker(name).state is State.NEEDS_YOU or time.monotonic() > limit_s:
-                raise AssertionError(f"{name} does not run: {self.worker(name).last_words()}")
+            needs_you = self.worker(name).state is State.NEEDS_YOU
+            if needs_you or time.monotonic() > limit_s:
+                kind = AssertionError if needs_you else TimeoutError
+                raise kind(f"{name} does not run: {self.worker(name).last_words()}")
             await asyncio.sleep(_POLL_S)
         return pid
 

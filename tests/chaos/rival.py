@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from meterproof.health import HealthSettings
 from meterproof.json_log import set_up_logging
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.topics import Topic
@@ -28,7 +29,11 @@ def main(bootstrap: str, data: str, registry: str) -> int:
         drivers[0].die(error)
 
     engine = Sequencer(kafka, settings.registry_path, random_bytes=os.urandom, on_failure=die)
-    drivers.append(AsyncioDriver(engine, worker="rival", topic=Topic.BATCHES, kafka=kafka, settings=settings))
+    drivers.append(
+        AsyncioDriver(
+            engine, worker="rival", topic=Topic.BATCHES, kafka=kafka, settings=settings, health=HealthSettings()
+        )
+    )
     return drivers[0].run()
 
 

@@ -181,7 +181,6 @@ def assert_equal_verdicts(found: LogState, expected: LogState) -> None:
         assert len(found.index) == len(known) > 0
 
 
-@pytest.mark.timeout(300)
 async def test_a_log_cut_off_by_hand_within_the_horizon_is_refused(tmp_path: Path) -> None:
     """Also where a beginning is remembered: identities that may come again would be unknown."""
     from meterproof.kafka.trimming import read_checkpoints, trim_log

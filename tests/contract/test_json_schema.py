@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import orjson
 import pytest
 
@@ -10,8 +11,6 @@ from meterproof_schemas.log_record import decode_record
 from tests.contract.golden_generator import FOLDER as GOLDEN
 from tests.contract.golden_generator import golden_files
 from tests.contract.json_schema_generator import FOLDER, json_schemas
-
-jsonschema: Any = pytest.importorskip("jsonschema")
 
 EVENTS: dict[str, Any] = orjson.loads((GOLDEN / "events/index.json").read_bytes())
 LOG: dict[str, Any] = orjson.loads((GOLDEN / "log/expected.json").read_bytes())

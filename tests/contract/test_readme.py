@@ -46,7 +46,7 @@ def test_every_topic_is_listed_with_its_settings() -> None:
         assert partitions == ("P" if spec.partitioned else "1")
         assert re.split(r",? ", cleanup)[0] == spec.cleanup
         assert content == spec.content
-        assert spec.timestamps == "LogAppendTime"
+        assert spec.settings()["message.timestamp.type"] == "LogAppendTime"
 
 
 def test_every_field_is_listed() -> None:

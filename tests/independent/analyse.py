@@ -86,7 +86,7 @@ def spend(events: list[dict[str, Any]], costs: list[Fraction]) -> dict[str, Any]
             sessions[data["session"]] += cost
         if "run" in data:
             runs[data["run"]] += cost
-            parents[data["run"]] = data.get("parent", "")
+            parents[data["run"]] = max(parents.get(data["run"], ""), data.get("parent", ""))
 
     def with_children(run: str) -> Fraction:
         return runs[run] + sum((with_children(child) for child, up in parents.items() if up == run), Fraction(0))

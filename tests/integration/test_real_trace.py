@@ -121,18 +121,22 @@ async def agree_with_the_fold(pipeline: Supervisor, runs: int) -> None:
         accounts = Accounts(books)
         state = fold(await physical(pipeline, Topic.LOG, partition), LogState(accounts=accounts))
         counts += state.counts
-        sequencers = [
-            part["position"]
-            for name in pipeline.workers
-            if name.startswith("sequencer")
-            and (part := (pipeline.status(name) or {})["partitions"].get(str(partition))) is not None
-        ]
-        assert sequencers == [state.position]
+        await pipeline.wait_until(  # they say so once a second
+            lambda partition=partition, state=state: sequenced(pipeline, partition) == [state.position],  # type: ignore[misc]
+            f"one sequencer at position {state.position} of partition {partition}",
+        )
         for stage in ("checkpointer", "budgets", "clickhouse", "audit"):
             part = (pipeline.status(stage) or {})["partitions"][str(partition)]
             assert part["position"] == state.position, stage
         assert sum(account.events for account in accounts.agents.values()) == state.position
     assert counts == {"accepted": runs * REQUESTS, "duplicate": runs * DUPLICATES}
+
+
+def sequenced(pipeline: Supervisor, partition: int) -> list[int]:
+    """The position of a partition, as each sequencer says that has it."""
+    statuses = [pipeline.status(name) or {} for name in pipeline.workers if name.startswith("sequencer")]
+    parts = [status.get("partitions", {}).get(str(partition)) for status in statuses]
+    return [part["position"] for part in parts if part is not None]
 
 
 async def delete_groups(pipeline: Supervisor) -> list[str]:

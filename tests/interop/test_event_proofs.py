@@ -11,7 +11,7 @@ from tests.interop.tools import verdict
 from tests.log_builder import LogBuilder, make_log
 from tests.published_log import SEED, publish
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # where it is the first, it builds the tools
 
 
 @pytest.fixture(scope="module")

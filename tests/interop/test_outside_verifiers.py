@@ -26,7 +26,7 @@ from tests.interop.proof_case import bent, case_of
 from tests.interop.tools import verdict
 from tests.log_builder import LogBuilder, signed_pair
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # where it is the first, it builds the tools
 
 SIZES = [1, 255, 256, 999, *([1_000] * 65), 100, 40]
 """Records: across full tiles of two levels; the last two checkpoints lie in one bundle: both have all their files."""

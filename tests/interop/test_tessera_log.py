@@ -19,7 +19,7 @@ from meterproof_proofs.tlog_proof import TlogProof
 from meterproof_proofs.tree import leaf_hash, verify_consistency
 from tests.interop.tools import verdict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # where it is the first, it builds the tools
 
 FIRST, SIZE = 600, 66_000
 """Entries when the first checkpoint was kept, and in the end: three levels of tiles."""

@@ -5,10 +5,14 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from meterproof_sinks.webhook_message import message_of
 from meterproof_sinks.webhook_signature import WebhookSecret
 from tests.alerts import alert
 from tests.interop.tools import verdict
+
+pytestmark = pytest.mark.timeout(900)  # where it is the first, it builds the tools
 
 SECRETS = [f"whsec_{base64.b64encode(bytes([number]) * size).decode()}" for number, size in ((1, 24), (2, 64), (3, 32))]
 

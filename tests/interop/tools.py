@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -99,14 +100,18 @@ def _attempt(kind: str, build: Callable[[Path, Path], None]) -> Path | NotHere:
     digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()[:16]
     into = _CACHE / f"{kind}-{digest}"
     _CACHE.mkdir(parents=True, exist_ok=True)
+    failed, waiting_since_ns = _CACHE / f"{kind}.failed", time.time_ns()
     with (_CACHE / f"{kind}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (into / "complete").exists():
+            if failed.exists() and failed.stat().st_mtime_ns > waiting_since_ns:
+                return NotHere(failed.read_text())  # of another process's attempt: to wait once more is too long
             shutil.rmtree(into, ignore_errors=True)
             into.mkdir()
             try:
                 build(source, into)
             except NotHere as reason:
+                failed.write_text(str(reason))
                 return reason
             (into / "complete").touch()
     return into

@@ -5,10 +5,13 @@ import hashlib
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -279,6 +282,14 @@ class Workspace:
         (self.folder / "member" / "tiny_member.py").write_text("", encoding="utf-8")
         self.lock("1")
 
+    def make_environment(self) -> None:
+        """Make `.venv` in a tenth of the time that `./dev` takes for it, which other tests look at."""
+        venv.create(self.folder / ".venv", symlinks=True)
+        (site,) = self.folder.glob(".venv/lib/*/site-packages")
+        for part in Path(sysconfig.get_path("purelib")).glob("pip[!a-z]*"):
+            shutil.copytree(part, site / part.name)
+        shutil.copytree(Path(sysconfig.get_path("purelib"), "pip"), site / "pip")
+
     def lock(self, version: str, *, digest: str | None = None) -> None:
         """Make a wheel of this version and lock it, under its own digest or a wrong one."""
         path = self.wheels / f"locked-{version}-py3-none-any.whl"
@@ -336,6 +347,7 @@ ASK = ("exec", "python", "-c", "import locked, tiny_member; print(locked.version
 
 def test_it_sets_up_once_and_again_only_for_what_changed(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
+    workspace.make_environment()
     code, output, messages = workspace.run(*ASK)
     assert (code, output) == (0, "1\n"), messages
     assert "1 pinned packages" in messages
@@ -367,6 +379,7 @@ def test_it_sets_up_once_and_again_only_for_what_changed(tmp_path: Path) -> None
 
 def test_the_uv_that_is_locked_installs_the_packages_and_pip_does_where_it_cannot(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
+    workspace.make_environment()
     real = f'exec {ROOT / ".venv" / "bin" / "uv"} "$@"'
     workspace.lock_uv("1", real)
     code, output, messages = workspace.run(*ASK)

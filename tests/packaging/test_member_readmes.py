@@ -19,6 +19,6 @@ BLOCKS = [
 @pytest.mark.parametrize("text", BLOCKS)
 def test_a_snippet_runs(text: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ def pip(python: str, command: str, *arguments: str) -> None:
     """Run this environment's pip for an interpreter."""
     options = ["--quiet", "--no-deps", "--disable-pip-version-check"]
     whole = [sys.executable, "-m", "pip", "--python", python, command, *options, *arguments]
-    subprocess.run(whole, check=True, capture_output=True, timeout=200)
+    subprocess.run(whole, check=True, capture_output=True, timeout=500)
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +70,16 @@ def call(stranger: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
     """Run a command where nothing of this environment is seen."""
     command = [str(stranger), *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
 
 
 def test_a_stranger_is_convinced_by_a_file_and_two_public_keys(stranger: Path, handed_over: Path) -> None:
     done = check(stranger, handed_over)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("true: the event is entry 7 of log ")
-    shown = subprocess.run([str(stranger), "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run([str(stranger), "--help"], capture_output=True, text=True, timeout=240, check=True).stdout
     assert [line.split()[0] for line in shown.partition("commands:\n")[2].splitlines()] == [
         *("check", "checkpoint", "tlog")
     ]
@@ -116,7 +118,7 @@ def test_the_check_loads_only_what_it_needs(stranger: Path, handed_over: Path) -
         "code = main(['check', 'e7.proof', '--vkey', 'log.vkey']); print(code, *sys.modules)"
     )
     command = [str(stranger.with_name("python")), "-I", "-c", program]
-    done = subprocess.run(command, cwd=handed_over, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, cwd=handed_over, capture_output=True, text=True, timeout=240, check=True)
     code, *loaded = done.stdout.splitlines()[-1].split()
     assert code == "0"
     assert not {"asyncio", "difflib", "email", "importlib.metadata", "zipfile"} & set(loaded)

@@ -10,8 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 _TREE = "from meterproof_proofs import python_tree_hashing as p, tree_hashing as u; print(u.digests is p.digests)"
 _LINES = (
-    "from meterproof_schemas import python_plain_lines as p, plain_lines as u, ed25519_checks as c;"
-    "print(u.read_plain_lines is p.read_plain_lines and not c.NATIVE)"
+    "from meterproof_schemas import python_plain_lines as p, plain_lines as u, ed25519_checks as c, batch as b;"
+    "from meterproof_schemas import python_identity_table as q, identity_table as v;"
+    "print(u.read_plain_lines is p.read_plain_lines and not c.NATIVE and b.read_usual_batch.__module__ == b.__name__"
+    " and v.IdentityTable is q.IdentityTable)"
 )
 _PLACES = "from meterproof_stream import python_place_table as p, place_table as u; print(u.PlaceTable is p.PlaceTable)"
 

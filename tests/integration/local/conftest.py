@@ -58,7 +58,7 @@ def environment() -> dict[str, str]:
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Wait for what must happen; the limit only turns a hang into a failure."""
-    limit = time.monotonic() + 90
+    limit = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < limit, f"did not happen in time: {what}"
         time.sleep(0.05)
@@ -108,9 +108,10 @@ def demo_again(demo_run: DemoRun) -> Iterator[DemoRun]:
     try:
         wait_until(lambda: "workers started" in demo_run.log.read_text() or supervisor.poll() is not None, "up")
         assert supervisor.poll() is None, demo_run.log.read_text()
+        wait_until((demo_run.data / "clickhouse" / "endpoint.json").exists, "ClickHouse can be asked")
         yield demo_run
         supervisor.send_signal(signal.SIGTERM)
-        assert supervisor.wait(60) == 0, demo_run.log.read_text()
+        assert supervisor.wait(240) == 0, demo_run.log.read_text()
     finally:
         supervisor.kill()
         supervisor.wait()

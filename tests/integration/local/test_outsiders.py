@@ -21,7 +21,12 @@ from tests.integration.local.conftest import EVENTS, DemoRun
 from tests.interop.proof_case import bent, case_of
 from tests.interop.tools import verdict
 
-pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.clickhouse,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),  # where it is the first, it builds the tools
+]
 
 
 def meterproof(run: DemoRun, *arguments: str, code: int = 0) -> str:

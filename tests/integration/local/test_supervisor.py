@@ -104,7 +104,7 @@ def test_nothing_survives_the_supervisor(tmp_path: Path, number: signal.Signals)
         assert supervisor.poll() is None, (tmp_path / "printed.txt").read_text()
         wait_until((data / "status" / "sequencer-0.json").exists, "a worker works")
         supervisor.send_signal(number)
-        code = supervisor.wait(60)
+        code = supervisor.wait(240)
     finally:
         supervisor.kill()
         supervisor.wait()

@@ -107,7 +107,7 @@ def test_a_data_folder_stands_for_address_and_prefix(
     assert topics.main(["check", "--data", str(tmp_path)]) == 0
     assert prices.main(["list", "--data", str(tmp_path)]) == 0
     capsys.readouterr()
-    assert topics.main(["check", "--data", str(tmp_path), "--prefix", "other/"]) == 2
+    assert topics.main(["check", "--data", str(tmp_path), "--prefix", "other/"]) == 1
     assert "topic_prefix" in capsys.readouterr().err
     DataFolder(tmp_path).deployment_file.write_text("{}")
     assert prices.main(["list", "--data", str(tmp_path)]) == 1

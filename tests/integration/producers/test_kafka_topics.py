@@ -23,6 +23,8 @@ from meterproof_schemas.topics import TOPICS, Topic
 
 pytestmark = pytest.mark.broker
 
+PATIENCE_S = 60
+
 DEPLOYMENT = Deployment(name="meter.example.com/test", deployment="test", partitions=3)
 
 
@@ -244,10 +246,9 @@ async def test_check_finds_partitions_that_were_added(settings: KafkaSettings) -
     )
     await admin.close()
     for topic, count_wanted in ((Topic.CHECKPOINTS, 2), (Topic.LOG, 4)):
-        for _ in range(200):  # the broker answers before it knows of its new partitions itself
-            if await partitions_of(settings, settings.topic(topic)) == count_wanted:
-                break
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE_S):  # the broker answers before it knows of its new partitions itself
+            while await partitions_of(settings, settings.topic(topic)) != count_wanted:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.05)
     faults = await check_topics(settings)
     log = [fault.fault for fault in of(faults, settings, Topic.LOG)]
     assert "partition 3 has no genesis" in log

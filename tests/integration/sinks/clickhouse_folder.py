@@ -37,11 +37,16 @@ def _empty() -> "TemporaryDirectory[str]":
     return parent
 
 
+def migrated(folder: Path) -> None:
+    """Make a folder that has all tables, for whichever process opens it, where there is none yet."""
+    if not folder.exists():
+        shutil.copytree(Path(_empty().name) / "clickhouse", folder, symlinks=True)
+
+
 @contextmanager
 def opened(folder: Path) -> Iterator[ClickHouse]:
     """Open a folder with all tables; a process can have one folder open at a time."""
-    if not folder.exists():
-        shutil.copytree(Path(_empty().name) / "clickhouse", folder, symlinks=True)
+    migrated(folder)
     clickhouse = ClickHouse.open_folder(folder)
     try:
         migrate(clickhouse)

@@ -70,6 +70,7 @@ class ClickHouseServer:
     def close(self) -> None:
         """End it."""
         self.down()
+        self._do(self._cancel_answers())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -92,6 +93,13 @@ class ClickHouseServer:
         if self._runner is not None:
             await self._runner.cleanup()
         self._runner = None
+
+    async def _cancel_answers(self) -> None:
+        """Those that nobody waits for any more."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _ping(self, _: web.Request) -> web.Response:
         return web.Response(text="Ok.\n")

@@ -116,6 +116,31 @@ async def test_replays_of_old_ranges_by_late_writers_change_nothing_that_is_read
     assert await sink.density(0) == Density(dense=True, surplus_rows=0)
 
 
+async def test_gaps_that_repeats_make_up_for_and_a_lost_end_are_not_dense(clickhouse: ClickHouse) -> None:
+    log = make_log(seed=6, batches=10)
+    sink = new_sink(clickhouse)
+    await sink.cursor(0)
+    await sink.write(0, log.genesis, log.records)
+    size = log.state.position
+    # 1, 2 and 6 are missing, 0, 4 and 5 are there twice: count, sum and sum of squares are what they were.
+    clickhouse.command("ALTER TABLE usage_rows DELETE WHERE position IN (1, 2, 6) SETTINGS mutations_sync = 2")
+    clickhouse.command("SYSTEM STOP MERGES usage_rows")
+    clickhouse.command("INSERT INTO usage_rows SELECT * FROM usage_rows WHERE position IN (0, 4, 5)")
+    assert clickhouse.rows("SELECT count(), sum(position), sum(position * position) FROM usage_rows") == [
+        (size, sum(range(size)), sum(position**2 for position in range(size)))
+    ]
+    assert await sink.density(0) == Density(dense=False, surplus_rows=0)
+    assert one(clickhouse, "SELECT dense FROM density") == 0
+    clickhouse.command("SYSTEM START MERGES usage_rows")
+    await new_sink(clickhouse).write(0, log.genesis, log.records)
+    clickhouse.command("OPTIMIZE TABLE usage_rows FINAL")
+    assert await sink.density(0) == Density(dense=True, surplus_rows=0)
+    clickhouse.command(
+        "ALTER TABLE usage_rows DELETE WHERE position = {last:UInt64} SETTINGS mutations_sync = 2", {"last": size - 1}
+    )
+    assert await sink.density(0) == Density(dense=False, surplus_rows=-1)
+
+
 async def test_rows_above_the_progress_row_are_not_shown_and_not_written_again(clickhouse: ClickHouse) -> None:
     log = make_log(seed=4, batches=30)
     half = len(log.records) // 2
@@ -127,9 +152,15 @@ async def test_rows_above_the_progress_row_are_not_shown_and_not_written_again(c
     rest = [record for _, record in log.records[half:]]
     rows, _ = event_rows(log.origin, rest, list(map(sent_of, rest)), BOOKS.get, frozenset())
     insert_events(clickhouse, rows)
-    clickhouse.command("ALTER TABLE usage_rows DELETE WHERE toYYYYMM(event_time) = 202512 SETTINGS mutations_sync = 2")
+    clickhouse.command(
+        "ALTER TABLE usage_rows DELETE WHERE toYYYYMM(event_time) = 202512 AND position >= {n:UInt64} "
+        "SETTINGS mutations_sync = 2",
+        {"n": before},
+    )
     assert one(clickhouse, "SELECT count() FROM usage_rows WHERE position >= {n:UInt64}", {"n": before}) > 0
     assert one(clickhouse, "SELECT max(position) FROM usage") < before
+    assert one(clickhouse, "SELECT dense FROM density") == 1, "nor do they count before all of them are there"
+    assert await sink.density(0) == Density(dense=True, surplus_rows=0)
 
     restarted = new_sink(clickhouse)
     cursor = await restarted.cursor(0)

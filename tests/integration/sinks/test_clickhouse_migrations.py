@@ -1,12 +1,17 @@
 """Migrations bring any database to the same tables, however often they run and wherever they were cut off."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -17,6 +22,7 @@ from meterproof_sinks.migrate import Migration, MigrationChanged, all_migrations
 from meterproof_sinks.usage_rows import RecordLines
 from tests.integration.sinks.clickhouse_child import make_log
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, opened, read_books
+from tests.integration.sinks.clickhouse_server import Fault, served
 from tests.meterproof_command import run_meterproof
 from tests.rated_log import RatedLog
 
@@ -85,6 +91,40 @@ class _OlderSink(ClickHouseSink):
         columns = ("log", "position", "event_us", "cost", "line")
         self._clickhouse.insert("usage_in", columns, body, "TSVRaw", len(events))
         return []
+
+
+class _Overtaken(ClickHouse):
+    """While the first command that contains `where` is on its way, somebody else applies all that is due."""
+
+    where = ""
+
+    def command(self, sql: str, parameters: Mapping[str, object] = MappingProxyType({})) -> None:
+        if self.where and self.where in sql:
+            self.where = ""
+            with closing(self.another()) as other:
+                migrate(other)
+        super().command(sql, parameters)
+
+
+def test_a_statement_that_arrives_when_another_has_applied_all_undoes_nothing(tmp_path: Path) -> None:
+    with served(tmp_path / "clickhouse") as server:
+        migrate(server.engine)
+        tables = server.engine.rows(_TABLES)
+        for where in ("_usage_in TO usage_in", "EXCHANGE TABLES", "ALTER TABLE usage_events"):
+            server.engine.command("DROP DATABASE meterproof SYNC")
+            with closing(_Overtaken.connect(server.url, create=True)) as slow:
+                slow.where = where
+                done = migrate(slow)
+                assert not slow.where
+                assert [*done, *all_migrations()[len(done) :]] == all_migrations() != done
+                assert pending(slow) == []
+                assert slow.rows(_TABLES) == tables
+        server.engine.command("DROP DATABASE meterproof SYNC")
+        server.faults.append(Fault("exception", "EXCHANGE", times=1_000, code=48, text="renameat2 is not supported"))
+        with closing(ClickHouse.connect(server.url, create=True)) as plain:
+            migrate(plain)
+            assert plain.rows(_TABLES) == tables
+        assert server.met > 0
 
 
 async def test_rows_are_carried_into_the_order_of_their_logs_wherever_that_is_cut_off(tmp_path: Path) -> None:
@@ -188,13 +228,16 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     with opened(tmp_path / "clickhouse"):
         refused = run()
     assert refused.returncode == 1
+    assert refused.stderr.startswith("meterproof migrate: "), "one line, and nothing of the engine's before it"
     assert "is open in another process" in refused.stderr
 
 
 def test_a_folder_has_one_owner_and_the_error_names_it(tmp_path: Path) -> None:
+    """Also where both have one process id, as in two containers; the engine, which cannot have it, says nothing."""
     probe = (
-        "import sys; from pathlib import Path; from meterproof_sinks.clickhouse import *\n"
-        "try: ClickHouse.open_folder(Path(sys.argv[1]))\n"
+        "import os, sys; from pathlib import Path; from meterproof_sinks.clickhouse import *\n"
+        "folder = Path(sys.argv[1]); (folder / 'status').write_text(f'PID: {os.getpid()}')\n"
+        "try: ClickHouse.open_folder(folder)\n"
         "except FolderInUse as error: print(error)"
     )
     with opened(tmp_path / "clickhouse"):
@@ -202,7 +245,37 @@ def test_a_folder_has_one_owner_and_the_error_names_it(tmp_path: Path) -> None:
             [sys.executable, "-c", probe, str(tmp_path / "clickhouse")], check=True, capture_output=True, text=True
         )
     assert "is open in another process (process " in told.stdout
+    assert told.stderr == ""
     assert issubclass(FolderInUse, ClickHouseError)
+
+
+def test_a_folder_of_another_user_is_told_as_such(capfd: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent) / "clickhouse"
+        (folder / "metadata").mkdir(parents=True)
+        folder.chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(300)
+            try:
+                if os.geteuid() == 0:
+                    os.setuid(65534)  # nobody: root may write everywhere
+                folder.stat()
+            except OSError:
+                os._exit(3)
+            try:
+                ClickHouse.read_folder(folder)
+            except ClickHouseError as error:
+                os._exit(0 if "this user may not write there" in str(error) else 1)
+            finally:
+                os._exit(2)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        folder.chmod(0o755)
+        if code == 3:
+            pytest.skip("nobody else can look into this folder here")
+        assert code == 0
+        assert capfd.readouterr().err == "", "nothing of the engine's"
 
 
 async def test_inserts_touch_the_disk_inside_the_folder_only(tmp_path: Path) -> None:

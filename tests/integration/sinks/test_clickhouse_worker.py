@@ -28,7 +28,7 @@ from meterproof_schemas.event import parse_event
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.migrate import migrate
 from tests.builders import DEPLOYMENT
-from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, one, opened
+from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, migrated, one, opened
 from tests.integration.sinks.clickhouse_server import PASSWORD, served
 from tests.meterproof_command import PROGRAM, run_meterproof
 from tests.rated_log import BOOKS, RatedLog, costs
@@ -116,10 +116,15 @@ def _wait(condition: Callable[[], bool], deployed: Deployed) -> None:
 
 @pytest.fixture
 async def deployed(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> Deployed:
+    """With the tables there: what a worker makes of an empty folder is for the first test."""
+    migrated(tmp_path / "data" / "clickhouse")
     return await Deployed.create(broker.bootstrap, topic_prefix, tmp_path / "data")
 
 
-async def test_a_worker_carries_the_log_and_answers_queries_about_it(deployed: Deployed) -> None:
+async def test_a_worker_carries_the_log_and_answers_queries_about_it(
+    broker: LocalBroker, topic_prefix: str, tmp_path: Path
+) -> None:
+    deployed = await Deployed.create(broker.bootstrap, topic_prefix, tmp_path / "data")
     for log in deployed.logs:
         log.grow(10)
     await deployed.send()
@@ -327,6 +332,7 @@ def test_what_a_query_cannot_do_is_told_in_one_line(tmp_path: Path) -> None:
     with opened(nobody.data / "clickhouse"):
         answer = nobody.query("SELECT 1")
         assert answer.returncode == 1
+        assert answer.stderr.startswith("meterproof query: "), "one line, and nothing of the engine's before it"
         assert f"is open in another process (process {os.getpid()})" in answer.stderr
     assert nobody.query("SELECT 1").returncode == 0
     for wrong in ("DROP TABLE usage", "SELECT nonsense", "SELECT 1 INTO OUTFILE '/x'"):

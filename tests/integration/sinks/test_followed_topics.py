@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from meterproof.kafka.connection import admin_client
 from meterproof.kafka.price_books import publish_price_book
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.settings import KafkaSettings
@@ -28,9 +29,12 @@ from meterproof_schemas.checkpoint_record import (
     encode_checkpoint_record,
 )
 from meterproof_schemas.topics import Topic
+from meterproof_sinks import followed_topics, small_topic
 from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.disk import Disk
 from meterproof_sinks.erasure import new_erasure
 from meterproof_sinks.followed_topics import FOLLOWED, follow_topics
+from meterproof_sinks.price_book_folder import follow_price_books, kept_price_books
 from meterproof_sinks.row_erasure import erase_rows
 from tests.alerts import alert
 from tests.builders import DEPLOYMENT, NOW_MS
@@ -183,6 +187,32 @@ async def test_a_topic_that_was_made_again_is_read_from_its_beginning(
     )
     async with _following(clickhouse, kafka):
         await _until(lambda: one(clickhouse, "SELECT count() FROM alerts") == 3)
+
+
+async def test_price_books_of_a_topic_that_is_made_again_meanwhile_are_read(
+    clickhouse: ClickHouse, kafka: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it holds as many records as before; by both who follow it."""
+    for module in (followed_topics, small_topic):
+        monkeypatch.setattr(module, "LOOK_INTERVAL_S", 0.05)
+    stop, (first, second) = asyncio.Event(), list(BOOKS.values())[:2]
+    await publish_price_book(kafka, first)
+    audit = asyncio.create_task(follow_price_books(tmp_path, kafka, stop=stop, disk=Disk()))
+    async with _following(clickhouse, kafka):
+        for book in (first, second):
+            await _until(lambda book=book: clickhouse.rows("SELECT max(version) FROM price_books") == [(book.version,)])  # type: ignore[misc]
+            await _until(lambda book=book: book.version in kept_price_books(tmp_path))  # type: ignore[misc]
+            if book is first:
+                async with admin_client(kafka) as admin:
+                    await admin.delete_topics([kafka.topic(Topic.PRICE_BOOKS)])
+                    while kafka.topic(Topic.PRICE_BOOKS) in await admin.list_topics():  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                deployment = Deployment("meter.example.com/test", DEPLOYMENT, 2)
+                await create_topics(kafka, deployment, now_ms=NOW_MS, random_bytes=os.urandom)
+                await publish_price_book(kafka, second)
+    stop.set()
+    async with asyncio.timeout(_PATIENCE_S):
+        await audit
 
 
 async def test_an_erased_name_does_not_come_back_with_the_topic(clickhouse: ClickHouse, kafka: KafkaSettings) -> None:

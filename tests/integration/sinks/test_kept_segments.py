@@ -10,7 +10,8 @@ from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.audit_retention import RetentionRequest
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.rebuilding import NotTheSame, given_books, rebuild
-from meterproof_sinks.reconciliation import Reconciliation, reconcile
+from meterproof_sinks.reconciliation import reconcile
+from meterproof_sinks.reconciliation_report import Reconciliation
 from meterproof_sinks.segment_manifest import read_manifests
 from meterproof_sinks.segment_writer import SegmentLimits
 from tests.audit_upkeep import give_up_all
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.clickhouse
 
 
 async def compared(clickhouse: ClickHouse, audit: Path) -> Reconciliation:
-    found = await reconcile(clickhouse, audit, None)
+    found = await reconcile(clickhouse, audit, None, given_books=BOOKS)
     assert found.differences == []
     return found
 

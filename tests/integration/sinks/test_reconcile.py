@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,13 @@ from meterproof_schemas.price_book import encode_price_book
 from meterproof_sinks.audit_folder import log_folder_name, log_folders, segments_of
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.disk import Disk
+from meterproof_sinks.price_book_folder import keep_price_book
 from meterproof_sinks.rebuilding import NotTheSame, given_books, rebuild
-from meterproof_sinks.reconciliation import Reconciliation, reconcile
+from meterproof_sinks.reconciliation import reconcile
+from meterproof_sinks.reconciliation_report import Reconciliation
 from meterproof_sinks.rollups import Rollups
+from meterproof_sinks.row_texts import EVENT_COLUMNS, RECORD_COLUMNS, text_sql
 from meterproof_sinks.segment_writer import SegmentLimits
 from tests.builders import make_genesis_record, make_limits
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, one, opened
@@ -46,6 +50,7 @@ def _audit(data: Path, logs: list[RatedLog]) -> Path:
         writer.close()
     for version, book in BOOKS.items():
         (data / f"book-{version}.json").write_bytes(encode_price_book(book))
+        keep_price_book(data / "audit", encode_price_book(book), Disk())
     return data / "audit"
 
 
@@ -106,8 +111,12 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
         {"l": logs[0].origin},
     )
     found = await reconcile(clickhouse, audit, None)
-    assert _kinds(found) == {"rollups": 5}, "roll-ups and groups still know what it cost"
+    assert _kinds(found) == {"rollups": 5, "audit": 2}, "roll-ups and groups still know what it cost"
     rollups.rebuild()
+    found = await reconcile(clickhouse, audit, None)
+    assert _kinds(found) == {"audit": 2}, "and so does the log, when they do not any more"
+    assert "spend: " in found.differences[0].detail
+    assert "position 5: cost should be" in found.differences[1].detail
 
     clickhouse.command(
         "ALTER TABLE usage_rows UPDATE usage = mapUpdate(usage, map('requests', toDecimal128(2, 12))) "
@@ -115,9 +124,9 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
         {"l": logs[0].origin},
     )
     rollups.rebuild()
-    (difference,) = (await reconcile(clickhouse, audit, None)).differences
-    assert (difference.kind, difference.log) == ("audit", logs[0].origin)
-    assert "quantities" in difference.detail
+    found = await reconcile(clickhouse, audit, None)
+    assert {difference.log for difference in found.differences} == {logs[0].origin}
+    assert any("quantities" in difference.detail for difference in found.differences)
 
     clickhouse.command(
         "ALTER TABLE usage_rows DELETE WHERE position = 9 AND log = {l:String} SETTINGS mutations_sync = 2",
@@ -125,8 +134,130 @@ async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse
     )
     rollups.rebuild()
     found = await reconcile(clickhouse, audit, None)
-    assert _kinds(found) == {"audit": 2, "rows": 1}
+    assert set(_kinds(found)) == {"audit", "rows"}
     assert {difference.log for difference in found.differences if difference.kind == "rows"} == {logs[1].origin}
+
+
+def _changed(column: str, of_type: str) -> str:
+    """The least change of a column's value, as an expression."""
+    for begin, changed in (
+        ("Nullable(Decimal", "ifNull({0}, 0) + toDecimal128('0.000000000001', 12)"),
+        ("Decimal", "{0} + toDecimal128('0.000000000001', 12)"),
+        ("Nullable(UInt", "if(isNull({0}), 0, assumeNotNull({0}) + 1)"),
+        ("UInt", "{0} + 1"),
+        ("Int", "{0} + 1"),
+        ("DateTime64(6", "addMicroseconds({0}, 1)"),
+        ("DateTime64(3", "addMilliseconds({0}, 1)"),
+        ("Array", "arrayPushBack({0}, 'z')"),
+        ("Map(LowCardinality(String), Decimal", "mapUpdate({0}, map('z', toDecimal128(0, 12)))"),
+        ("Map(LowCardinality(String), UInt", "mapUpdate({0}, map('z', toUInt32(1)))"),
+        ("Map(LowCardinality(String), String", "mapUpdate({0}, map('z', ''))"),
+    ):
+        if of_type.startswith(begin):
+            return changed.format(column)
+    return f"concat(toString({column}), 'z')"
+
+
+@pytest.mark.parametrize(("table", "texts"), [("usage_final", EVENT_COLUMNS), ("records_final", RECORD_COLUMNS)])
+async def test_the_text_of_a_row_changes_with_each_of_its_columns(
+    clickhouse: ClickHouse, table: str, texts: Mapping[str, str]
+) -> None:
+    log = _logs()[0]
+    await _carry(clickhouse, log)
+    columns = dict(
+        clickhouse.rows(
+            "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = {t:String}",
+            {"t": table},
+        )
+    )
+    assert columns.keys() - texts.keys() <= {"log", "entry"}, "what is not in the text is compared for itself"
+    place, text = next(iter(texts)), text_sql(texts)
+    rows, *unseen = clickhouse.rows(
+        f"SELECT count(), {', '.join(f'countIf(text = of_{name})' for name in texts)} FROM "
+        f"(SELECT {place}, {text} AS text FROM {table}) AS held "
+        + " ".join(
+            f"INNER JOIN (SELECT {place}, {text} AS of_{name} FROM "
+            f"(SELECT * REPLACE ({_changed(name, columns[name])} AS {name}) FROM {table})) AS {name}_changed "
+            f"ON {name}_changed.{place} = held.{place}"
+            for name in texts
+        ),
+        {"unknown": []},
+    )[0]
+    assert rows > 0
+    assert dict(zip(texts, unseen, strict=True)) == dict.fromkeys(texts, 0)
+
+
+async def test_a_change_that_the_rollups_took_over_is_found(clickhouse: ClickHouse, data: Path) -> None:
+    log = _logs()[0]
+    audit = _audit(data, [log])
+    await _carry(clickhouse, log)
+    clickhouse.command(
+        "ALTER TABLE usage_rows UPDATE customer = 'globex', tags = map('team', 'b') WHERE position IN (3, 7) "
+        "SETTINGS mutations_sync = 2"
+    )
+    clickhouse.command(
+        "ALTER TABLE usage_records UPDATE duplicates = 77 WHERE log_offset = 2 SETTINGS mutations_sync = 2"
+    )
+    Rollups(clickhouse).rebuild()
+    found = await reconcile(clickhouse, audit, None)
+    assert set(_kinds(found)) == {"audit", "records"}
+    details = " ".join(difference.detail for difference in found.differences)
+    assert "position 3: " in details
+    assert "position 7: " in details
+    assert "tags should be" in details
+    assert "log offset 2: duplicates should be" in details
+    assert "is '77'" in details
+
+
+async def test_rows_are_asked_for_in_pieces(
+    clickhouse: ClickHouse, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("tally", "reconciliation", "row_reconciliation"):
+        monkeypatch.setattr(f"meterproof_sinks.{module}.STRETCH", 4)
+    monkeypatch.setattr("meterproof_sinks.tally._PIECE", 64)
+    log = _logs()[0]
+    audit = _audit(data, [log])
+    await _carry(clickhouse, log)
+    assert log.state.position > 128
+    found = await reconcile(clickhouse, audit, None)
+    assert (found.holds, found.compared["rows"]) == (True, log.state.position)
+    clickhouse.command(
+        "ALTER TABLE usage_rows UPDATE status = 'z' WHERE position IN (63, 64) SETTINGS mutations_sync = 2"
+    )
+    details = [difference.detail for difference in (await reconcile(clickhouse, audit, None)).differences]
+    assert [detail.count("position 63: status") + detail.count("position 64: status") for detail in details] == [1, 1]
+
+
+async def test_a_rollup_that_gives_sums_to_another_name_is_found(clickhouse: ClickHouse, data: Path) -> None:
+    log = _logs()[0]
+    audit = _audit(data, [log])
+    await _carry(clickhouse, log)
+    rollups = Rollups(clickhouse)
+    rollups.refresh()
+    for changed in ("source = concat(source, 'z')", "tags = map('team', 'z')", "latency_us = latency_us + 1"):
+        clickhouse.command(f"ALTER TABLE usage_days UPDATE {changed} WHERE built_to = 0 SETTINGS mutations_sync = 2")
+        found = await reconcile(clickhouse, audit, None)
+        assert set(_kinds(found)) == {"rollups"}, changed
+        assert "by day" in found.differences[0].detail
+        rollups.rebuild()
+        assert (await reconcile(clickhouse, audit, None)).holds
+
+
+async def test_price_books_are_compared_and_missed(clickhouse: ClickHouse, data: Path) -> None:
+    log = _logs()[0]
+    audit = _audit(data, [log])
+    await _carry(clickhouse, log)
+    shutil.rmtree(audit / "prices")
+    found = await reconcile(clickhouse, audit, None)
+    assert (found.holds, found.differences) == (False, [])
+    assert found.not_compared[0].startswith("spend by price book 1, 2: ")
+    assert (await reconcile(clickhouse, audit, None, given_books=BOOKS)).holds
+    other = BOOKS[1].model_copy(update={"prices": BOOKS[2].prices})
+    keep_price_book(audit, encode_price_book(other), Disk())
+    found = await reconcile(clickhouse, audit, None, given_books=BOOKS)
+    assert set(_kinds(found)) == {"audit", "prices"}, "what the folder has counts, and ClickHouse has another one"
+    assert found.differences[0].detail.startswith("version 1 is another price book in ClickHouse")
+    assert "cost should be" in found.differences[-1].detail
 
 
 async def test_what_could_not_be_compared_is_no_success(clickhouse: ClickHouse, data: Path) -> None:
@@ -267,6 +398,7 @@ async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
     found = run_meterproof("reconcile", "--no-kafka", "--audit", str(data / "none"), data=data)
     assert (found.returncode, "0 differences. 4 could not be compared" in found.stdout) == (1, True)
     shutil.rmtree(data / "clickhouse")
+    shutil.rmtree(data / "audit" / "prices")
     for wrong, said in ((["--audit", str(data / "none")], "holds no log"), ([], "price book")):
         told = run_meterproof("rebuild", *wrong, data=data)
         assert (told.returncode, told.stdout) == (1, ""), wrong

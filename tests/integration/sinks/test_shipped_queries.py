@@ -5,7 +5,9 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from meterproof_schemas.budget import parse_budgets
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.erasure import new_erasure
+from meterproof_sinks.migrate import all_migrations, migrate
 from meterproof_sinks.reference_rows import put_budgets
 from meterproof_sinks.rollups import Rollups
 from meterproof_sinks.row_erasure import erase_rows
@@ -67,7 +70,7 @@ def _trace(log: RatedLog) -> list[bytes]:
         if draw.random() < 0.7:
             run = draw.randrange(12)
             data |= {"session": f"s{draw.randrange(20)}", "run": f"run-{run}"}
-            if run:
+            if run and draw.random() < 0.5:  # some events name it, as a day's only ones may not
                 data["parent"] = f"run-{(run - 1) // 3}"
         if draw.random() < 0.6:
             data["tags"] = {"team": draw.choice("ab"), "project": draw.choice("xyz"), "cost centre": "42"}
@@ -154,6 +157,61 @@ async def test_what_is_rolled_up_and_what_is_not_yet_are_added_up(
         await sink.write(0, log.genesis, log.records[len(log.records) // 2 :])
         assert one(database, "SELECT count() FROM groups_behind") > 0
         _assert_counted(database, log, expected, behind=True)
+
+
+async def test_days_of_an_older_form_are_read_from_their_events_and_built_again(
+    tmp_path: Path, log: RatedLog, expected: dict[str, Any]
+) -> None:
+    """What an older version had built is told by rows that no event has: none of them may be counted."""
+    with closing(ClickHouse.open_folder(tmp_path / "clickhouse")) as database:
+        names = [migration.name for migration in all_migrations()]
+        migrate(database, all_migrations()[: names.index("less_to_read")])
+        await new_sink(database).write(0, log.genesis, log.records)
+        for columns, values in (
+            ("log, built_to", f"'{log.origin}', {log.state.position}"),
+            ("kind, session, events, cost", "'session', 'made up', 1, 1"),
+            ("kind, run_id, events, cost", "'run', 'made up', 1, 1"),
+            ("kind, agent, source, events", "'calls', 'made up', 'made up', 1"),
+            ("kind, agent, failed, failed_cost", "'waste', 'made up', 1, 1"),
+            ("kind, model, requests, tokens", "'peak', 'made up', 1, 1"),
+        ):
+            database.command(
+                f"INSERT INTO usage_groups (start, {columns}) "
+                f"SELECT DISTINCT toStartOfDay(event_time), {values} FROM usage_rows"
+            )
+        assert one(database, "SELECT count() FROM groups_behind") == 0
+        migrate(database)
+        assert one(database, "SELECT count() FROM groups_behind") > 1
+        queries = ("spend_by_session", "spend_by_run", "rate_by_provider", "service_dependencies", "wasted_spend")
+        from_events = {name: _answer(database, name) for name in queries}
+        Rollups(database).refresh()
+        assert one(database, "SELECT count() FROM groups_behind") == 0
+        _assert_counted(database, log, expected)
+        assert {name: _answer(database, name) for name in queries} == from_events
+
+
+def test_traces_that_are_alike_in_half_are_told_apart(tmp_path: Path) -> None:
+    """Drawn traces of few halves, in groups of several days and in none, against sets."""
+    with opened(tmp_path / "clickhouse") as database:
+        draw = random.Random(5)
+        rows, events = [], set()
+        for _ in range(60):
+            callees = draw.sample(("a", "b", "c"), draw.randrange(1, 4))
+            traces = {(draw.randrange(4), draw.randrange(40)) for _ in range(draw.randrange(1, 9))}
+            highs, lows = (list(half) for half in zip(*traces, strict=True))
+            caller = draw.choice("xy")
+            rows.append(f"('{caller}', {callees}, 0, 0, [], {highs}, {lows})")
+            events |= {(caller, callee, trace) for callee in callees for trace in traces}
+        database.command("DROP VIEW call_sums")
+        database.command(
+            "CREATE TABLE call_sums (caller String, callees Array(String), events UInt64, failed UInt64, "
+            "operations Array(String), traces_high Array(UInt64), traces_low Array(UInt64)) ENGINE = Memory"
+        )
+        for row in rows:
+            database.command(f"INSERT INTO call_sums VALUES {row}")
+        expected = Counter((caller, callee) for caller, callee, _ in events)
+        answers = _answer(database, "service_dependencies")
+        assert {(row["caller"], row["callee"]): row["traces"] for row in answers} == expected
 
 
 async def test_late_writers_and_erasure_leave_every_answer_exact(
@@ -259,6 +317,73 @@ def _assert_counted(clickhouse: ClickHouse, log: RatedLog, expected: dict[str, A
     hours = answers["spend_by_hour"]
     _same({f"{row['hour'].replace(' ', 'T')[:13]}/{row['customer']}": row["spend"] for row in hours}, expected["hours"])
     assert {row["events_behind"] for row in hours} == {0}
+
+
+_RunRow = tuple[str, str, str, int, int]
+"""Run, parent, currency, events, cost: a row of `run_sums`."""
+_Costs = dict[tuple[str, str], tuple[int, int, int, int, int]]
+"""By run and currency: own events and cost, those with all that it started, and how far down that goes."""
+
+
+def _drawn_runs(seed: int) -> list[_RunRow]:
+    """A chain of 80; then trees, and graphs with circles, where runs say a parent now and then."""
+    if seed == 0:
+        return [(f"r{run}", f"r{run - 1}" if run else "", "USD", 1, run) for run in range(80)]
+    draw = random.Random(seed)
+    size = draw.choice((3, 12, 40))
+    rows: list[_RunRow] = [("", "r0", "USD", 1, 1)]
+    for _ in range(3 * size):
+        run = draw.randrange(size)
+        parent = f"r{draw.randrange(size)}" if seed % 2 else f"r{(run - 1) // 2}"
+        said = draw.choice((parent, parent, parent, "", "gone" if run % 7 == 0 else ""))
+        rows.append((f"r{run}", said, draw.choice(("USD", "USD", "EUR")), draw.randrange(1, 4), draw.randrange(100)))
+    return rows
+
+
+def _costs_of_runs(rows: list[_RunRow]) -> _Costs:
+    parents: dict[str, str] = {}
+    for run, parent, *_ in rows:
+        if run:
+            parents[run] = max(parents.get(run, ""), parent)
+    found: _Costs = {}
+    for run, _, currency, events, cost in rows:
+        line: list[str] = []
+        while len(line) < 65 and (following := parents.get(line[-1], "") if line else run) not in ("", *line):
+            line.append(following)
+        for depth, root in enumerate(line):
+            if root in parents:
+                own_events, own_cost, all_events, all_cost, deepest = found.get((root, currency), (0, 0, 0, 0, 0))
+                own = not depth
+                found[root, currency] = (
+                    own_events + own * events,
+                    own_cost + own * cost,
+                    all_events + events,
+                    all_cost + cost,
+                    max(deepest, depth),
+                )
+    return found
+
+
+def test_runs_are_counted_at_all_that_they_descend_from(tmp_path: Path) -> None:
+    """Also where parents go round in a circle, which ends where it would come round, or beyond 64 of them."""
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        columns = "run_id String, parent_id String, currency String, events UInt64, cost Decimal(38, 12)"
+        clickhouse.command(f"CREATE TABLE drawn ({columns}) ENGINE = Memory")
+        keys = ", ".join(
+            f"if({name}_id = '', 0, reinterpretAsUInt128(SHA256({name}_id))) AS {name}_key"
+            for name in ("run", "parent")
+        )
+        for view in ("run_sums", "parents_read"):
+            clickhouse.command(f"CREATE OR REPLACE VIEW {view} AS SELECT *, {keys} FROM drawn")
+        for seed in range(8):
+            rows = _drawn_runs(seed)
+            clickhouse.command("TRUNCATE TABLE drawn")
+            clickhouse.command(f"INSERT INTO drawn VALUES {', '.join(map(str, rows))}")
+            expected = _costs_of_runs(rows)
+            answer = clickhouse.rows((QUERIES / "spend_by_run.sql").read_text("utf-8"))
+            assert {(run, currency): tuple(rest) for run, currency, *rest, _ in answer} == expected, seed
+            assert [row[5] for row in answer] == sorted((row[5] for row in answer), reverse=True)
+            assert len(answer) == len(expected)
 
 
 async def test_quotas_and_budgets_are_compared_with_usage(clickhouse: ClickHouse, expected: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import time
 import urllib.error
@@ -9,7 +10,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import orjson
 import pytest
@@ -191,6 +192,15 @@ async def test_two_workers_of_one_host_serve_probes_and_metrics_without_a_clash(
     def status(number: int) -> dict[str, Any]:
         return read_status(tmp_path / "status", f"audit-{number}") or {}
 
+    def blocked(folder: Path) -> bool:
+        """Whether a file stands where the folder was; not if a worker wrote into it just then."""
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.write_text("a file where the folder should be")
+        except IsADirectoryError:
+            return False
+        return True
+
     def carried(number: int) -> bool:
         return bool(status(number).get("ready")) and status(number)["partitions"]["0"]["log_offset"] == 4
 
@@ -203,12 +213,8 @@ async def test_two_workers_of_one_host_serve_probes_and_metrics_without_a_clash(
                 assert (await asyncio.to_thread(probe, port, "/readyz"))[0] == 200
                 body = await asyncio.to_thread(metrics, port)
                 assert 'meterproof_partition_position{partition="0",worker="audit"} 12.0' in body
-            folder = tmp_path / "status"
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
-            folder.write_text("a file where the folder should be")
-            await asyncio.sleep(1)
+            await wait_until(lambda: blocked(tmp_path / "status"))
+            await asyncio.sleep(1)  # long enough for one that ends by it to be seen
             assert (first.poll(), second.poll()) == (None, None)
             first.terminate()
             second.terminate()
@@ -216,3 +222,71 @@ async def test_two_workers_of_one_host_serve_probes_and_metrics_without_a_clash(
         finally:
             first.kill()
             second.kill()
+
+
+class HangingWorker:
+    """An audit worker whose event loop stands for ever: its status goes into a pipe that nobody reads.
+
+    So a write never returns, as on a disk whose server died.
+    """
+
+    def __init__(self, kafka: KafkaSettings, folder: Path, **settings: str) -> None:
+        self._said = folder / "said.jsonl"
+        self._status = folder / "status"
+        command = [*PROGRAM, "sink", "audit", "run", f"--data={folder}", f"--bootstrap={kafka.bootstrap}"]
+        with self._said.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*command, f"--prefix={kafka.topic_prefix}"],
+                env=os.environ | settings,
+                stderr=output,
+            )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await wait_until(lambda: self.status().get("partitions", {}).get("0", {}).get("log_offset") == 4)
+            await wait_until(self._lay_pipe)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _lay_pipe(self) -> bool:
+        try:
+            os.mkfifo(self._status / f".audit.{self.process.pid}.json")
+        except FileExistsError:  # it is being written just now
+            return False
+        return True
+
+    def status(self) -> dict[str, Any]:
+        return read_status(self._status, "audit") or {}
+
+    def said(self) -> str:
+        return self._said.read_text()
+
+    async def ended(self) -> int:
+        return await asyncio.to_thread(self.process.wait, PATIENCE_S)
+
+
+@pytest.mark.slow
+async def test_a_worker_whose_event_loop_hangs_is_ended_from_outside_of_it(
+    kafka: KafkaSettings, tmp_path: Path
+) -> None:
+    """To tell a status as its last word hangs too, so the interpreter's own timer has to end it."""
+    async with HangingWorker(kafka, tmp_path, METERPROOF_WORKER_STALL_TIMEOUT_S="12") as worker:
+        assert await worker.ended() == 1
+        assert "WorkerStalled: the event loop did nothing for 12 s; the main thread stands in " in worker.said()
+        assert "status.py" in worker.said()
+        assert "Timeout" in worker.said()
+
+
+@pytest.mark.slow
+async def test_sigterm_ends_a_worker_whose_event_loop_hangs(kafka: KafkaSettings, tmp_path: Path) -> None:
+    settings = {"METERPROOF_WORKER_STALL_TIMEOUT_S": "600", "METERPROOF_WORKER_STOP_DEADLINE_S": "1"}
+    async with HangingWorker(kafka, tmp_path, **settings) as worker:
+        worker.process.terminate()
+        assert await worker.ended() == 1
+        assert "asked to stop 1 s ago and still running" in worker.said()

@@ -124,9 +124,10 @@ async def test_an_endpoint_that_never_answers_is_left(receiver: Receiver, tmp_pa
 
 
 async def test_no_connection_and_no_http(receiver: Receiver, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    answer = await attempt(receiver, tmp_path, url=f"http://127.0.0.1:{port}/T0KEN")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # so nobody listens there, and nobody else can
+        port = held.getsockname()[1]
+        answer = await attempt(receiver, tmp_path, url=f"http://127.0.0.1:{port}/T0KEN")
     assert (answer.status, answer.reason) == (None, "no connection: ConnectionRefusedError")
 
     async def rubbish(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -14,6 +14,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from meterproof.kafka.connection import admin_client
 from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import Deployment, create_topics
@@ -21,10 +22,10 @@ from meterproof.status import StatusFile, read_status
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.budget import Alert, alert_key, encode
 from meterproof_schemas.delivery import Delivery
-from meterproof_schemas.errors import InvalidRecord
+from meterproof_schemas.errors import InvalidRecord, StageStopped
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_schemas.topics import Topic
-from meterproof_sinks import webhook_lane
+from meterproof_sinks import webhook_lane, webhook_memory
 from meterproof_sinks.webhook import run_webhooks
 from meterproof_sinks.webhook_deliveries import forget, read_deliveries
 from meterproof_sinks.webhook_endpoints import load_endpoints
@@ -43,22 +44,25 @@ from tests.meterproof_command import PROGRAM
 
 pytestmark = pytest.mark.broker
 
+DEPLOYED = Deployment("meter.example.com/test", DEPLOYMENT, 2)
+
 
 class Clock:
     """Time that passes when a test says so; or as it does."""
 
     def __init__(self) -> None:
         self.ahead_ms = 0
+        self.asked = 0
 
     def now_ms(self) -> int:
+        self.asked += 1
         return time.time_ns() // 1_000_000 + self.ahead_ms
 
 
 @pytest.fixture
 async def kafka(broker: LocalBroker, topic_prefix: str) -> KafkaSettings:
     settings = KafkaSettings(bootstrap=broker.bootstrap, topic_prefix=topic_prefix)
-    deployment = Deployment("meter.example.com/test", DEPLOYMENT, 2)
-    await create_topics(settings, deployment, now_ms=NOW_MS, random_bytes=os.urandom)
+    await create_topics(settings, DEPLOYED, now_ms=NOW_MS, random_bytes=os.urandom)
     return settings
 
 
@@ -79,24 +83,34 @@ def endpoints_file(folder: Path, *entries: dict[str, Any]) -> Path:
     return path
 
 
+async def work(
+    kafka: KafkaSettings,
+    folder: Path,
+    *entries: dict[str, Any],
+    stop: asyncio.Event,
+    clock: Clock | None = None,
+    instance: str = "one",
+) -> None:
+    """The worker, in this process."""
+    await run_webhooks(
+        load_endpoints(endpoints_file(folder, *entries), {"WEBHOOK_SECRET": SECRET}),
+        kafka,
+        instance=instance,
+        memory=folder / "webhook-deliveries.json",
+        status=StatusFile(folder / "status", "webhook"),
+        stop=stop,
+        now_ms=(clock or Clock()).now_ms,
+        draw=random.Random(1).random,
+    )
+
+
 @asynccontextmanager
 async def running(
     kafka: KafkaSettings, folder: Path, *entries: dict[str, Any], clock: Clock | None = None, instance: str = "one"
 ) -> AsyncIterator[Callable[[], dict[str, Any]]]:
-    """The worker in this process; gives a look at its endpoints' status. Stopped as it is asked to stop."""
-    endpoints = load_endpoints(endpoints_file(folder, *entries), {"WEBHOOK_SECRET": SECRET})
+    """The worker as a task; gives a look at its endpoints' status. Stopped as it is asked to stop."""
     stop = asyncio.Event()
-    task = asyncio.create_task(
-        run_webhooks(
-            endpoints,
-            kafka,
-            instance=instance,
-            status=StatusFile(folder / "status", "webhook"),
-            stop=stop,
-            now_ms=(clock or Clock()).now_ms,
-            draw=random.Random(1).random,
-        )
-    )
+    task = asyncio.create_task(work(kafka, folder, *entries, stop=stop, clock=clock, instance=instance))
 
     def status() -> dict[str, Any]:
         assert not task.done(), task
@@ -143,14 +157,14 @@ async def test_every_alert_comes_once_over_restarts(kafka: KafkaSettings, tmp_pa
         entry = receiver.entry("one", filter={"budgets": ["dai*"]})
         async with running(kafka, tmp_path, entry) as status:
             await delivered(kafka, "one", 6)
-            await eventually(lambda: status()["one"]["unreadable"] == 1)
+            await eventually(lambda: status().get("one", {}).get("unreadable") == 1)
         assert sorted(receiver.subjects) == [f"agent-{number}" for number in range(1, 7)]
         await raise_alerts(kafka, *numbered(1, 2, 7), alert("agent-3", spend="99"), alert("agent-3", limit="50"))
         async with running(kafka, tmp_path, entry) as status:
             records = await delivered(kafka, "one", 8)
             await raise_alerts(kafka, *numbered(1, 7, 8))
             await delivered(kafka, "one", 9)
-            await eventually(lambda: status()["one"]["waiting"] == 0)
+            await eventually(lambda: status().get("one", {}).get("waiting") == 0)
         assert sorted(receiver.subjects[6:]) == ["agent-3", "agent-7", "agent-8"]
         assert len(set(receiver.ids)) == 9
         first = records[message_of(alert("agent-1")).id]
@@ -159,6 +173,57 @@ async def test_every_alert_comes_once_over_restarts(kafka: KafkaSettings, tmp_pa
         shown = read_status(tmp_path / "status", "webhook") or {}
         assert shown["state"] == "stopped"
         assert b"T0KEN" not in orjson.dumps(shown)
+
+
+async def make_again(kafka: KafkaSettings, topic: Topic) -> None:
+    """Delete a topic and create it again."""
+    async with admin_client(kafka) as admin:
+        await admin.delete_topics([kafka.topic(topic)])
+        while kafka.topic(topic) in await admin.list_topics():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+    await create_topics(kafka, DEPLOYED, now_ms=NOW_MS, random_bytes=os.urandom)
+
+
+async def test_alerts_of_a_topic_that_is_made_again_meanwhile_are_delivered(
+    kafka: KafkaSettings, tmp_path: Path
+) -> None:
+    async with Receiver() as receiver:
+        async with running(kafka, tmp_path, receiver.entry("one")):
+            await raise_alerts(kafka, *numbered(1, 2, 3, 4))
+            await delivered(kafka, "one", 4)
+            await make_again(kafka, Topic.ALERTS)
+            await raise_alerts(kafka, *numbered(4, 5))
+            await delivered(kafka, "one", 5)
+        assert sorted(receiver.subjects) == [f"agent-{number}" for number in range(1, 6)]
+
+
+async def test_deliveries_that_were_lost_stop_the_worker_also_before_its_start(
+    kafka: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every alert would be sent again."""
+    monkeypatch.setattr(webhook_memory, "_LOOK_AGAIN_S", 0.01)
+    memory = tmp_path / "webhook-deliveries.json"
+    async with Receiver() as receiver:
+        entry = receiver.entry("one")
+        await raise_alerts(kafka, *numbered(1, 2))
+        working = asyncio.create_task(work(kafka, tmp_path, entry, stop=asyncio.Event()))
+        await delivered(kafka, "one", 2)
+        await eventually(memory.exists)
+        await make_again(kafka, Topic.DELIVERIES)
+        await raise_alerts(kafka, *numbered(3))
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(StageStopped, match="log_diverged"):
+                await working
+            with pytest.raises(StageStopped, match="was deleted and made again"):
+                await work(kafka, tmp_path, entry, stop=asyncio.Event())
+            memory.write_bytes(orjson.dumps({"topic": kafka.topic(Topic.DELIVERIES), "topic_id": None, "next": 99}))
+            with pytest.raises(StageStopped, match="went up to 99"):
+                await work(kafka, tmp_path, entry, stop=asyncio.Event())
+        memory.unlink()
+        async with running(kafka, tmp_path, receiver.entry("one", since=format_instant_ms(NOW_MS * 2))):
+            await eventually(memory.exists)
+        assert set(receiver.subjects) <= {"agent-1", "agent-2", "agent-3"}
+        assert len(receiver.subjects) == len(set(receiver.subjects))
 
 
 async def test_an_endpoint_that_hangs_or_fails_delays_no_other(
@@ -180,9 +245,9 @@ async def test_an_endpoint_that_hangs_or_fails_delays_no_other(
         async with running(kafka, tmp_path, *entries) as status:
             await raise_alerts(kafka, *numbered(*range(10)))
             await delivered(kafka, "good", 10)
-            await eventually(lambda: status()["failing"]["failing"] == "answered 500")
+            await eventually(lambda: status().get("failing", {}).get("failing") == "answered 500")
             await eventually(lambda: len(hanging.received) == 1)
-            await eventually(lambda: status()["failing"]["waiting"] == 3)
+            await eventually(lambda: status().get("failing", {}).get("waiting") == 3)
             assert len(set(failing.subjects)) <= 3  # what it cannot hold, it has not read
             failing.answer = answers(200)
             let.set()
@@ -222,7 +287,8 @@ async def test_what_is_retried_and_what_is_given_up(kafka: KafkaSettings, tmp_pa
 
 async def test_of_two_workers_one_sends_and_the_other_stands_by(kafka: KafkaSettings, tmp_path: Path) -> None:
     def senders() -> list[str]:
-        return [one for one in "ab" if (read_status(tmp_path / one / "status", "webhook") or {})["state"] == "running"]
+        told = {one: read_status(tmp_path / one / "status", "webhook") or {} for one in "ab"}
+        return [one for one, status in told.items() if status.get("state") == "running"]
 
     async with Receiver() as receiver:
         entry = receiver.entry("one")
@@ -276,8 +342,8 @@ async def test_retry_after_is_kept_for_the_whole_endpoint_also_over_a_restart(
         async with running(kafka, tmp_path, entry, clock=clock) as status:
             await eventually(lambda: status().get("one", {}).get("retries") == 1)
             await raise_alerts(kafka, alert("agent-2"), alert("agent-1"))
-            await eventually(lambda: status()["one"]["waiting"] == 2)
-            clock.ahead_ms += 3_500_000
+            await eventually(lambda: status().get("one", {}).get("waiting") == 2)
+            clock.ahead_ms += 3_000_000
             await asyncio.sleep(1)  # long enough for one that does not wait to be seen
             assert receiver.subjects == ["agent-1"]
             assert status()["one"]["waiting"] == 2  # raised again, it waits once
@@ -289,10 +355,25 @@ async def test_retry_after_is_kept_for_the_whole_endpoint_also_over_a_restart(
         async with running(kafka, tmp_path, entry, clock=clock):
             await delivered(kafka, "one", 1)
             assert receiver.subjects == ["agent-1", "agent-2"]
-            clock.ahead_ms += 200_000
+            clock.ahead_ms += 700_000
             records = await delivered(kafka, "one", 2)
         assert receiver.subjects == ["agent-1", "agent-2", "agent-1"]
         assert records[message_of(alert("agent-1")).id].attempts == 2
+
+
+async def test_a_clock_that_is_set_back_keeps_nothing_waiting_for_longer(kafka: KafkaSettings, tmp_path: Path) -> None:
+    clock = Clock()
+    async with Receiver(answers(429, 200, headers={"retry-after": "3600"})) as receiver:
+        await raise_alerts(kafka, alert("agent-1"))
+        async with running(kafka, tmp_path, receiver.entry("one", longest_pause_ms=10_000_000), clock=clock) as status:
+            await eventually(lambda: status().get("one", {}).get("retries") == 1)
+            clock.ahead_ms -= 24 * 3_600_000
+            seen = clock.asked + 10
+            await eventually(lambda: clock.asked > seen)
+            assert receiver.subjects == ["agent-1"]
+            clock.ahead_ms += 3_700_000
+            await delivered(kafka, "one", 1)
+        assert receiver.subjects == ["agent-1", "agent-1"]
 
 
 async def test_a_delivery_of_a_later_version_stops_the_worker_until_it_is_taken_away(
@@ -306,8 +387,8 @@ async def test_a_delivery_of_a_later_version_stops_the_worker_until_it_is_taken_
         with pytest.raises(
             InvalidRecord, match=r"offset 0: delivery: .* its key, webhook\|one\|alert_1, takes it away"
         ):
-            async with running(kafka, tmp_path, receiver.entry("one")):
-                await asyncio.sleep(1)
+            async with asyncio.timeout(PATIENCE_S):
+                await work(kafka, tmp_path, receiver.entry("one"), stop=asyncio.Event())
         assert receiver.received == []
     async with RecordProducer(kafka) as producer:
         await (await producer.send(kafka.topic(Topic.DELIVERIES), 0, None, key))
@@ -355,6 +436,28 @@ class Worker:
 
     def said(self) -> bytes:
         return self._said.read_bytes()
+
+
+async def test_a_topic_that_holds_more_when_it_was_made_again_is_read_from_its_beginning(
+    kafka: KafkaSettings, tmp_path: Path
+) -> None:
+    """The worker stands still meanwhile: where it would read on, there are records again, and others before them."""
+    worker = Worker(kafka, tmp_path)
+    async with Receiver() as receiver:
+        endpoints_file(tmp_path, receiver.entry("one"))
+        try:
+            await raise_alerts(kafka, *numbered(1, 2, 3, 4))
+            await worker.start()
+            await delivered(kafka, "one", 4)
+            worker.send_signal(signal.SIGSTOP)
+            await make_again(kafka, Topic.ALERTS)
+            await raise_alerts(kafka, *numbered(*range(4, 11)))
+            worker.send_signal(signal.SIGCONT)
+            await delivered(kafka, "one", 10)
+            assert await worker.end(signal.SIGTERM) == 0
+        finally:
+            await worker.end(signal.SIGKILL)
+        assert sorted(set(receiver.subjects)) == sorted(f"agent-{number}" for number in range(1, 11))
 
 
 @pytest.mark.slow

@@ -44,7 +44,8 @@ class NotingWorker:
 
     def notes(self, call: str) -> list[dict[str, Any]]:
         """What it wrote down of one kind of call."""
-        lines = [line for line in self._output.read_bytes().splitlines() if line.startswith(b"{")]
+        whole = self._output.read_bytes().rpartition(b"\n")[0]  # without what is being written
+        lines = [line for line in whole.splitlines() if line.startswith(b"{")]
         return [found for found in map(orjson.loads, lines) if found["call"] == call]
 
     def fed(self) -> list[int]:
@@ -53,8 +54,11 @@ class NotingWorker:
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
-        while not holds():
-            if self.process.poll() is not None or time.monotonic() > deadline_s:
+        while True:
+            ended = self.process.poll() is not None  # before the look: what it said last counts
+            if holds():
+                return
+            if ended or time.monotonic() > deadline_s:
                 raise AssertionError(f"{self._output.read_text()}\n{self._log.read_text()}")
             time.sleep(0.05)
 

@@ -37,8 +37,8 @@ class Orders:
     stop_s: float = 0
     fail_at: int | None = None
     """The offset whose record it cannot stand."""
-    away: int = 0
-    """How many take-overs find no broker."""
+    back: str | None = None
+    """A file: as long as it is not there, a take-over finds no broker."""
     hang_at: int | None = None
     """The offset whose record it never gets done with, while the event loop turns."""
     spin_at: int | None = None
@@ -60,8 +60,8 @@ class NotingEngine:
 
     def __init__(self, orders: Orders) -> None:
         self.orders = orders
+        self.back = None if orders.back is None else Path(orders.back)
         self.next: dict[int, int] = {}
-        self.away = orders.away
 
     async def start(self) -> None:
         note(call="start")
@@ -73,8 +73,7 @@ class NotingEngine:
     async def take_over(self, partitions: Iterable[int], generation: int) -> None:
         wanted = sorted(partitions)
         note(call="take over", partitions=wanted)
-        if self.away:
-            self.away -= 1
+        if self.back is not None and not self.back.exists():
             raise BrokerUnreachable("nowhere:1", "told so")
         until_s = time.monotonic() + self.orders.take_over_s
         while time.monotonic() < until_s:

@@ -53,7 +53,8 @@ async def test_memory_stays_flat_while_200_000_records_wait_behind_a_slow_broker
         proxy.latency(ROUND_TRIP_S)
         for runtime in Runtime:
             behind = Pipeline(kafka, pipeline.data, 1, runtime, pipeline.key)
-            with behind.worker(instance=runtime.value) as worker:
+            # A name for both, so that the second has the place of the first at once; and a session to keep it.
+            with behind.worker(METERPROOF_WORKER_SESSION_TIMEOUT_S="60") as worker:
                 worker.wait_until_holding()
                 begin, in_flight = log_end(worker), 0
                 deadline_s = time.monotonic() + 2 * PATIENCE_S

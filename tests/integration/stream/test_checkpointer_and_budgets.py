@@ -138,7 +138,12 @@ async def test_checkpoints_follow_from_the_log_across_a_kill(
         with pipeline.worker("--interval-s=0.1", stage="checkpointer", instance=instance) as checkpointer:
             await wait_for(checkpointer, pipeline, "signed_size")
             checkpointer.kill()
-    found = await checkpoints(pipeline)
+    assert await check_checkpoints(pipeline) == [200, 200]
+
+
+async def check_checkpoints(pipeline: Pipeline) -> list[int]:
+    """Hold every checkpoint to the fold of its log, and the newest to the log's end; the size of each log."""
+    found, positions = await checkpoints(pipeline), []
     for partition in range(pipeline.partitions):
         by_size: dict[int, str] = {}
         state = LogState()
@@ -152,10 +157,12 @@ async def test_checkpoints_follow_from_the_log_across_a_kill(
         sizes = [(record.header.records.size, record.header.size) for record in own if record.header.records]
         assert len(sizes) == len(own)
         assert sizes == sorted(set(sizes))
-        assert sizes[-1][1] == state.position == 200
+        assert sizes[-1][1] == state.position
+        positions.append(state.position)
         for signed_record in own:
             signed = open_checkpoint(signed_record.note, [verifier], origin=state.genesis.origin)
             assert by_size[signed.size] == signed.root.hex()
+    return positions
 
 
 @pytest.mark.broker
@@ -184,18 +191,8 @@ async def test_budgets_equal_the_fold_across_a_kill_and_alert_once(
         assert spend == {agent: account.spend for agent, account in accounts.agents.items()}
         assert state.counts["correction:applied"] == 20
         assert state.counts["correction:already_corrected"] == 10
-        sums, marker = await budget_state(pipeline, partition)
-        assert marker is not None
-        assert (marker.log_offset, marker.digest, marker.position) == (state.log_offset, state.digest, state.position)
-        for window in ("month", "minute"):
-            by_agent: defaultdict[str, Decimal] = defaultdict(Decimal)
-            events = 0
-            for total in sums.values():
-                if total.window == window:
-                    by_agent[total.subject] += Decimal(total.spend)
-                    events += total.events
-            assert by_agent == {agent: account.spend for agent, account in accounts.agents.items()}
-            assert events == sum(account.events for account in accounts.agents.values()) == 190
+        assert sum(account.events for account in accounts.agents.values()) == 190
+        await check_sums(pipeline, partition, state, accounts)
     raised = await alerts(pipeline)
     assert len({key for key, _ in raised}) == len(raised)
     monthly = {(alert.subject, alert.threshold) for _, alert in raised if alert.budget == "month"}
@@ -203,6 +200,22 @@ async def test_budgets_equal_the_fold_across_a_kill_and_alert_once(
     assert expected
     for _, alert in raised:
         assert Decimal(alert.spend) >= Decimal(alert.limit) * Decimal(alert.threshold) / 100
+
+
+async def check_sums(pipeline: Pipeline, partition: int, state: LogState, accounts: Accounts) -> None:
+    """Hold the sums of a partition, and how far they say they go, to the fold of its log."""
+    sums, marker = await budget_state(pipeline, partition)
+    assert marker is not None
+    assert (marker.log_offset, marker.digest, marker.position) == (state.log_offset, state.digest, state.position)
+    for window in ("month", "minute"):
+        by_agent: defaultdict[str, Decimal] = defaultdict(Decimal)
+        events = 0
+        for total in sums.values():
+            if total.window == window:
+                by_agent[total.subject] += Decimal(total.spend)
+                events += total.events
+        assert by_agent == {agent: account.spend for agent, account in accounts.agents.items()}
+        assert events == sum(account.events for account in accounts.agents.values())
 
 
 @pytest.mark.broker

@@ -91,13 +91,16 @@ async def test_sigterm_ends_a_process_whose_event_loop_stands(pipeline: Pipeline
 
 @whatever_runs_it
 async def test_a_take_over_waits_for_a_broker_that_is_away(pipeline: Pipeline, runtime: Runtime) -> None:
-    with NotingWorker(pipeline, runtime, away=6, health_port=0, settings={"stall_timeout_s": STALL_S}) as worker:
+    back, settings = pipeline.data / "back", {"stall_timeout_s": STALL_S}
+    with NotingWorker(pipeline, runtime, back=str(back), health_port=0, settings=settings) as worker:
+        worker.wait_until(lambda: len(worker.notes("take over")) > STALL_S + 1)  # a try a second
         worker.wait_until(lambda: "waiting for the broker" in str(worker.probe("/readyz")))
         assert worker.probe("/livez")[0] == 200
         assert not worker.fed()
+        back.touch()
         worker.wait_until(lambda: len(worker.fed()) == 10)
         assert worker.fed() == list(range(10))
-        assert len(worker.notes("take over")) == 7
+        assert len(worker.notes("taken over")) == 1
         worker.wait_until(lambda: worker.probe("/readyz") == (200, []))
 
 
@@ -136,17 +139,18 @@ async def test_a_broker_that_goes_away_is_waited_for_and_does_not_hold_up_a_stop
             broker.restart()
             worker.wait_until_holding()
             await pipeline.wait_until_sequenced(worker)
-            proxy.latency(0.6)
+            proxy.latency(1.0)
             with pipeline.worker(instance="two") as other:
                 # Its joining makes the first take over anew, slowly.
                 worker.wait_until(lambda status: status["state"] == "taking over")
-                proxy.cut(12)
-                worker.wait_until(lambda status: status["state"] != "taking over")
+                proxy.cut(PATIENCE_S * 10)
+                worker.wait_until(lambda status: status["state"] == "waiting for the broker")
                 status = worker.status()
                 assert status is not None
                 assert probe(status["health_port"], "/livez")[0] == 200
                 assert probe(status["health_port"], "/readyz")[0] == 503
                 proxy.latency(0.0)
+                proxy.cut(0)
                 worker.wait_until_running()
                 other.wait_until_running()
             for partition in range(2):

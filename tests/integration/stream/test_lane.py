@@ -22,7 +22,7 @@ from meterproof_stream.lane import Lane
 from meterproof_stream.room import Room
 from meterproof_stream.sequencer import Sequencer
 from meterproof_stream.take_over import fold_log
-from tests.integration.stream.workers import Pipeline
+from tests.integration.stream.workers import PATIENCE_S, Pipeline
 
 pytestmark = pytest.mark.broker
 
@@ -225,7 +225,10 @@ async def test_a_record_waits_for_its_refusals_and_the_next_wait_for_it(
     await submit(lane, acknowledged)
     await submit(lane, acknowledged, noise=True)
     await submit(lane, acknowledged)
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(PATIENCE_S):
+        while acknowledged != [0] or not await pipeline.records(Topic.REJECTED, 0):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)  # long enough for one that does not wait to be seen
     assert acknowledged == [0]
     assert len(await pipeline.records(Topic.LOG, 0)) == 2
     assert len(await pipeline.records(Topic.REJECTED, 0)) == 1

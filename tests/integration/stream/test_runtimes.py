@@ -34,7 +34,7 @@ async def test_reading_begins_where_the_engine_says_after_a_take_over_of_any_len
 ) -> None:
     """The take-over outlasts the session; the group does not notice, and no record comes before its end."""
     pipeline = await ten_records(broker, topic_prefix, tmp_path / "data")
-    with NotingWorker(pipeline, runtime, begin=3, take_over_s=9, settings={"session_timeout_s": 6}) as worker:
+    with NotingWorker(pipeline, runtime, begin=3, take_over_s=12, settings={"session_timeout_s": 10}) as worker:
         worker.wait_until(lambda: bool(worker.notes("take over")))
         await pipeline.send(0, [b"10"])
         worker.wait_until(lambda: bool(worker.notes("taken over")))

@@ -1,7 +1,8 @@
 """Partitions spread over workers, move in moments, and come back: what a change of workers costs is measured here.
 
 A pause is the longest gap between two records appended to a partition's log under a steady load. The figures are
-printed (`-s` shows them); what is asserted is only that no change costs a session timeout, which is long here.
+printed (`-s` shows them). Asserted is what no slow machine changes: no change costs a session timeout, which is long
+here; a worker that is killed or stopped and comes back takes its partitions over once, and nobody else's are touched.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import itertools
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from meterproof.kafka.topic_ends import TopicEnds
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.topics import Topic
 from meterproof_stream.runtime import Runtime
+from tests.integration.stream.steady_load import steady_load
 from tests.integration.stream.workers import PATIENCE_S, Pipeline, Worker, whatever_runs_it
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -44,22 +47,15 @@ class Load:
     @asynccontextmanager
     async def steady(self) -> AsyncIterator[None]:
         topic = self.pipeline.kafka.topic(Topic.BATCHES)
-        done = asyncio.Event()
+        async with RecordProducer(self.pipeline.kafka) as producer:
 
-        async def send() -> None:
-            async with RecordProducer(self.pipeline.kafka) as producer:
-                while not done.is_set():
-                    for partition in range(PARTITIONS):
-                        value = self.pipeline.batch(partition, self.pipeline.new_events(partition, 1))
-                        await producer.send(topic, partition, value)
-                    await asyncio.sleep(LOAD_INTERVAL_S)
+            async def send() -> None:
+                for partition in range(PARTITIONS):
+                    value = self.pipeline.batch(partition, self.pipeline.new_events(partition, 1))
+                    await producer.send(topic, partition, value)
 
-        sending = asyncio.create_task(send())
-        try:
-            yield
-        finally:
-            done.set()
-            await sending
+            async with steady_load(send, LOAD_INTERVAL_S):
+                yield
 
     @asynccontextmanager
     async def change(self, name: str) -> AsyncIterator[None]:
@@ -101,6 +97,11 @@ async def until(worker: Worker, partitions: int) -> None:
     )
 
 
+def taken(worker: Worker) -> Counter[int]:
+    """How often a worker has taken each partition over."""
+    return Counter(found["partition"] for found in worker.events() if found["event"] == "partition_taken")
+
+
 async def stopped(worker: Worker) -> None:
     assert await asyncio.to_thread(worker.stop) == CLEAN
 
@@ -135,14 +136,18 @@ async def test_what_changes_of_workers_cost(
                 two = start("two")
                 await until(two, PARTITIONS // 2)
                 await until(one, PARTITIONS // 2)
+            of_one, its_own = taken(one), set(taken(two))
             async with load.change("kill -9 and restart"):
                 two.kill()
                 two = start("two")
                 await until(two, PARTITIONS // 2)
+            assert taken(two) == dict.fromkeys(its_own, 1)
             async with load.change("SIGTERM and restart"):
                 await stopped(two)
                 two = start("two")
                 await until(two, PARTITIONS // 2)
+            assert taken(two) == dict.fromkeys(its_own, 1)
+            assert taken(one) == of_one, "who stays goes on undisturbed"
             await stopped(two)
             async with load.change("leave"):
                 left = await asyncio.to_thread(leave, pipeline, "two")

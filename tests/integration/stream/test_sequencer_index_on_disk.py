@@ -38,9 +38,16 @@ class OnDisk:
         with pipeline.worker("--index=rocksdb") as worker:
             await pipeline.send(0, [*values, values[-1]])
             await pipeline.wait_until_sequenced(worker)
+            end = await pipeline.source_end(0)
+            await asyncio.to_thread(worker.wait_until, lambda status: _knows(status, end))
             worker.kill()
         await pipeline.check()
         return worker
+
+
+def _knows(status: dict[str, Any], end: int) -> bool:
+    """Whether it knows by its status that all records up to this end of the source are on the log."""
+    return status["in_flight"]["records"] == 0 and {part["next"] for part in status["partitions"].values()} == {end}
 
 
 @pytest.fixture

@@ -388,8 +388,10 @@ async def test_checkpoints_keep_up_with_a_log_that_grows(
 
     with Worker(["checkpointer", "run", *where, "--instance=c"], tmp_path, {}):
         await covered()
-        for _ in range(60):
+        grown = 0
+        while grown < 60 or len(await signed.published()) < 4:
             await signed.grow(20)
+            grown += 1
             await asyncio.sleep(0.05)
         await covered()
     async with PartitionReader(signed.kafka, signed.kafka.topic(Topic.LOG), 0) as reader:

@@ -5,10 +5,9 @@ nothing else would end the process; here every stop must end by itself, or say t
 """
 
 import asyncio
-import contextlib
 import random
 import signal
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from meterproof.exit_codes import CLEAN, UNEXPECTED
 from meterproof_local.broker import LocalBroker
 from meterproof_stream.runtime import Runtime
+from tests.integration.stream.steady_load import steady_load
 from tests.integration.stream.workers import Pipeline, Worker, whatever_runs_it
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -25,25 +25,17 @@ MOMENTS = 5
 LATEST_S = 3.0
 """By then a sequencer runs, on a machine that is not busy: moments of the start and of the run are both among them."""
 PARTITIONS = 2
+LOAD_INTERVAL_S = 0.3
 
 
-@contextlib.asynccontextmanager
-async def load(pipeline: Pipeline) -> AsyncIterator[None]:
+def load(pipeline: Pipeline) -> AbstractAsyncContextManager[None]:
     """Batches for every partition, until the end of the block."""
-    done = asyncio.Event()
 
     async def send() -> None:
-        while not done.is_set():
-            for partition in range(PARTITIONS):
-                await pipeline.send(partition, [pipeline.batch(partition, pipeline.new_events(partition, 2))])
-            await asyncio.sleep(0.3)
+        for partition in range(PARTITIONS):
+            await pipeline.send(partition, [pipeline.batch(partition, pipeline.new_events(partition, 2))])
 
-    sending = asyncio.create_task(send())
-    try:
-        yield
-    finally:
-        done.set()
-        await sending
+    return steady_load(send, LOAD_INTERVAL_S)
 
 
 async def must_end(worker: Worker) -> None:

@@ -147,13 +147,14 @@ class Pipeline:
             async with self._reader(Topic.BATCHES, partition) as source, self._reader(Topic.LOG, partition) as log:
                 state, begin = LogState(), (await log.bounds())[0]
                 while True:
+                    ended = worker is not None and worker.process.poll() is not None
                     end, log_end = (await source.bounds())[1], (await log.bounds())[1]
                     async for chunk in log.read(begin, log_end):
                         fold(((record.offset, record.value) for record in chunk), state)
                     begin = log_end
                     if state.next_source_offset >= end:
                         break
-                    if worker is not None and worker.process.poll() is not None:
+                    if ended and worker is not None:
                         raise AssertionError(f"the worker ended with {worker.process.poll()}:\n{worker.log()}")
                     if time.monotonic() > deadline_s:
                         so_far = f"partition {partition}: {state.next_source_offset} of {end} sequenced"
@@ -223,8 +224,9 @@ class Worker:
         return self._log_path.read_text()
 
     def events(self) -> list[dict[str, Any]]:
-        """Its log lines."""
-        return [orjson.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        """Its log lines, without one that is being written."""
+        whole = self.log().rpartition("\n")[0]
+        return [orjson.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     def status(self) -> dict[str, Any] | None:
         return read_status(self.data / "status", self._instance)
@@ -245,9 +247,10 @@ class Worker:
         """Return when its status is such."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
+            ended = self.process.poll() is not None  # before the look: what it said last counts
             status = self.status()
             if status is not None and status["pid"] == self.process.pid and holds(status):
                 return
-            if self.process.poll() is not None or time.monotonic() > deadline_s:
+            if ended or time.monotonic() > deadline_s:
                 raise AssertionError(f"the worker does not run (exit code {self.process.poll()}):\n{self.log()}")
             time.sleep(0.05)

@@ -143,7 +143,7 @@ async def test_the_timer_seals_what_waits() -> None:
     transport = MemoryTransport(partitions=1)
     async with meter(transport, flush_interval_s=0.01) as open_meter:
         await open_meter.record(agent="a", customer="acme", usage={"requests": 1})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while open_meter.buffered:  # noqa: ASYNC110 - what is waited for is the meter's own timer
                 await asyncio.sleep(0.005)
         assert len(transport.batches) == 1

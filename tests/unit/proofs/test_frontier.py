@@ -120,6 +120,17 @@ def test_the_empty_tree() -> None:
     assert Frontier() != 0
 
 
+@pytest.mark.parametrize("count", [0, 1, 7, 100])
+def test_leaf_hashes_may_come_one_behind_the_other(count: int) -> None:
+    frontier = frontier_of(LEAVES[:5])
+    grown = frontier.extended(b"".join(LEAVES[5 : 5 + count]))
+    frontier.extend(b"".join(LEAVES[5 : 5 + count]))
+    assert frontier == grown == frontier_of(LEAVES[: 5 + count])
+    with pytest.raises(WrongHashSize, match="last leaf hash is 31 bytes"):
+        frontier.extend(LEAVES[0] + LEAVES[1][1:])
+    assert frontier == grown
+
+
 @pytest.mark.parametrize("leaf", [b"", bytes(31), bytes(33)])
 def test_a_leaf_hash_of_wrong_length_appends_nothing(leaf: bytes) -> None:
     frontier = frontier_of(LEAVES[:3])

@@ -1,11 +1,8 @@
 """Both ways to hash trees do the same, and what RFC 6962 says."""
 
 import hashlib
-import importlib
 import random
-import shutil
 import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,24 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterproof_proofs import python_tree_hashing, tree_hashing
+from tests.native_part import native_part
 from tests.unit.proofs.definition import root, split
 
 
 def native() -> ModuleType:
-    """The functions in C; where they can be built and used, they must have been."""
-    try:
-        return importlib.import_module("meterproof_proofs._tree_hashing")
-    except ImportError as error:
-        header = Path(sysconfig.get_path("include")) / "Python.h"
-        processor = Path("/proc/cpuinfo")
-        if (
-            shutil.which("cc")
-            and header.exists()
-            and processor.exists()
-            and "sha_ni" in processor.read_text(encoding="utf-8").split()
-        ):
-            raise
-        pytest.skip(f"no C compiler, no {header}, or a processor without SHA extensions: {error}")
+    processor = Path("/proc/cpuinfo")
+    has_sha = processor.exists() and "sha_ni" in processor.read_text(encoding="utf-8").split()
+    return native_part("meterproof_proofs._tree_hashing", known_processor=has_sha)
 
 
 @pytest.fixture(params=["python", "native"])
@@ -76,16 +63,23 @@ def test_a_content_of_many_blocks(hashing: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("lines", [[], [b""], [b"a"], [b"", b"", b"a"], [b"a" * size for size in range(260)]])
-def test_a_text_and_its_lines(hashing: ModuleType, lines: list[bytes]) -> None:
+def test_a_text_and_the_tree_over_its_lines(hashing: ModuleType, lines: list[bytes]) -> None:
     text = b"head\nhead\n" + b"".join([line + b"\n" for line in lines])
-    expected = [hashlib.sha256(line).digest() for line in lines]
-    assert hashing.text_digests(text, 10) == [hashlib.sha256(text).digest(), *expected]
+    entries = [hashlib.sha256(line).digest() for line in lines]
+    expected = (b"".join(entries), b"".join(map(leaf, entries)), root(entries))
+    assert hashing.text_tree(text, 10) == (hashlib.sha256(text).digest(), *expected)
     unended = text + b"no line"
-    assert hashing.text_digests(unended, 10) == [hashlib.sha256(unended).digest(), *expected]
-    assert hashing.text_digests(text, len(text)) == [hashlib.sha256(text).digest()]
+    assert hashing.text_tree(unended, 10) == (hashlib.sha256(unended).digest(), *expected)
+    assert hashing.text_tree(text, len(text)) == (hashlib.sha256(text).digest(), b"", b"", root([]))
     for start in (-1, len(text) + 1):
         with pytest.raises(ValueError, match="no line begins at"):
-            hashing.text_digests(text, start)
+            hashing.text_tree(text, start)
+
+
+@pytest.mark.parametrize("count", range(1, 70))
+def test_the_root_over_any_number_of_lines(hashing: ModuleType, count: int) -> None:
+    lines = [b"%d\n" % number for number in range(count)]
+    assert hashing.text_tree(b"".join(lines), 0)[3] == root([hashlib.sha256(line[:-1]).digest() for line in lines])
 
 
 def test_pairs_leave_an_unpaired_last_node_out(hashing: ModuleType) -> None:
@@ -101,6 +95,8 @@ def test_a_tree_that_grows_is_the_definitions(hashing: ModuleType, before: int) 
     for count in (0, 1, 2, 7, 8, 9, 15, 40):
         extended = hashing.extended(before, kept, hashing.leaf_hashes(entries[before : before + count]))
         assert extended == subtrees(entries[: before + count])
+        row = b"".join(hashing.leaf_hashes(entries[before : before + count]))
+        assert hashing.extended(before, kept, row) == extended
         assert hashing.joined(extended) == root(entries[: before + count])
 
 
@@ -125,6 +121,8 @@ def test_the_native_functions_refuse_what_is_no_hash() -> None:
         hashing.pair_hashes([one, one[1:]])
     with pytest.raises(ValueError, match="32 bytes, not 33"):
         hashing.extended(0, [], [one, one + b"\0"])
+    with pytest.raises(ValueError, match="65 bytes are no row of hashes"):
+        hashing.extended(0, [], one + one + b"\0")
     with pytest.raises(ValueError, match="32 bytes, not 0"):
         hashing.extended(1, [b""], [one])
     with pytest.raises(ValueError, match="32 bytes, not 31"):
@@ -146,10 +144,10 @@ def test_the_native_functions_refuse_what_is_no_bytes(name: str) -> None:
             function(wrong)
 
 
-def test_the_native_text_digests_refuse_what_is_no_text() -> None:
+def test_the_native_text_tree_refuses_what_is_no_text() -> None:
     for wrong in ((), (b"a",), (b"a", 0, 0), ("a", 0), (bytearray(b"a"), 0), (b"a", "0")):
         with pytest.raises(TypeError):
-            native().text_digests(*wrong)
+            native().text_tree(*wrong)
 
 
 def test_the_native_functions_let_go_of_what_they_took() -> None:
@@ -161,6 +159,8 @@ def test_the_native_functions_let_go_of_what_they_took() -> None:
         hashing.leaf_hashes(contents)
         hashing.pair_hashes(contents)
         hashing.joined(hashing.extended(3, contents[:2], contents))
+        hashing.extended(3, contents[:2], contents[3])
+        hashing.text_tree(contents[0], 0)
         for name in ("digests", "leaf_hashes", "pair_hashes", "joined"):
             with pytest.raises(TypeError):
                 getattr(hashing, name)([*contents, None, None])

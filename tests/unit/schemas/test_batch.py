@@ -1,6 +1,7 @@
 """Batches come back as they were encoded, or are refused for a reason."""
 
 import random
+from types import ModuleType
 from typing import Any
 
 import orjson
@@ -26,6 +27,7 @@ from meterproof_schemas.limits import BATCH_BYTES_MAX, BATCH_LINES_MAX
 from meterproof_schemas.reasons import Reason
 from meterproof_schemas.strict_json import parse_object
 from tests.builders import make_batch, make_event, make_key, make_registry
+from tests.native_part import native_part
 from tests.unit.schemas.documents import NAMES, damaged
 
 KEY = make_key()
@@ -163,3 +165,64 @@ def test_signatures_accepted_at_once_are_what_the_models_accept(rng: random.Rand
     at_once = batch_module._usual_signatures(line)
     if at_once is not None:
         assert at_once == Signatures.model_validate(parse_object(line)).signatures
+
+
+@pytest.fixture(scope="module")
+def native() -> ModuleType:
+    return native_part("meterproof_schemas._usual_batch")
+
+
+def assert_read_alike(native: ModuleType, value: bytes) -> bool:
+    """The native reader takes it as the Python one does, or says nothing; whether it takes it."""
+    found = native.read_usual_batch(value)
+    if found is None:
+        return False
+    read, decoded = decode_batch(value), batch_module._decoded(value)
+    assert read == decoded
+    assert list(read.header.__dict__.items()) == list(decoded.header.__dict__.items())
+    assert [list(one.__dict__.items()) for one in read.signatures] == [
+        list(one.__dict__.items()) for one in decoded.signatures
+    ]
+    assert encode_header(read.header) == read.header_line
+    return True
+
+
+@settings(max_examples=400)
+@given(FIELDS, st.randoms(use_true_random=False), st.sampled_from(["", "header", "signatures", "all"]))
+def test_the_native_reader_takes_what_the_python_one_takes(
+    native: ModuleType, fields: dict[str, Any], rng: random.Random, damage: str
+) -> None:
+    header = orjson.dumps(fields) if fields["partition"] < 2**64 else b"{}"
+    signatures = encode_signatures([("0f" * 32, "ed25519", bytes(rng.randrange(256) for _ in range(64)))])
+    if damage == "header":
+        header = damaged(header, rng)
+    if damage == "signatures":
+        signatures = damaged(signatures, rng)
+    value = encode_batch(header, signatures, [b"x"] * rng.choice([fields["count"], fields["count"], 0, 1]))
+    assert_read_alike(native, damaged(value, rng) if damage == "all" else value)
+
+
+@pytest.mark.parametrize(("sequence", "partition"), [(0, 0), (10, 10), (2**63 - 1, 2**31)])
+def test_the_native_reader_takes_the_usual_spelling(native: ModuleType, sequence: int, partition: int) -> None:
+    value = make_batch([make_event("e-1"), make_event("e-2")], KEY, sequence=sequence, partition=partition)
+    assert assert_read_alike(native, value)
+    for end in range(len(value)):  # nothing behind the end is looked at
+        assert native.read_usual_batch(value[:end]) is None
+    for at in range(value.index(b"\n", value.index(b"\n") + 1)):
+        for byte in b'"\\\n\x7f\x1f 0a':
+            assert_native_or_refused(native, value[:at] + bytes([byte]) + value[at + 1 :])
+
+
+def assert_native_or_refused(native: ModuleType, value: bytes) -> None:
+    try:
+        batch_module._decoded(value)
+    except InvalidBatch:
+        assert native.read_usual_batch(value) is None
+    else:
+        assert_read_alike(native, value)
+
+
+def test_the_native_reader_takes_bytes_alone(native: ModuleType) -> None:
+    assert native.read_usual_batch(b"") is None
+    with pytest.raises(TypeError):
+        native.read_usual_batch("")

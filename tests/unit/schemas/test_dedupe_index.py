@@ -25,7 +25,7 @@ def entry(number: int) -> bytes:
 
 def test_found_until_the_clock_passes_horizon_and_tolerance() -> None:
     index = MemoryIndex(KEEP_MS)
-    index.add([identity(1)], [entry(1)], 500)
+    index.add(identity(1), entry(1), 500)
     for clock_ms in (500, 501, 500 + HORIZON_MS, 500 + KEEP_MS):
         index.evict(clock_ms)
         assert index.get(identity(1)) == entry(1)
@@ -52,14 +52,15 @@ def test_holds_what_a_list_of_everything_would_say(steps: list[tuple[int, int, b
         fresh = range(count) if again else range(number, number + count)
         new = [known for known in fresh if known not in held]
         number += count
-        index.add([identity(known) for known in new], [entry(known) for known in new], clock_ms)
+        index.add(b"".join(map(identity, new)), b"".join(map(entry, new)), clock_ms)
         everything += [(clock_ms, known) for known in new]
         assert len(index) == len(everything)
 
 
 def test_identities_without_entries_are_an_error() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        MemoryIndex(KEEP_MS).add([identity(1), identity(2)], [entry(1)], 0)
+    for identities, entries in ((identity(1) + identity(2), entry(1)), (b"", entry(1)), (identity(1)[1:], entry(1))):
+        with pytest.raises(ValueError, match="an entry"):
+            MemoryIndex(KEEP_MS).add(identities, entries, 0)
 
 
 @pytest.mark.parametrize("tolerance_ms", [0, FUTURE_TOLERANCE_MS, 3 * FUTURE_TOLERANCE_MS])

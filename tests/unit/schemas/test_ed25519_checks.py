@@ -1,11 +1,7 @@
 """The quick way to verify signatures accepts what the library does, and nothing else."""
 
 import hashlib
-import importlib
 import random
-import shutil
-import sysconfig
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +11,7 @@ from nacl.signing import SigningKey
 
 from meterproof_schemas import ed25519_checks
 from meterproof_schemas.ed25519_checks import KEYS_MAX, USES_BEFORE, Ed25519Check, QuickChecks, Signed, library_check
+from tests.native_part import native_part
 
 P = 2**255 - 19
 L = 2**252 + 27742317777372353535851937790883648493
@@ -87,14 +84,7 @@ SMALL = sorted({encoded(times(number, TORSION)) for number in range(8)})
 
 @pytest.fixture(scope="module")
 def native() -> ModuleType:
-    """The arithmetic in C; where it can be built, it must have been."""
-    try:
-        return importlib.import_module("meterproof_schemas._edwards25519")
-    except ImportError as error:
-        header = Path(sysconfig.get_path("include")) / "Python.h"
-        if shutil.which("cc") and header.exists():
-            raise
-        pytest.skip(f"no C compiler, or no {header}: {error}")
+    return native_part("meterproof_schemas._edwards25519")
 
 
 def test_sums_of_multiples_are_those_of_the_curve(native: ModuleType) -> None:
@@ -118,6 +108,26 @@ def test_sums_of_multiples_are_those_of_the_curve(native: ModuleType) -> None:
     for scalar in scalars:
         assert sum_of(native, base, scalar, negative, scalar) == in_bytes(1)
         assert sum_of(native, base, scalar, base, scalar) == encoded(times(2 * scalar, BASE))
+
+
+def test_sums_made_side_by_side_are_those_made_alone(native: ModuleType) -> None:
+    """However many come together, of whatever points and scalars: each is its own."""
+    chosen = random.Random(7748)
+    edges = [0, 1, 2, 62, 63, 64, 65, 4096, L - 1, L, 2**18, 2**18 - 1, 2**254, 2**255 - 1, 2**255 - 2, 2**252 + 2**6]
+    points = [BASE, (0, 1), (0, P - 1), TORSION, times(chosen.randrange(L), BASE), added(BASE, TORSION)]
+    kept = [native.Multiples(*map(in_bytes, point)) for point in points]
+    for base in (kept[0], kept[5]):
+        terms = [
+            (in_bytes(scalar), point, in_bytes(other))
+            for point in kept
+            for scalar in edges
+            for other in (chosen.choice(edges), chosen.getrandbits(255))
+        ]
+        chosen.shuffle(terms)
+        alone = [native.sums_of(base, [term])[0] for term in terms]
+        assert native.sums_of(base, terms) == alone
+        for count in range(1, 20):
+            assert native.sums_of(base, terms[:count]) == alone[:count]
 
 
 def test_field_elements_at_the_edge(native: ModuleType) -> None:

@@ -1,10 +1,8 @@
 """The native reader of plain lines does what its definition does, for every line whatever."""
 
-import importlib
 import random
-import shutil
 import sys
-import sysconfig
+from array import array
 from calendar import monthrange
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,8 +17,10 @@ from hypothesis import strategies as st
 import meterproof_schemas
 from meterproof_schemas import plain_lines, python_plain_lines
 from meterproof_schemas.event import METERS_MAX, TAGS_MAX, identity_of
+from meterproof_schemas.instant import parse_instant_us
 from meterproof_schemas.limits import NAME_BYTES_MAX
 from meterproof_schemas.plain_lines import PlainLines, speaker_of
+from tests.native_part import native_part
 from tests.unit.schemas.documents import damaged, odd_events, respelled, valid_document, valid_line
 from tests.unit.schemas.test_fast_event import FULL, FULL_DATA
 
@@ -29,14 +29,7 @@ GOLDEN = Path(meterproof_schemas.__file__).parent / "golden"
 
 @pytest.fixture(scope="module")
 def native() -> ModuleType:
-    """The reader in C; where it can be built, it must have been."""
-    try:
-        return importlib.import_module("meterproof_schemas._plain_lines")
-    except ImportError as error:
-        header = Path(sysconfig.get_path("include")) / "Python.h"
-        if shutil.which("cc") and header.exists():
-            raise
-        pytest.skip(f"no C compiler, or no {header}: {error}")
+    return native_part("meterproof_schemas._plain_lines")
 
 
 HEAD = b"a header\n"
@@ -82,16 +75,17 @@ def test_columns_are_what_the_lines_say(native: ModuleType) -> None:
     columns = assert_same(native, lines)
     assert columns is not None
     text = text_of(lines)
-    assert [text[end - 5 : end] for end in columns.ends] == [line[-4:] + b"\n" for line in lines]
+    ends = array("q", columns.ends)
+    assert [text[end - 5 : end] for end in ends] == [line[-4:] + b"\n" for line in lines]
     assert columns.speakers == [
         speaker_of(document["source"], document["subject"], document["data"]["customer"]),
         speaker_of(document["source"], "agent", "other"),
     ]
-    assert columns.identities == [
-        identity_of(document["source"], document["id"]),
-        identity_of(document["source"], "other"),
-    ]
-    assert columns.times_us[1] == -1
+    assert columns.identities == (
+        identity_of(document["source"], document["id"]) + identity_of(document["source"], "other")
+    )
+    assert columns.earliest_us == -1
+    assert columns.latest_us == parse_instant_us(document["time"])
     assert columns.meters == document["data"]["usage"].keys() | {"seconds"}
 
 
@@ -201,7 +195,11 @@ def test_every_day_that_exists_and_none_that_does_not(native: ModuleType) -> Non
             assert columns is not None
             moment = datetime(year, month, 1, 12, 34, 56, 789_000, tzinfo=UTC)
             first_us = (moment - epoch) // timedelta(microseconds=1)
-            assert columns.times_us == [first_us + 86_400_000_000 * day for day in range(last)]
+            assert (columns.earliest_us, columns.latest_us) == (first_us, first_us + 86_400_000_000 * (last - 1))
+            for day, line in enumerate(lines[:last]):
+                alone = natively(native, [line])
+                assert alone is not None
+                assert alone.earliest_us == first_us + 86_400_000_000 * day
             for line in lines[last:]:
                 assert assert_same(native, [line]) is None
 
@@ -229,7 +227,36 @@ def test_identities_of_every_length(native: ModuleType) -> None:
     lines = [orjson.dumps(valid_document() | {"source": source, "id": name}) for source, name in named]
     columns = natively(native, lines)
     assert columns is not None
-    assert columns.identities == [identity_of(*names) for names in named]
+    assert columns.identities == b"".join([identity_of(*names) for names in named])
+
+
+@pytest.mark.parametrize("lines", range(1, 35))
+def test_identities_of_any_number_of_lines(native: ModuleType, lines: int) -> None:
+    """They are made several at a time, where all of these are short."""
+    drawn = random.Random(lines)
+    for longest in (20, 125, NAME_BYTES_MAX):
+        named = [("s" * drawn.randint(1, 3), "i" * drawn.randint(1, longest)) for _ in range(lines)]
+        columns = natively(native, [orjson.dumps(valid_document() | {"source": s, "id": i}) for s, i in named])
+        assert columns is not None
+        assert columns.identities == b"".join([identity_of(*names) for names in named])
+
+
+def test_speakers_of_more_lines_than_are_remembered(native: ModuleType) -> None:
+    document, drawn = valid_document(), random.Random(5)
+    named = [("s" * drawn.randint(1, 9), f"agent{number}" * drawn.randint(1, 3)) for number in range(3_000)]
+    for again in (named, named[::-1], named[:3]):
+        columns = natively(native, [orjson.dumps(document | {"source": s, "subject": a}) for s, a in again])
+        assert columns is not None
+        assert columns.speakers == [speaker_of(s, a, document["data"]["customer"]) for s, a in again]
+
+
+@pytest.mark.parametrize("names", [("a", "bc", "d"), ("ab", "c", "d"), ("a", "b", "cd"), ("abc", "d", "e")])
+def test_speakers_alike_but_for_where_a_name_ends(native: ModuleType, names: tuple[str, str, str]) -> None:
+    for source, agent, customer in (("abc", "de", "f"), names):
+        document = valid_document(customer=customer) | {"source": source, "subject": agent}
+        columns = natively(native, [orjson.dumps(document)])
+        assert columns is not None
+        assert columns.speakers == [speaker_of(source, agent, customer)]
 
 
 @settings(max_examples=60)
@@ -258,8 +285,12 @@ def test_the_native_reader_lets_go_of_what_it_took(native: ModuleType) -> None:
     text = text_of([FULL] * 3)
     before = sys.getrefcount(text)
     columns = native.read_plain_lines(text, len(HEAD))
-    assert [sys.getrefcount(each) for column in columns[1:3] for each in column] == [2 + 1] * 6
+    assert [sys.getrefcount(column) for column in columns[:3]] == [4] * 3
+    speakers = sys.getrefcount(columns[1][0])
     for _ in range(100):
         native.read_plain_lines(text, len(HEAD))
         native.read_plain_lines(text + b"{}", len(HEAD))
+        native.read_plain_lines(text + b"{}\n", len(HEAD))
     assert sys.getrefcount(text) == before
+    speakers_then = sys.getrefcount(columns[1][0])
+    assert speakers_then == speakers

@@ -401,7 +401,7 @@ async def test_the_worker_ends_for_a_person_when_the_copy_differs(deployment: De
     assert shown[-1]["state"] == "failed"
 
 
-@pytest.mark.parametrize("url", ["ftp://a/b", "s3:/x"])
+@pytest.mark.parametrize("url", ["ftp://a/b", "s3:/x", "file:///dev/null"])
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(StoreProblem, match="s3://bucket/prefix"):
+    with pytest.raises(StoreProblem, match=rf"{url}: .*s3://bucket/prefix"):
         ObjectStore(url)

@@ -2,8 +2,11 @@
 
 import csv
 import io
+import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -200,6 +203,23 @@ def test_an_export_that_fails_leaves_no_file(data: Path, capfd: pytest.CaptureFi
     assert not list(data.glob("all.csv*"))
 
 
+def test_a_log_that_is_there_twice_is_not_counted_twice(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mixed = Path(shutil.copytree(data, tmp_path / "mixed"))
+    log = next((mixed / "audit").iterdir())
+    shutil.copytree(log, log.with_name("copy"))
+    assert audit(["grep", "--count", "--data", str(mixed)]) == 1
+    told = capfd.readouterr()
+    assert (told.out, "take the copy out" in told.err) == ("", True)
+    shutil.rmtree(log)
+    assert audit(["grep", "--count", "--data", str(mixed)]) == 0, "a folder's name is its owner's business"
+
+
+def test_a_number_of_lines_that_no_list_can_have_is_wrong_usage(data: Path) -> None:
+    assert audit(["tail", "--lines", str(2**64), "--data", str(data)]) == 2
+
+
 def test_a_tail_gives_the_last_events_and_then_each_new_one_once(tmp_path: Path) -> None:
     log = make_log()
     folder = publish(tmp_path, log, segment_records=2)
@@ -303,3 +323,32 @@ def test_wrong_usage_ends_with_2(data: Path) -> None:
         assert audit([*arguments, *([] if "--data" in arguments else ["--data", str(data)])]) == 2
     with pytest.raises(BadFilter, match="FIELD=VALUE"):
         Field.parse("=x")
+
+
+def test_an_export_writes_into_what_is_no_file_and_keeps_links(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    every = [*(event.as_json() for event in kept_events(data / "audit"))]
+    pipe = data / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        assert audit(["export", "--out", str(pipe), "--data", str(data)]) == 0
+        assert read.result().splitlines() == every
+    assert pipe.is_fifo(), "somebody else's, as a device is"
+    (data / "elsewhere").mkdir()
+    link = data / "link.jsonl"
+    link.symlink_to(data / "elsewhere" / "all.jsonl")
+    assert audit(["export", "--out", str(link), "--data", str(data)]) == 0
+    assert link.is_symlink()
+    assert [file.name for file in (data / "elsewhere").iterdir()] == ["all.jsonl"]
+    assert link.read_bytes().splitlines() == every
+    capfd.readouterr()
+    assert audit(["export", "--out", str(data / "nowhere" / "all.csv"), "--data", str(data)]) == 1
+    assert f"there is no folder {data / 'nowhere'}" in capfd.readouterr().err
+
+
+def test_a_time_in_which_nothing_can_be_is_wrong_usage(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for until in ("2026-01-01", "2026-01-02"):
+        times = ["--from", "2026-01-02", "--until", until]
+        for command in ("grep", "export"):
+            assert audit([command, *times, "--data", str(data)]) == 2
+            assert f"no moment is from 2026-01-02 on and before {until}" in " ".join(capfd.readouterr().err.split())

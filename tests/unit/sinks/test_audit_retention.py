@@ -17,6 +17,8 @@ from meterproof_sinks.audit_segment import Segment
 from meterproof_sinks.commands.audit import main
 from meterproof_sinks.commands.erase import main as erase
 from meterproof_sinks.commands.prove import main as prove
+from meterproof_sinks.commands.retain import main as retain_rows
+from meterproof_sinks.commands.verify import main as verify
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.event_search import events_with_id, records_of
 from meterproof_sinks.given_up import GIVEN_UP_FILE, beginning_of, read_given_up
@@ -169,6 +171,23 @@ def test_the_writer_goes_on_and_knows_the_checkpoints_of_before(audit: Path) -> 
     report = verify_folder(audit, [LOG.signer.verifier])
     assert report.holds, report.all_faults
     assert report.logs[0].events == log.state.position
+
+
+def test_lines_that_went_are_not_said_to_lead_to_a_signed_root_that_is_not_there(
+    audit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retained(audit).kept_from > 0
+    (key := tmp_path / "log.vkey").write_text(LOG.signer.verifier.vkey + "\n")
+    said = "their entries are there and lead to the signed root"
+    code, out, _ = run(capsys, verify, str(audit), "--vkey", str(key))
+    assert (code, said in " ".join(out.split())) == (0, True)
+    for tree in ("tlog", "records-tlog"):
+        shutil.rmtree(folder_of(audit) / tree)
+    for checkpoint in ("checkpoint", "records-checkpoint"):
+        (folder_of(audit) / checkpoint).unlink()
+    code, out, _ = run(capsys, verify, str(audit), "--vkey", str(key))
+    out = " ".join(out.split())
+    assert (code, said in out, "no signed root" in out) == (1, False, True)
 
 
 def test_readers_begin_where_it_is_kept_from(audit: Path) -> None:
@@ -371,3 +390,11 @@ def test_the_commands_tell_the_truth(audit: Path, capsys: pytest.CaptureFixture[
     assert run(capsys, main, "retain", "--before", "2000-01-01", "--yes", *who)[0] == 0
     assert run(capsys, main, "retain", "--before", "soon", "--yes", *who)[0] == 2
     assert verify_folder(audit, [LOG.signer.verifier]).holds
+
+
+@pytest.mark.parametrize("option", ["--raw-days", "--minute-days"])
+def test_more_days_than_a_calendar_has_are_wrong_usage(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retain_rows([option, str(10**14), "--data", str(tmp_path)]) == 2
+    assert "less than or equal" in capsys.readouterr().err

@@ -49,6 +49,16 @@ def test_it_ends_with_the_multiple_of_its_age_that_follows_its_first_record(log:
     assert late.left_s(102.0) == 2.0
 
 
+@pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0])
+def test_a_clock_that_jumps_ends_it_at_once(jump_s: float, log: LogBuilder) -> None:
+    batch = Batch(BatchBounds(age_max_s=2.0))
+    batch.add(*log.records[0], now_s=100_000.0)
+    assert batch.left_s(100_000.0 + jump_s) == 0.0
+    assert batch.take() == log.records[:1]
+    batch.add(*log.records[1], now_s=100_000.0 + jump_s)
+    assert batch.left_s(100_000.0 + jump_s) == 2.0
+
+
 def test_logs_share_what_all_may_gather() -> None:
     bounds = BatchBounds(rows_max=100_000, bytes_max=1 << 26, together=True)
     assert [bounds.share_of(logs).rows_max for logs in (1, 4, 64)] == [100_000, 25_000, 10_000]

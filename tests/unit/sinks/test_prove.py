@@ -25,7 +25,6 @@ from tests.builders import make_batch, make_event, make_key, make_registry_file
 from tests.log_builder import LogBuilder, make_log
 from tests.published_log import SEED, publish, vkey_of
 
-NEIGHBOUR = make_event("neighbour", source="other", subject="agent-0", customer="globex")
 REFUSED = make_event("late", subject="agent-0", time_ms=0)
 
 

@@ -16,7 +16,10 @@ import asyncio, sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from meterproof.kafka.errors import BrokerUnreachable
+from meterproof_schemas.errors import InvalidRegistry
 from meterproof_sinks.audit_errors import AuditDiskError, LockedAudit
+from meterproof_sinks.clickhouse import ClickHouseError, ClickHouseUnavailable
+from meterproof_sinks.clickhouse_sink import TwoLogs, UnknownPriceBook
 from meterproof_sinks.sink_process import run_process
 
 @asynccontextmanager
@@ -34,6 +37,11 @@ sys.exit(run_process(opened, name="test", data=Path(sys.argv[1])))
     [
         ("LockedAudit('stop the other')", TRY_AGAIN),
         ("AuditDiskError('free the disk')", UNEXPECTED),
+        ("ClickHouseError('Code: 60. UNKNOWN_TABLE')", UNEXPECTED),
+        ("ClickHouseUnavailable('nobody answers')", TRY_AGAIN),
+        ("InvalidRegistry('budget 1: limit')", UNEXPECTED),
+        ("TwoLogs('of partition 0')", UNEXPECTED),
+        ("UnknownPriceBook('publish it again')", TRY_AGAIN),
         ("BrokerUnreachable('kafka:9092', 'silence')", TRY_AGAIN),
     ],
 )

@@ -22,6 +22,7 @@ from meterproof_schemas.statement import MalformedStatement, Period, Statement, 
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.price_book_folder import keep_price_book
 from meterproof_sinks.statement_maker import make_statement
+from tests.audit_upkeep import erase_lines
 from tests.builders import make_event, make_genesis_record, make_limits
 from tests.published_log import publish, vkey_of
 from tests.rated_log import BOOKS, RatedLog, costs
@@ -274,6 +275,22 @@ def test_what_cannot_be_stated_says_why(data: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "audit").mkdir()
     assert main(["acme", "--period", "2025-12", "--data", str(tmp_path)]) == 1
     assert "holds no log" in capsys.readouterr().err
+
+
+def test_events_that_were_erased_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = Path(shutil.copytree(data, tmp_path / "data"))
+    whole = orjson.loads(Statement.parse(make(mine, "acme", "2025-12").read_bytes()).header)
+    assert "missing" not in capsys.readouterr().err
+    erased = erase_lines(mine / "audit", lambda line: b'"subject":"' + LOGS[0].names[0].encode() + b'"' in line)
+    lines = sum(map(len, erased.values()))
+    assert lines > 0
+    left = orjson.loads(Statement.parse(make(mine, "acme", "2025-12").read_bytes()).header)
+    assert left["events"] < whole["events"]
+    assert f"may be missing in this: {lines:,} events that were erased" in capsys.readouterr().err
+    make(mine, "acme", "2025-12", "--json")
+    assert orjson.loads(capsys.readouterr().out)["erased"] == lines
+    make(mine, "acme", "2027-01")
+    assert "missing" not in capsys.readouterr().err, "nothing that came in can be of that time"
 
 
 def test_without_the_package_that_makes_them_it_says_which(

@@ -10,7 +10,8 @@ import pytest
 from meterproof_proofs.commands.checkpoint import main as checkpoint
 from meterproof_proofs.note import Signer
 from meterproof_schemas.effect import Effect
-from meterproof_sinks.audit_folder import segments_of
+from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice, encode_price_book
+from meterproof_sinks.audit_folder import log_folders, segments_of
 from meterproof_sinks.audit_retention import RetentionRequest
 from meterproof_sinks.audit_segment import Segment
 from meterproof_sinks.commands.verify import main as verify
@@ -43,7 +44,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.data = root / "data"
-        (self.log,) = (self.data / "audit").iterdir()
+        (self.log,) = log_folders(self.data / "audit")
         self.events = segments_of(self.log)[0].events
         self.heads = segments_of(self.log)[0].records
 
@@ -72,6 +73,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "keys" / "log.vkey").write_text(vkey_of(LOG) + "\n")
     (root / "registry.json").write_bytes(make_registry_file(LOG.key))
     folder = Folder(root)
+    publish_price_book(folder, "2.5")
     assert not any(folder.finds(command) for command in COMMANDS)
     return root
 
@@ -119,6 +121,13 @@ def give_up_old(folder: Folder, segment: Segment) -> None:
 def take_out_segment(folder: Folder) -> None:
     folder.events.unlink()
     folder.heads.unlink()
+
+
+def publish_price_book(folder: Folder, amount: str) -> None:
+    prices = (UnitPrice(meter="requests", amount=amount),)
+    content = encode_price_book(PriceBook(version=1, currency="USD", meters=DEFAULT_METERS, prices=prices))
+    (folder.data / "audit" / "prices").mkdir(exist_ok=True)
+    (folder.data / "audit" / "prices" / "1.json").write_bytes(content)
 
 
 def replace_log(folder: Folder, log: LogBuilder) -> None:
@@ -186,6 +195,8 @@ CHANGES: dict[str, Callable[[Folder], object]] = {
     "a bit of the checkpoint's signature": lambda folder: flip(folder.log / "tlog" / "checkpoint", -20),
     "the checkpoint signed with another key": sign_with_another_key,
     "a correction's effect, when the log was written, by who signs it": state_another_effect,
+    "a log's folder copied beside itself": lambda folder: shutil.copytree(folder.log, folder.log.with_name("copy")),
+    "another price book in the place of a published one": lambda folder: publish_price_book(folder, "3"),
     "the whole folder rolled back, checkpoint and all": roll_back,
     "the whole log written anew and signed with its own key": write_anew,
 }
@@ -195,7 +206,7 @@ CHANGES: dict[str, Callable[[Folder], object]] = {
 def test_the_table_holds(change: str, written: Path, tmp_path: Path) -> None:
     folder = Folder(Path(shutil.copytree(written, tmp_path / "deployment")))
     CHANGES[change](folder)
-    (folder.log,) = (folder.data / "audit").iterdir()
+    folder.log = log_folders(folder.data / "audit")[-1]
     assert {command: folder.finds(command) for command in COMMANDS} == table()[change]
 
 

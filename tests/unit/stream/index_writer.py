@@ -26,7 +26,7 @@ def add(index: RocksdbIndex, number: int) -> None:
     """Add record `number`, not acknowledged."""
     index.evict(number * CLOCK_STEP_MS)
     added = content(number)
-    index.add(list(added), list(added.values()), number * CLOCK_STEP_MS)
+    index.add(b"".join(added), b"".join(added.values()), number * CLOCK_STEP_MS)
 
 
 def acknowledge(index: RocksdbIndex, number: int) -> None:

@@ -1,16 +1,26 @@
 """The broker's clock jumps by days, backwards and forwards: nothing is counted twice, and both indexes judge alike."""
 
+import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from meterproof.kafka.producer import Delivery, RecordProducer
+from meterproof.log_key import LogKey, LogKeys
+from meterproof_proofs.frontier import Frontier
+from meterproof_schemas.chain import LogChain
+from meterproof_schemas.checkpoint_record import decode_checkpoint_record
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import LogRecord, decode_record
+from meterproof_stream.checkpointer import CheckpointLane, TreeSigners
 from meterproof_stream.judge import Judgement, judge
 from meterproof_stream.kept_state import KeptState
 from meterproof_stream.record_builder import InForce, append_record
 from meterproof_stream.rocksdb_index import RocksdbIndex
+from meterproof_stream.signed_before import SignedBefore
 from tests.builders import NOW_MS, make_batch, make_event, make_genesis_record, make_key, make_registry
+from tests.log_builder import LogBuilder
 
 DAY_MS = 24 * 3_600_000
 KEY = make_key()
@@ -124,3 +134,49 @@ def test_one_jump_is_one_eviction_whatever_the_steps(logs: Logs, tmp_path: Path)
         assert index is not None
         assert len(index) == 1
         index.close()
+
+
+class Producer:
+    """Takes every record at once; a real broker shows nothing more of what is signed here."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+
+    async def send(self, topic: str, partition: int, value: bytes, key: bytes) -> "asyncio.Future[Delivery]":
+        del key
+        self.values.append(value)
+        acknowledged = asyncio.get_running_loop().create_future()
+        acknowledged.set_result(Delivery(topic, partition, len(self.values) - 1, NOW_MS))
+        return acknowledged
+
+
+@pytest.mark.parametrize("jumps_ms", [[DAY_MS, 0, DAY_MS], [-DAY_MS, 0, DAY_MS], [400 * DAY_MS, -400 * DAY_MS, 0]])
+async def test_a_checkpoint_is_signed_at_every_record_whatever_the_clock_says(jumps_ms: list[int]) -> None:
+    """And states the ingest clock, which never goes back."""
+    log, producer = LogBuilder(), Producer()
+    signers = TreeSigners.of(LogKeys([LogKey(b"\x07" * 32)]), log.origin)
+    lane = CheckpointLane(
+        chain=LogChain(),
+        frontier=Frontier(),
+        heads=Frontier(),
+        before=SignedBefore([]),
+        signers=signers,
+        producer=cast("RecordProducer", producer),
+        topic="usage.checkpoints",
+        witness=None,
+        published=None,
+    )
+    for after_ms in [0, *jumps_ms]:
+        log.batch(2, after_ms=after_ms)
+        offset, _ = log.records[-1]
+        for missing, record in log.records[lane.chain.log_offset + 1 :]:
+            taken = lane.chain.offer(missing, record.value)
+            assert taken is not None
+            lane.take(missing, taken)
+        await lane.flush()
+        signed = decode_checkpoint_record(producer.values[-1])
+        assert (signed.header.log_offset, signed.header.clock_ms) == (offset, log.state.clock_ms)
+        assert signers.open(signed.note, log.origin).root == log.state.frontier.root()
+    clocks = [decode_checkpoint_record(value).header.clock_ms or 0 for value in producer.values]
+    assert clocks == sorted(clocks)
+    assert len(producer.values) == 1 + len(jumps_ms)

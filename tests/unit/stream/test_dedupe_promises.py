@@ -14,6 +14,7 @@ import rocksdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meterproof_schemas import python_identity_table
 from meterproof_schemas.dedupe_index import DedupeIndex, MemoryIndex
 from meterproof_schemas.limits import FUTURE_TOLERANCE_MS
 from meterproof_stream import python_place_table, rocksdb_index, rocksdb_span
@@ -54,6 +55,7 @@ def make_index(
     if request.param == "rocksdb without C":
         monkeypatch.setattr(rocksdb_span, "PlaceTable", python_place_table.PlaceTable)
         monkeypatch.setattr(rocksdb_index, "places_of", python_place_table.places_of)
+        monkeypatch.setattr(rocksdb_index, "IdentityTable", python_identity_table.IdentityTable)
 
     def make() -> DedupeIndex:
         if request.param == "memory":
@@ -81,7 +83,7 @@ def reopened(index: RocksdbIndex, folder: Path) -> RocksdbIndex:
 @pytest.mark.parametrize("written", [False, True])
 def test_found_until_the_clock_passes_horizon_and_tolerance(make_index: Opened, *, written: bool) -> None:
     index = make_index()
-    index.add([identity(1)], [entry(1)], 500)
+    index.add(identity(1), entry(1), 500)
     if written:
         settle(index)
     for clock_ms in (500, 501, 500 + HORIZON_MS, 500 + KEEP_MS):
@@ -91,13 +93,13 @@ def test_found_until_the_clock_passes_horizon_and_tolerance(make_index: Opened, 
     for clock_ms in (500 + KEEP_MS + 1, 0, 500, 10 * KEEP_MS):
         index.evict(clock_ms)
         assert index.get(identity(1)) is None
-    index.add([identity(1)], [entry(9)], 10 * KEEP_MS)
+    index.add(identity(1), entry(9), 10 * KEEP_MS)
     assert index.get(identity(1)) == entry(9)
 
 
 def test_asked_for_nothing_it_says_nothing(make_index: Opened) -> None:
     index = make_index()
-    index.add([], [], 5)
+    index.add(b"", b"", 5)
     assert index.get_many([]) == []
     assert len(index) == 0
     settle(index)
@@ -105,8 +107,8 @@ def test_asked_for_nothing_it_says_nothing(make_index: Opened) -> None:
 
 
 def test_identities_without_entries_are_an_error(make_index: Opened) -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        make_index().add([identity(1), identity(2)], [entry(1)], 0)
+    with pytest.raises(ValueError, match="an entry"):
+        make_index().add(identity(1) + identity(2), entry(1), 0)
 
 
 STEPS = st.lists(
@@ -140,7 +142,7 @@ def test_holds_what_a_list_of_everything_would_say(
             number += count
             for index in (memory, disk):
                 index.evict(clock_ms)
-                index.add([identity(known) for known in new], [entry(known + step) for known in new], clock_ms)
+                index.add(b"".join(map(identity, new)), b"".join([entry(known + step) for known in new]), clock_ms)
             everything += [(clock_ms, known, known + step) for known in new]
             unacknowledged.append(step)
             if then == "acknowledge":
@@ -160,6 +162,13 @@ def test_holds_what_a_list_of_everything_would_say(
             identities = [identity(known) for known in asked]
             assert memory.get_many(identities) == wanted
             assert disk.get_many(identities) == wanted
+            told = [known for known in asked if wanted[known] is not None]
+            entries = [what or entry(0) for what in wanted]
+            for index in (memory, disk):
+                assert index.repeats(b"".join(identities), b"".join(entries)) == told
+                for number in told[-1:]:
+                    others = [*entries[:number], entry(99_999), *entries[number + 1 :]]
+                    assert index.repeats(b"".join(identities), b"".join(others)) is None
             assert len(memory) == sum(what is not None for what in wanted) <= len(disk)
     finally:
         disk.close()
@@ -210,10 +219,10 @@ def test_what_is_not_acknowledged_is_found_and_not_on_disk(tmp_path: Path) -> No
 
 def test_eviction_by_a_record_that_was_never_acknowledged_leaves_the_disk_alone(tmp_path: Path) -> None:
     index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
-    index.add([identity(1)], [entry(1)], 0)
+    index.add(identity(1), entry(1), 0)
     index.acknowledge([], {"number": 0})
     index.evict(100 * KEEP_MS)
-    index.add([], [], 100 * KEEP_MS)
+    index.add(b"", b"", 100 * KEEP_MS)
     assert index.get(identity(1)) is None
     index = reopened(index, tmp_path / "p0")
     assert index.get(identity(1)) == entry(1)
@@ -227,7 +236,7 @@ def test_forgetting_gives_the_space_back(tmp_path: Path, monkeypatch: pytest.Mon
     for number in range(1_000):
         clock_ms = number * KEEP_MS // 200
         index.evict(clock_ms)
-        index.add([identity(number)], [entry(number)], clock_ms)
+        index.add(identity(number), entry(number), clock_ms)
         index.acknowledge([], {})
         sizes.append(len(index))
     # 200 identities to the time that one is kept, a quarter of it more for the oldest span, and what is not written.
@@ -254,7 +263,7 @@ def test_many_files_are_one_index_and_what_is_new_needs_none_of_them(
     identities = [identity(number) for number in range(5_000)]
     for begin in range(0, len(identities), 500):
         added = identities[begin : begin + 500]
-        index.add(added, [known * 2 for known in added], begin)
+        index.add(b"".join(added), b"".join([known * 2 for known in added]), begin)
         index.acknowledge([b"%d" % begin], {})
         index.write()
     assert index.get_many(identities) == [known * 2 for known in identities]
@@ -270,14 +279,14 @@ def test_many_files_are_one_index_and_what_is_new_needs_none_of_them(
 
 def test_an_identity_that_looks_like_another_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block is said to hold it, and one of them has its bytes across two identities."""
-    monkeypatch.setattr(rocksdb_index, "places_of", lambda _tables, known: [(each, 0, 0) for each in range(len(known))])
+    monkeypatch.setattr(rocksdb_index, "places_of", lambda _, known: [(each, 0, 0) for each in range(len(known) // 16)])
     index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
     first, second, across = b"a" * 8 + b"b" * 8, b"c" * 8 + b"d" * 8, b"b" * 8 + b"c" * 8
-    index.add([first, second], [entry(1), entry(2)], 0)
+    index.add(first + second, entry(1) + entry(2), 0)
     index.acknowledge([], {})
     index.write()
     assert index.get_many([across, second, b"e" * 16, first]) == [None, entry(2), None, entry(1)]
-    index.add([across], [entry(3)], 0)
+    index.add(across, entry(3), 0)
     assert index.get_many([across, second]) == [entry(3), entry(2)]
     index.close()
 
@@ -286,7 +295,7 @@ def test_a_block_that_is_gone_is_damage(tmp_path: Path) -> None:
     """Whether it is noticed by the next start or while it runs."""
     folder, key = tmp_path / "p0", b"block" + bytes(8)
     index = RocksdbIndex.create(folder, KEEP_MS)
-    index.add([identity(1)], [entry(1)], 0)
+    index.add(identity(1), entry(1), 0)
     index.acknowledge([], {})
     index.close()
     families = {name: rocksdict.Options(raw_mode=True) for name in rocksdict.Rdict.list_cf(str(folder))}
@@ -304,7 +313,7 @@ def test_a_block_that_is_gone_is_damage(tmp_path: Path) -> None:
         errors.append(damaged.value)
     # The errors are still there, and so is what their tracebacks refer to; the folder is free all the same.
     index = RocksdbIndex.create(folder, KEEP_MS)
-    index.add([identity(1)], [entry(1)], 0)
+    index.add(identity(1), entry(1), 0)
     index.acknowledge([], {})
     index.write()
     del index._spans[0].table[key]
@@ -342,7 +351,7 @@ def test_killed_in_the_middle_of_writing_it_is_whole_up_to_its_cursor(tmp_path: 
 
 def test_a_second_process_cannot_have_the_folder(tmp_path: Path) -> None:
     index = RocksdbIndex.create(tmp_path / "p0", KEEP_MS)
-    index.add([identity(1)], [entry(1)], 0)
+    index.add(identity(1), entry(1), 0)
     index.acknowledge([], {"number": 0})
     with pytest.raises(IndexUnusable, match="another process"):
         RocksdbIndex.open(tmp_path / "p0")

@@ -3,7 +3,9 @@
 import asyncio
 import importlib.metadata
 from collections.abc import Callable, Coroutine
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import faust
 import faust.streams
@@ -15,14 +17,17 @@ from mode import Service
 from pydantic import SecretStr
 
 from meterproof.exit_codes import exit_code_of
+from meterproof.health import HealthSettings
 from meterproof.kafka.errors import BrokerUnreachable
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.reasons import StopReason
-from meterproof_stream.engine import in_pieces
+from meterproof_schemas.topics import Topic
+from meterproof_stream.engine import Engine, in_pieces
 from meterproof_stream.errors import FaustChanged
 from meterproof_stream.faust_driver import (
     BUNDLE_BYTES_MAX,
+    FaustDriver,
     _Bundle,
     _credentials,
     _finish,
@@ -30,6 +35,7 @@ from meterproof_stream.faust_driver import (
     _Worker,
     check_faust,
 )
+from meterproof_stream.settings import WorkerSettings
 
 
 def test_the_installed_faust_is_the_one_that_the_driver_was_proved_with() -> None:
@@ -83,6 +89,32 @@ async def test_a_crash_of_any_part_of_faust_reaches_the_worker_at_once() -> None
     await part.crash(error)
     assert crashed
     assert set(crashed) == {error}
+
+
+async def test_the_last_commit_is_of_all_though_an_earlier_one_is_under_way(tmp_path: Path) -> None:
+    engine = cast("Engine", SimpleNamespace())
+    settings = WorkerSettings(instance="one", data_dir=tmp_path)
+    kafka, health = KafkaSettings(), HealthSettings(port=None)
+    driver = FaustDriver(engine, worker="sequencer", topic=Topic.BATCHES, kafka=kafka, settings=settings, health=health)
+    driver._prepare()
+    end, committed, may_end = 3, list[int](), asyncio.Event()
+
+    class Consumer(driver._make_consumer()):  # type: ignore[misc]  # a class that is made
+        async def force_commit(self, *_: object, **__: object) -> bool:
+            begun_at = end
+            await may_end.wait()
+            committed.append(begun_at)
+            return True
+
+    consumer = Consumer.__new__(Consumer)
+    consumer._commit_fut, consumer.app, consumer.loop = None, driver._app, asyncio.get_running_loop()
+    earlier = asyncio.create_task(consumer.commit())
+    await asyncio.sleep(0)
+    end = 11
+    last = asyncio.create_task(consumer.commit_and_end_transactions())
+    may_end.set()
+    await asyncio.gather(earlier, last)
+    assert committed == [3, 11]
 
 
 async def _step_then_finish(make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

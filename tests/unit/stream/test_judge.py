@@ -66,7 +66,7 @@ def test_a_right_batch_is_accepted_whole() -> None:
     assert judgement.kind == "batch"
     assert judgement.reason is None
     assert judgement.lines == lines
-    assert judgement.entries == [hashlib.sha256(line).digest() for line in lines]
+    assert judgement.entries == b"".join([hashlib.sha256(line).digest() for line in lines])
     assert not judgement.not_accepted
     assert not judgement.rejections
     assert judgement.carried == tuple(value.split(b"\n")[:2])

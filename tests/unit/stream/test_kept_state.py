@@ -143,7 +143,7 @@ def test_another_record_than_the_one_named_is_refused(tmp_path: Path, log: LogBu
 
 def test_an_index_that_holds_something_else_than_a_state_is_refused(tmp_path: Path, log: LogBuilder) -> None:
     index = RocksdbIndex.create(tmp_path / "p0", 1)
-    index.add([], [], 0)
+    index.add(b"", b"", 0)
     index.acknowledge([], {"number": 1})
     with pytest.raises(IndexDamaged, match="genesis"):
         KeptState.resume_at(tmp_path / "p0", index, log.records[-1][1])

@@ -118,6 +118,23 @@ async def test_records_are_taken_while_a_flush_waits_and_acknowledged_by_the_one
         assert not it.failures
 
 
+async def test_a_clock_that_jumps_ahead_flushes_what_was_taken_and_the_next_flush_comes_in_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop's clock, by which flushes come, goes on while the process is frozen; it never goes back."""
+    loop, ahead_s = asyncio.get_running_loop(), 0.0
+    real_s = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real_s() + ahead_s)
+    async with started(NEVER_S) as it:
+        it.lane.answers.set()
+        for number in range(1, 4):
+            await it.feed()
+            ahead_s = number * 24 * NEVER_S
+            await it.until(lambda number=number: it.acknowledged == list(range(number)))  # type: ignore[misc]
+    assert it.lane.durable == [0, 1, 2]
+    assert not it.failures
+
+
 async def test_a_flush_is_carried_through_though_the_stage_is_stopped_in_its_middle() -> None:
     async with started(0.001) as it:
         await it.feed(3)

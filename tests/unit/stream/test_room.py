@@ -6,6 +6,8 @@ import pytest
 
 from meterproof_stream.room import Room
 
+PATIENCE_S = 60
+
 
 @pytest.mark.parametrize("room", [Room(records_max=2), Room(bytes_max=20)], ids=["records", "bytes"])
 async def test_it_waits_while_full_and_goes_on_when_something_is_given_back(room: Room) -> None:
@@ -16,5 +18,5 @@ async def test_it_waits_while_full_and_goes_on_when_something_is_given_back(room
     await asyncio.sleep(0.01)
     assert not waiting.done()
     room.give_back(10)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, PATIENCE_S)
     assert (room.records, room.bytes) == (1, 10)

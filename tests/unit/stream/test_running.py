@@ -21,4 +21,3 @@ def test_a_log_goes_to_the_stderr_of_the_moment() -> None:
     with io.StringIO() as later, contextlib.redirect_stderr(later):
         structlog.get_logger("after").warning("still_heard")
         assert "still_heard" in later.getvalue()
-    structlog.reset_defaults()

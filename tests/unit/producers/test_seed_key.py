@@ -25,7 +25,7 @@ def test_a_disk_that_refuses_leaves_no_key_behind(
         if len(synced) == at:
             raise OSError(failure, os.strerror(failure))
 
-    monkeypatch.setattr("meterproof.seed_file.os.fsync", fsync)
+    monkeypatch.setattr("meterproof.seed_key.os.fsync", fsync)
     path = tmp_path / "keys" / "gateway.key"
     with pytest.raises(OSError, match=os.strerror(failure)):
         ProducerKey(SEED).save(path)
@@ -41,7 +41,7 @@ def test_the_command_says_so_and_fails(
     def fsync(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("meterproof.seed_file.os.fsync", fsync)
+    monkeypatch.setattr("meterproof.seed_key.os.fsync", fsync)
     assert keygen.main(["log", "--out", str(tmp_path / "log.key")]) == 1
     told = capsys.readouterr()
     assert "Traceback" not in told.err
