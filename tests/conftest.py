@@ -7,6 +7,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -21,6 +22,9 @@ settings.register_profile("search", deadline=None, suppress_health_check=[Health
 settings.register_profile("same", settings.get_profile("search"), derandomize=True)
 settings.load_profile("same")
 
+
+RULES_ALONE = (Path(__file__).parent / "unit", Path(__file__).parent / "contract")
+"""Tests of rules, which nothing but themselves can fail: none of them is tried again."""
 
 OPEN_FILES = 16_384
 """Enough for a process to which all tests of ClickHouse come: each engine leaves a dozen open behind it, for ever."""
@@ -52,13 +56,14 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a test with real processes try a second time, and say so: on a busy machine they may outlast its patience.
+    """Let a test with real processes or engines try a second time, and say so: they do things in their own time.
 
     `./dev test` lists each such test under RERUN: it is a fault to be mended, of the test or of what it tests.
     `--force-reruns=0` tries nothing again. A test of its own opinion states it with `pytest.mark.flaky`.
     """
     for item in items:
-        if item.get_closest_marker("broker") and not item.get_closest_marker("flaky"):
+        of_rules_alone = any(folder in item.path.parents for folder in RULES_ALONE)
+        if not of_rules_alone and not item.get_closest_marker("flaky"):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

@@ -67,9 +67,22 @@ def _kept_by_the_engine(clickhouse: ClickHouse, name: bytes) -> list[Path]:
     Parts that were replaced go some minutes later.
     """
     parts = clickhouse.rows("SELECT path FROM system.parts WHERE active AND database = currentDatabase()")
-    files = [file for (part,) in parts for file in Path(part).rglob("*") if file.is_file()]
-    deletions = list(clickhouse.folder.rglob("mutation_*.txt"))
-    return [file for file in (*files, *deletions) if name in file.read_bytes()]
+    files = [file for (part,) in parts for file in _files_under(Path(part))]
+    deletions = [file for file in _files_under(clickhouse.folder) if file.match("mutation_*.txt")]
+    return [file for file in (*files, *deletions) if _has(file, name)]
+
+
+def _files_under(folder: Path) -> list[Path]:
+    """List files of a folder whose folders the engine may take away at any moment, which `Path.rglob` does not take."""
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
+def _has(file: Path, name: bytes) -> bool:
+    """Say whether a file has a name in it; the engine may take the file away at any moment, and then it has none."""
+    try:
+        return name in file.read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 async def test_lines_and_rows_are_gone_and_every_proof_holds(tmp_path: Path) -> None:
