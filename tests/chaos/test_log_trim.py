@@ -49,7 +49,6 @@ def positions(pipeline: Supervisor) -> list[int]:
     return [part.get("position", -1) for part in parts]
 
 
-@pytest.mark.timeout(600)
 async def test_trimmed_as_far_as_everybody_is_and_not_further(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,7 +95,6 @@ async def until_all_need_a_person(pipeline: Supervisor) -> None:
         await asyncio.sleep(0.2)
 
 
-@pytest.mark.timeout(600)
 async def test_a_log_replaced_under_running_workers_stops_them_all_and_nothing_is_signed(tmp_path: Path) -> None:
     wish = SetupWish(partitions=PARTITIONS, producers=PRODUCERS)
     async with Supervisor(DataFolder(tmp_path / "data"), wish) as pipeline:
@@ -116,7 +115,6 @@ async def test_a_log_replaced_under_running_workers_stops_them_all_and_nothing_i
             assert (parts_of(pipeline, name) or positions[name]) == positions[name], name
 
 
-@pytest.mark.timeout(600)
 async def test_a_log_cut_off_below_every_cursor_stops_every_stage_at_its_next_start(tmp_path: Path) -> None:
     wish = SetupWish(partitions=PARTITIONS, producers=PRODUCERS)
     async with Supervisor(DataFolder(tmp_path / "data"), wish) as pipeline:

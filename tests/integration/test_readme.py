@@ -22,7 +22,7 @@ PATIENCE_S = 120
 RUN_ELSEWHERE = {"./dev demo", "./dev test"}
 """The demo has a test of its own; the other is what runs this test."""
 
-pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow]
 
 
 @contextmanager

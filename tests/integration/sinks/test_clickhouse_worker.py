@@ -107,7 +107,7 @@ class Deployed:
         return (self.data / "stderr.log").read_text("utf-8")
 
 
-def _wait(condition: Callable[[], bool], deployed: Deployed) -> None:
+def wait_until(condition: Callable[[], bool], deployed: Deployed) -> None:
     deadline_s = time.monotonic() + _PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline_s, f"{deployed.status()}\n{deployed.words()}"
@@ -133,17 +133,17 @@ async def test_a_worker_carries_the_log_and_answers_queries_about_it(
     sql = "SELECT count() AS events, sum(cost) AS spend, any(currency = 'x') AS \"a, b\" FROM usage"
     rolled_up = "SELECT sum(events) AS events FROM usage_by_hour"
     with deployed.sink("--rollup-interval-s", "1") as process:
-        _wait(deployed.is_carried, deployed)
+        wait_until(deployed.is_carried, deployed)
         expected = json.dumps({"events": size}, separators=(",", ":"))
-        _wait(lambda: deployed.query(rolled_up, "--format", "json").stdout.strip() == expected, deployed)
+        wait_until(lambda: deployed.query(rolled_up, "--format", "json").stdout.strip() == expected, deployed)
         assert (deployed.data / "clickhouse" / "endpoint.json").exists()
         answers = {form: deployed.query(sql, "--format", form) for form in ("json", "csv", "table")}
-        _wait(lambda: all(part["dense"] is True for part in deployed.status()["partitions"].values()), deployed)
+        wait_until(lambda: all(part["dense"] is True for part in deployed.status()["partitions"].values()), deployed)
         assert {part["surplus_rows"] for part in deployed.status()["partitions"].values()} == {0}
         for log in deployed.logs:  # live: what is sent while it runs arrives
             log.grow(3)
         await deployed.send()
-        _wait(deployed.is_carried, deployed)
+        wait_until(deployed.is_carried, deployed)
         process.send_signal(signal.SIGTERM)
         assert process.wait(_PATIENCE_S) == 0, deployed.words()
     assert {form: answer.returncode for form, answer in answers.items()} == {"json": 0, "csv": 0, "table": 0}
@@ -181,7 +181,7 @@ async def test_kills_at_any_moment_lose_and_double_nothing(deployed: Deployed) -
                 parts = deployed.status()["partitions"]
                 return any(own["log_offset"] > before.get(part, -1) for part, own in parts.items() if own["batches"])
 
-            _wait(has_moved, deployed)
+            wait_until(has_moved, deployed)
             await asyncio.sleep(draw.random() / 5)
             process.kill()
             assert process.wait() == -signal.SIGKILL
@@ -190,7 +190,7 @@ async def test_kills_at_any_moment_lose_and_double_nothing(deployed: Deployed) -
                 if clickhouse.rows("SELECT 1 FROM sink_progress WHERE log = {l:String}", {"l": log.origin}):
                     assert_holds_exactly(clickhouse, log)
     with deployed.sink() as process:
-        _wait(deployed.is_carried, deployed)
+        wait_until(deployed.is_carried, deployed)
         process.send_signal(signal.SIGTERM)
         assert process.wait(_PATIENCE_S) == 0, deployed.words()
     with opened(deployed.data / "clickhouse") as clickhouse:
@@ -209,31 +209,31 @@ async def test_a_server_that_is_away_is_waited_for_at_the_start_and_later(deploy
         await deployed.send()
         server.down()
         with deployed.sink("--url", server.url, "--batch-rows", "100", environment=os_environ) as process:
-            _wait(lambda: deployed.status().get("state") == "waiting", deployed)
+            wait_until(lambda: deployed.status().get("state") == "waiting", deployed)
             assert deployed.status()["ready"] is False
             assert process.poll() is None, "it stays alive"
             server.up()
-            _wait(deployed.is_carried, deployed)
-            _wait(lambda: one(server.engine, "SELECT uniqExact(version) FROM price_books") == len(BOOKS), deployed)
+            wait_until(deployed.is_carried, deployed)
+            wait_until(lambda: one(server.engine, "SELECT uniqExact(version) FROM price_books") == len(BOOKS), deployed)
             server.down()
             for log in deployed.logs:
                 log.grow(20)
             await deployed.send()
-            _wait(lambda: deployed.status()["state"] == "waiting", deployed)
-            _wait(lambda: all(own["attempts"] > 1 for own in deployed.status()["partitions"].values()), deployed)
-            _wait(lambda: all((own["lag"] or 0) > 1 for own in deployed.status()["partitions"].values()), deployed)
+            wait_until(lambda: deployed.status()["state"] == "waiting", deployed)
+            wait_until(lambda: all(own["attempts"] > 1 for own in deployed.status()["partitions"].values()), deployed)
+            wait_until(lambda: all((own["lag"] or 0) > 1 for own in deployed.status()["partitions"].values()), deployed)
             assert process.poll() is None, "it stays alive"
             assert all("127.0.0.1" in own["away"] for own in deployed.status()["partitions"].values())
             server.up()
-            _wait(deployed.is_carried, deployed)
-            _wait(lambda: deployed.status()["state"] == "running", deployed)
+            wait_until(deployed.is_carried, deployed)
+            wait_until(lambda: deployed.status()["state"] == "running", deployed)
             for log in deployed.logs:
                 assert assert_holds_exactly(server.engine, log) == log.state.position
             server.password = "changed by an operator"
             for log in deployed.logs:
                 log.grow(2)
             await deployed.send()
-            _wait(lambda: deployed.status()["state"] == "waiting", deployed)
+            wait_until(lambda: deployed.status()["state"] == "waiting", deployed)
             process.send_signal(signal.SIGTERM)
             assert process.wait(_PATIENCE_S) == 0, "asked to stop, it does not wait any longer"
 
@@ -254,7 +254,7 @@ async def test_a_running_pipeline_is_reconciled_with_its_log_and_repaired(deploy
         return found
 
     with deployed.sink("--rollup-interval-s", "0.2") as process:
-        _wait(deployed.is_carried, deployed)
+        wait_until(deployed.is_carried, deployed)
         for log in deployed.logs:  # while it is compared, more arrives
             log.grow(8)
         await deployed.send()
@@ -262,7 +262,7 @@ async def test_a_running_pipeline_is_reconciled_with_its_log_and_repaired(deploy
         assert (found["named"], found["differences"]) == ([], 0)
         assert found["compared"]["log"] == found["compared"]["rows"] > 0
         assert found["skipped"] == ["audit folder: not asked for"]
-        _wait(deployed.is_carried, deployed)
+        wait_until(deployed.is_carried, deployed)
         found = reconcile("--repair")
         size = sum(log.state.position for log in deployed.logs)
         assert (found["differences"], found["compared"]["log"], found["compared"]["day"]) == (0, size, size)
@@ -287,7 +287,7 @@ async def test_another_log_under_the_same_rows_stops_the_worker(
         log.grow(2)
     await deployed.send()
     with deployed.sink() as process:
-        _wait(deployed.is_carried, deployed)
+        wait_until(deployed.is_carried, deployed)
         process.send_signal(signal.SIGTERM)
         assert process.wait(_PATIENCE_S) == 0
     recreated = await Deployed.create(broker.bootstrap, f"{topic_prefix}again.", deployed.data)
@@ -309,7 +309,7 @@ async def test_one_partition_alone_can_be_carried(deployed: Deployed) -> None:
     await deployed.send()
     with deployed.sink("--partitions", "1") as process:
         size = deployed.logs[1].state.position
-        _wait(lambda: deployed.status()["partitions"].get("1", {}).get("position") == size, deployed)
+        wait_until(lambda: deployed.status()["partitions"].get("1", {}).get("position") == size, deployed)
         process.send_signal(signal.SIGTERM)
         assert process.wait(_PATIENCE_S) == 0
     assert set(deployed.status()["partitions"]) == {"1"}

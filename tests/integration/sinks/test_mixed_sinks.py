@@ -18,12 +18,11 @@ from tests.integration.sinks.clickhouse_server import served
 from tests.integration.sinks.test_audit_worker import Deployed as DeployedLog
 from tests.integration.sinks.test_audit_worker import deployed as deployed  # noqa: PLC0414 - the fixture
 from tests.integration.sinks.test_audit_worker import run_until_covered
-from tests.integration.sinks.test_clickhouse_worker import Deployed
-from tests.integration.sinks.test_clickhouse_worker import _wait as wait
+from tests.integration.sinks.test_clickhouse_worker import Deployed, wait_until
 from tests.integration.stream.earlier_build import lay_out
 from tests.meterproof_command import PROGRAM
 
-pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow]
 
 PATIENCE_S = 240.0
 LATE = "442f58e"
@@ -50,7 +49,7 @@ async def test_clickhouse_sinks_of_two_builds_write_the_same_rows(
     async def carried(*sinks: Deployed) -> None:
         await grow()
         for sink in sinks:
-            wait(sink.is_carried, sink)
+            wait_until(sink.is_carried, sink)
         assert_adds_up(server.engine, log)
 
     with served(tmp_path / "server") as server:

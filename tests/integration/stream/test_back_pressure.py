@@ -17,7 +17,6 @@ from tests.integration.stream.workers import PATIENCE_S, Pipeline, Worker
 pytestmark = [
     pytest.mark.broker,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc"),
 ]
 

@@ -31,7 +31,7 @@ from tests.integration.stream.test_checkpointer_and_budgets import (
 )
 from tests.integration.stream.workers import PATIENCE_S, Pipeline, Worker
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 PARTITIONS = 2
 LOAD_INTERVAL_S = 0.1

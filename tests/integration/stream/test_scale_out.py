@@ -27,7 +27,7 @@ from meterproof_stream.runtime import Runtime
 from tests.integration.stream.steady_load import steady_load
 from tests.integration.stream.workers import PATIENCE_S, Pipeline, Worker, whatever_runs_it
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 PARTITIONS = 4
 SESSION_S = 90

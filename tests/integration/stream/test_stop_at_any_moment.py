@@ -18,7 +18,7 @@ from meterproof_stream.runtime import Runtime
 from tests.integration.stream.steady_load import steady_load
 from tests.integration.stream.workers import Pipeline, Worker, whatever_runs_it
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 SEED = 20
 MOMENTS = 5
