@@ -59,12 +59,18 @@ def list_command(
         if as_json:
             print(orjson.dumps(header.model_dump(exclude_none=True)).decode())
         else:
-            line = "whole batch" if header.line is None else f"line {header.line}"
-            producer = header.producer or "unverified producer"
-            print(
-                f"{format_instant_ms(header.append_ms)}  p{header.partition}@{header.offset} {line}  {header.reason}  "
-                f"{producer}: {header.detail}"
-            )
+            print(refusal_text(header))
+
+
+def refusal_text(header: RejectionHeader) -> str:
+    """One line for people; of an id that was sent with other content, both contents by their digests."""
+    line = "whole batch" if header.line is None else f"line {header.line}"
+    producer = header.producer or "unverified producer"
+    first = "" if header.first_digest is None else f" (first {header.first_digest}, now {header.digest})"
+    return (
+        f"{format_instant_ms(header.append_ms)}  p{header.partition}@{header.offset} {line}  {header.reason}  "
+        f"{producer}: {header.detail}{first}"
+    )
 
 
 async def _read(
