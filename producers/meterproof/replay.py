@@ -2,19 +2,19 @@
 
 import csv
 import hashlib
+import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Final, Literal
-
-import orjson
+from typing import Any, Final, Literal, NoReturn
 
 from meterproof.errors import MeterError
 from meterproof_schemas.event import EVENT_TYPE, encode_event
 from meterproof_schemas.instant import format_instant_us
+from meterproof_schemas.quantity import DECIMAL_PLACES, ROUNDED
 
 Format = Literal["azure-llm", "csv", "jsonl"]
 
@@ -28,6 +28,11 @@ PROVIDERS: Final = ("openai", "anthropic", "self-hosted")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS_PER_SECOND: Final = 1_000_000
+_YEAR_1_S: Final = int((datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds())
+_YEAR_10000_S: Final = int((datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH).total_seconds()) + 86_400
+_DIGITS_BEFORE_POINT_MAX: Final = 19
+"""Of the largest integer of the contract; more are refused before anything is computed with them."""
+_SMALLEST_STEP: Final = Decimal(1).scaleb(-DECIMAL_PLACES)
 
 
 class InvalidTrace(MeterError):
@@ -94,13 +99,19 @@ def azure_llm_rows(lines: Iterable[str]) -> Iterator[Row]:
         )
 
 
-def mapped_rows(documents: Iterable[Mapping[str, Any]], mapping: ColumnMapping) -> Iterator[Row]:
+def mapped_rows(documents: Iterable[object], mapping: ColumnMapping) -> Iterator[Row]:
     """Rows of any table by a column mapping.
 
     Raises:
         InvalidTrace: a mapped column is missing or holds what its field cannot be.
     """
     for number, document in enumerate(documents):
+        if not isinstance(document, Mapping):
+            message = f"row {number}: not a JSON object"
+            raise InvalidTrace(message)
+        if None in document:  # where Python's reader of tables puts what is left over
+            message = f"row {number}: more values than there are columns; a comma within a value needs quotes"
+            raise InvalidTrace(message)
         values: dict[str, Any] = dict(mapping.constants)
         for name, column in mapping.columns.items():
             if column not in document:
@@ -108,8 +119,13 @@ def mapped_rows(documents: Iterable[Mapping[str, Any]], mapping: ColumnMapping) 
                     f"row {number}: no column {column!r} (mapped to {name}); columns are {', '.join(document)[:200]}"
                 )
                 raise InvalidTrace(message)
-            if document[column] not in {"", None}:
-                values[name] = document[column]
+            value = document[column]
+            if isinstance(value, (list, Mapping)):
+                kind = "a list" if isinstance(value, list) else "an object"
+                message = f"row {number}: {column} is {kind}, not a text or number (mapped to {name})"
+                raise InvalidTrace(message)
+            if value not in {"", None}:
+                values[name] = value
         for needed in ("time", "agent", "customer"):
             if needed not in values:
                 message = f"row {number}: no value for {needed}; say --map {needed}=COLUMN or --set {needed}=VALUE"
@@ -127,10 +143,13 @@ def mapped_rows(documents: Iterable[Mapping[str, Any]], mapping: ColumnMapping) 
             if name in {"time", "agent", "customer", "id"} or name.startswith("usage."):
                 continue
             outer, _, inner = name.partition(".")
+            if outer in fields and isinstance(fields[outer], dict) != bool(inner):
+                message = f"row {number}: {outer} has a value of its own, so {outer}.… has no place"
+                raise InvalidTrace(message)
             if inner:
                 fields.setdefault(outer, {})[inner] = str(value)
             else:
-                fields[name] = int(value) if name in _INTEGER_FIELDS else str(value)
+                fields[name] = _integer(value, number, name) if name in _INTEGER_FIELDS else str(value)
         yield Row(
             number=number,
             time_us=_instant_us(values["time"], number, "time"),
@@ -153,34 +172,43 @@ def read_rows(path: Path, trace_format: Format, mapping: ColumnMapping) -> list[
         OSError: the file cannot be read.
     """
     if trace_format == "jsonl":
-        documents = []
-        for number, line in enumerate(path.read_bytes().splitlines()):
-            try:
-                documents.append(orjson.loads(line))
-            except orjson.JSONDecodeError as error:
-                message = f"row {number}: not JSON: {error}"
-                raise InvalidTrace(message) from None
-        return list(mapped_rows(documents, mapping))
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        if trace_format == "azure-llm":
-            return list(azure_llm_rows(file))
-        return list(mapped_rows(csv.DictReader(file), mapping))
+        lines = path.read_bytes().splitlines()
+        return list(mapped_rows((_document(line, number) for number, line in enumerate(lines)), mapping))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            if trace_format == "azure-llm":
+                return list(azure_llm_rows(file))
+            return list(mapped_rows(csv.DictReader(file), mapping))
+    except UnicodeDecodeError as error:
+        message = f"{path}: not UTF-8 ({error.reason}); save it as UTF-8"
+        raise InvalidTrace(message) from None
+    except csv.Error as error:
+        message = f"{path}: not a table of comma-separated values: {error}"
+        raise InvalidTrace(message) from None
 
 
 def event_lines(rows: Iterable[Row], *, source: str, run: str, shift_us: int) -> Iterator[bytes]:
     """One event line per row: times shifted, ids `<run>-<row>` where the trace has none, salt derived from the id.
 
     The same arguments give the same bytes, so replaying under one `run` twice counts once.
+
+    Raises:
+        InvalidTrace: rows lie further apart than the calendar reaches.
     """
     for row in rows:
         event_id = row.event_id or f"{run}-{row.number}"
+        try:
+            instant = format_instant_us(row.time_us + shift_us)
+        except OverflowError:
+            message = f"row {row.number}: its time, shifted so that the last row is now, is before year 1"
+            raise InvalidTrace(message) from None
         yield encode_event(
             {
                 "specversion": "1.0",
                 "id": event_id,
                 "source": source,
                 "type": EVENT_TYPE,
-                "time": format_instant_us(row.time_us + shift_us),
+                "time": instant,
                 "subject": row.agent,
                 "data": {
                     "customer": row.customer,
@@ -206,8 +234,30 @@ def with_duplicates(lines: list[bytes], share: Decimal, seed: int) -> list[bytes
     return repeated
 
 
+def _document(line: bytes, number: int) -> object:
+    """A line's JSON, with every digit of its numbers."""
+    try:
+        return json.loads(line, parse_float=Decimal, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        message = f"row {number}: not JSON: {error}"
+        raise InvalidTrace(message) from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    message = f"{name} is no number"
+    raise ValueError(message)
+
+
+def _integer(value: object, number: int, column: str) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        message = f"row {number}: {column} is {str(value)[:40]!r}, not an integer"
+        raise InvalidTrace(message) from None
+
+
 def _quantity(value: object, number: int, column: str) -> int | str:
-    """An integer or decimal as the contract spells it; floats of JSON rows are read by their shortest text."""
+    """An integer or decimal as the contract spells it."""
     text = str(value).strip()
     try:
         exact = Decimal(text)
@@ -216,6 +266,12 @@ def _quantity(value: object, number: int, column: str) -> int | str:
         raise InvalidTrace(message) from None
     if not exact.is_finite():
         message = f"row {number}: {column} is {text[:40]!r}, not a finite number"
+        raise InvalidTrace(message)
+    if exact.adjusted() >= _DIGITS_BEFORE_POINT_MAX or exact != exact.quantize(_SMALLEST_STEP, context=ROUNDED):
+        message = (
+            f"row {number}: {column} is {text[:40]!r}, no quantity: at most {_DIGITS_BEFORE_POINT_MAX} digits before "
+            f"the point and {DECIMAL_PLACES} behind it"
+        )
         raise InvalidTrace(message)
     return int(exact) if exact == exact.to_integral_value() else format(exact, "f")
 
@@ -228,7 +284,11 @@ def _instant_us(value: object, number: int, column: str) -> int:
     except InvalidOperation:
         pass
     else:
-        return int(exact * _MICROSECONDS_PER_SECOND)
+        if exact.is_finite():
+            if not _YEAR_1_S <= exact < _YEAR_10000_S:
+                message = f"row {number}: {column} is {text[:40]!r}, not within the years 0001 to 9999"
+                raise InvalidTrace(message)
+            return int(exact * _MICROSECONDS_PER_SECOND)
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +49,7 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Turn each row of a trace into a signed usage event, times shifted so that the last row is now, and publish it."""
-    share = Decimal(duplicates)
-    if not 0 <= share <= 1:
-        message = "a share between 0 and 1"
-        raise typer.BadParameter(message, param_hint="--duplicates")
+    share = _share(duplicates)
     mapping = ColumnMapping(_pairs(columns), _pairs(constants))
     rows = read_rows(file, trace_format, mapping)
     if not rows:
@@ -102,6 +99,17 @@ async def publish(lines: list[bytes], folder: DataFolder, *, speed: float, show_
                 progress.advance(task)
             await meter.flush()
     return time.monotonic() - began_s
+
+
+def _share(text: str) -> Decimal:
+    message = "a share between 0 and 1"
+    try:
+        share = Decimal(text)
+    except InvalidOperation:
+        raise typer.BadParameter(message, param_hint="--duplicates") from None
+    if not (share.is_finite() and 0 <= share <= 1):
+        raise typer.BadParameter(message, param_hint="--duplicates")
+    return share
 
 
 def _time_us(line: bytes) -> int:
