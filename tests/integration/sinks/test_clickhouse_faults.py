@@ -13,7 +13,7 @@ from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.migrate import migrate, pending
 from meterproof_sinks.rollups import Rollups
 from meterproof_sinks.sink import SinkUnavailable
-from tests.integration.sinks.clickhouse_folder import assert_adds_up, assert_holds_exactly, new_sink, one
+from tests.integration.sinks.clickhouse_folder import assert_adds_up, assert_holds_exactly, migrated, new_sink, one
 from tests.integration.sinks.clickhouse_server import PASSWORD, ClickHouseServer, Fault, served
 from tests.rated_log import RatedLog
 
@@ -41,6 +41,8 @@ _AWAY: dict[str, list[Fault]] = {
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ClickHouseServer]:
+    """With all tables there."""
+    migrated(tmp_path / "clickhouse")
     with served(tmp_path / "clickhouse") as running:
         yield running
 
