@@ -11,6 +11,8 @@ import faust
 import faust.streams
 import pytest
 from aiokafka import ConsumerRecord
+from faust.transport.conductor import Conductor
+from faust.transport.drivers import aiokafka as driver
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from faust.types.tuples import TP
 from mode import Service
@@ -52,6 +54,17 @@ def test_another_faust_is_refused(version: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_faust_without_its_compiled_iterator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faust.streams, "_CStreamIterator", None)
     with pytest.raises(FaustChanged, match="compiled"):
+        check_faust()
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(Conductor, "_compile_message_handler"), (driver.Consumer, "_drain_messages")]
+)
+def test_a_faust_that_delivers_records_in_another_way_is_refused(
+    part: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part, name, lambda _: None)
+    with pytest.raises(FaustChanged, match="in another way"):
         check_faust()
 
 
