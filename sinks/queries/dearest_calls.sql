@@ -1,4 +1,5 @@
 -- The single calls that cost most, each with what finds it again in the log and the audit folder.
+-- Exact up to now, over the months whose rows are kept.
 SELECT
   log,
   position,

@@ -1,4 +1,5 @@
 -- Latency and failures by operation, over the calls that state one. Percentiles are values that occurred (nearest rank).
+-- Exact up to now, over the months whose rows are kept.
 SELECT
   operation,
   count() AS calls,

@@ -1,4 +1,5 @@
 -- Every price of every published version beside what was charged by it: events and spend of a version, and since when.
+-- Exact up to now, over the months whose rows are kept.
 SELECT
   prices.version AS version,
   prices.number AS number,

@@ -1,0 +1,122 @@
+"""What was erased or given up stays away, whoever writes it again, and every answer stays what it was."""
+
+import os
+from collections.abc import Collection, Iterator
+from datetime import date
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.erasure import new_erasure
+from meterproof_sinks.retention import retire
+from meterproof_sinks.rollups import Rollups
+from meterproof_sinks.row_erasure import erase_rows
+from tests.builders import NOW_MS
+from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
+from tests.integration.sinks.test_shipped_queries import QUERIES, _answer, _counted, _lines, _same, _trace
+from tests.rated_log import RatedLog
+
+pytestmark = pytest.mark.clickhouse
+
+_TODAY = date(2026, 4, 15)
+_OF_KEPT_MONTHS = "months whose rows are kept"
+"""How a query says that it tells nothing of months whose rows were given up."""
+_OF_EACH_KIND = ("usage_summary", "spend_by_hour", "spend_by_session", "dearest_calls", "reconciliation")
+"""Queries of sums, of a roll-up, of groups, of rows, and of what must not differ."""
+
+
+@pytest.fixture
+def clickhouse(tmp_path: Path) -> Iterator[ClickHouse]:
+    with opened(tmp_path / "clickhouse") as database:
+        yield database
+
+
+@pytest.fixture
+def log() -> RatedLog:
+    """Of the last hours of a year and the first of the next."""
+    made = RatedLog(seed=13)
+    made.clock_ms += 6 * 3_600_000
+    lines = _trace(made)[:200]
+    for first in range(0, len(lines), 20):
+        made.batch(lines[first : first + 20])
+    return made
+
+
+def _answers(clickhouse: ClickHouse, names: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    return {name: _answer(clickhouse, name) for name in names}
+
+
+async def _written_again(clickhouse: ClickHouse, log: RatedLog) -> None:
+    """By a sink that stood still since it wrote some of it, and never hears of what happened meanwhile."""
+    late = new_sink(clickhouse)
+    late._present[log.origin] = (frozenset(), frozenset())
+    await late.write(0, log.genesis, log.records[2:9])
+
+
+async def test_a_writer_that_comes_late_brings_nothing_back(clickhouse: ClickHouse, log: RatedLog) -> None:
+    await new_sink(clickhouse).write(0, log.genesis, log.records)
+    rollups = Rollups(clickhouse)
+    rollups.refresh()
+    request = new_erasure("customer", "globex", requested_by="a", reason="b", now_ms=NOW_MS, random_bytes=os.urandom)
+    events, _ = erase_rows(clickhouse, request)
+    assert events > 0
+    for give_up in (False, True):
+        if give_up:
+            assert retire(clickhouse, _TODAY, raw_days=90, minute_days=None).months == [202512]
+        before = _answers(clickhouse, _OF_EACH_KIND)
+        await _written_again(clickhouse, log)
+        assert one(clickhouse, "SELECT count() FROM usage_rows WHERE customer = 'globex'") == 0
+        assert one(clickhouse, "SELECT dense FROM density") == 1
+        rollups.rebuild()
+        assert _answers(clickhouse, _OF_EACH_KIND) == before
+    assert one(clickhouse, "SELECT count() FROM usage_rows WHERE toYYYYMM(event_time) = 202512") == 0
+    assert retire(clickhouse, _TODAY, raw_days=90, minute_days=None).months == [], "nor is there anything to give up"
+
+    at, kept = len(log.records), one(clickhouse, "SELECT count() FROM usage")
+    log.grow(2)
+    sink = new_sink(clickhouse)
+    await sink.cursor(0)
+    await sink.write(0, log.genesis, log.records[at - 1 :])
+    new = sum(record.header.accepted for _, record in log.records[at:])
+    assert one(clickhouse, "SELECT count() FROM usage") == kept + new, "what is new comes in"
+    assert one(clickhouse, "SELECT dense FROM density") == 1
+
+
+async def test_without_a_months_rows_every_query_tells_the_same_or_says_that_it_tells_of_the_others(
+    clickhouse: ClickHouse, log: RatedLog, tmp_path: Path
+) -> None:
+    await new_sink(clickhouse).write(0, log.genesis, log.records)
+    Rollups(clickhouse).refresh()
+    names = sorted(file.stem for file in QUERIES.glob("*.sql"))
+    before = _answers(clickhouse, names)
+    assert retire(clickhouse, _TODAY, raw_days=90, minute_days=None).months == [202512]
+    after = _answers(clickhouse, names)
+    of_kept_months = {name for name in after if _OF_KEPT_MONTHS in (QUERIES / f"{name}.sql").read_text("utf-8")}
+    assert {name for name in after if after[name] != before[name]} == of_kept_months
+
+    kept = _counted([line for line in _lines(log) if orjson.loads(line)["time"] >= "2026"], tmp_path)
+    assert 0 < kept["events"] < len(_lines(log))
+    assert [row["id"] for row in after["dearest_calls"]] == kept["dearest"]
+    assert {row["operation"]: row["calls"] for row in after["latency_by_operation"]} == {
+        name: counted["calls"] for name, counted in kept["latency"].items()
+    }
+    assert {f"{row['provider']}/{row['model']}": row["requests_per_minute"] for row in after["rate_by_provider"]} == {
+        model: requests for model, (requests, _) in kept["rates"].items()
+    }
+    assert {
+        f"{row['caller']} -> {row['callee']}": [row["calls"], row["traces"]] for row in after["service_dependencies"]
+    } == kept["dependencies"]
+    _same({row["session"]: row["spend"] for row in after["spend_by_session"]}, kept["sessions"])
+    _same(
+        {row["run"]: row["spend"] for row in after["spend_by_run"]},
+        {run: all_ for run, (_, all_) in kept["runs"].items()},
+    )
+    assert {f"{row['agent']}/{row['operation']}": row["failed_calls"] for row in after["wasted_spend"]} == {
+        key: failed for key, (failed, *_) in kept["waste"].items()
+    }
+    assert {row["events_of_version"] for row in after["price_versions"]} == {kept["events"]}
+    assert {Fraction(row["spend_of_version"]) for row in after["price_versions"]} == {Fraction(kept["spend"])}
