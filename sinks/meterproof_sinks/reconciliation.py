@@ -23,15 +23,16 @@ from meterproof_sinks.audit_errors import AuditError
 from meterproof_sinks.audit_folder import log_folders, read_log_name, records
 from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.event_time import day_of, hour_of, month_of
 from meterproof_sinks.given_up import beginning_of
+from meterproof_sinks.log_bounds import BOUND, parameters_of
 from meterproof_sinks.price_book_folder import kept_price_books
-from meterproof_sinks.reconciliation_report import OnProgress, Reconciliation, month_of
+from meterproof_sinks.reconciliation_report import OnProgress, Reconciliation
 from meterproof_sinks.rollup_reconciliation import compare_groups, compare_rollup
 from meterproof_sinks.rollup_rows import GRAINS
 from meterproof_sinks.row_reconciliation import differing_events, differing_records
 from meterproof_sinks.tally import STRETCH, Tally, Totals, money, tally_clickhouse
 
-_HOUR_US: Final = 3_600_000_000
 _NO_BOOKS: Final[Mapping[int, PriceBook]] = MappingProxyType({})
 _REMEDY: Final = "`meterproof rebuild --replace` makes the database again"
 
@@ -163,8 +164,10 @@ def _tally_audit(
 ) -> dict[str, Tally]:
     """Step 2: the tally of each log that has a folder; lowers `found.up_to` where a folder ends earlier."""
     tallies: dict[str, Tally] = {}
+    seen: set[str] = set()
     for folder in log_folders(audit):
         log = read_log_name(folder).origin
+        seen.add(log)
         if log not in found.up_to:
             found.miss(f"audit folder of {log}: ClickHouse has nothing of this log yet")
             continue
@@ -188,7 +191,6 @@ def _tally_audit(
         found.up_to[log] = min(bound, tally.position)
         found.offsets[log] = min(found.offsets[log], tally.log_offset)
         tallies[log] = tally
-    seen = {read_log_name(folder).origin for folder in log_folders(audit)}
     for log, position in found.up_to.items():
         if position and log not in seen:
             found.miss(f"audit folder of {log}: there is none in {audit}")
@@ -254,7 +256,7 @@ def _months_given_up(clickhouse: ClickHouse, found: Reconciliation) -> dict[str,
 
 def _leave_out(found: Reconciliation, stage: str, log: str, tally: Tally, months: AbstractSet[int]) -> None:
     """Take the months out of a tally that ClickHouse has given up; only their number of events must be right."""
-    gone = [hour for hour in tally.hours if month_of(hour) in months]
+    gone = [hour for hour in tally.hours if month_of(day_of(hour)) in months]
     events = sum(tally.hours.pop(hour).events for hour in gone)
     if events != found.retired.get(log, 0):
         found.differ(stage, f"{events} events in months given up, {found.retired.get(log, 0)} were given up", log=log)
@@ -293,7 +295,7 @@ def _compare_corrections(
     theirs, ours = (tally.corrections for tally in tallies)
     for position in sorted(theirs.keys() | ours.keys()):
         expected, got = theirs.get(position, set()), ours.get(position, set())
-        if expected == got or any(month_of(row.event_us // _HOUR_US) in months for row in expected | got):
+        if expected == got or any(month_of(day_of(hour_of(row.event_us))) in months for row in expected | got):
             continue
         (said, holds) = (" and ".join(sorted(map(str, rows))) or "nothing" for rows in (expected, got))
         detail = f"of position {position} the {stage} says {said}, and the table usage_corrections {holds}; {_REMEDY}"
@@ -320,10 +322,9 @@ def _look_closer(  # noqa: PLR0917 - what was compared
 ) -> None:
     """Name rows and columns that differ, by the audit folder if there is one: Kafka's log is not read once more."""
     folders = {} if audit is None else {read_log_name(folder).origin: folder for folder in log_folders(audit)}
-    events = _by_log("audit", looks.events)
     named = {
         (log, stretch): told
-        for log, stretches in events.items()
+        for log, stretches in _audited(looks.events).items()
         for stretch, told in differing_events(clickhouse, folders[log], log, stretches, books, unknown_books).items()
     }
     for (stage, log, stretch), hour in looks.events.items():
@@ -331,7 +332,7 @@ def _look_closer(  # noqa: PLR0917 - what was compared
         found.differ(stage, f"rows do not say what the {stage} says: {told}; {_REMEDY}", log=log, hour=hour)
     named = {
         (log, stretch): told
-        for log, stretches in _by_log("audit", looks.records).items()
+        for log, stretches in _audited(looks.records).items()
         for stretch, told in differing_records(clickhouse, folders[log], log, stretches).items()
     }
     for stage, log, stretch in sorted(looks.records):
@@ -339,10 +340,11 @@ def _look_closer(  # noqa: PLR0917 - what was compared
         found.differ("records", f"rows do not say what the {stage} says: {told}; {_REMEDY}", log=log)
 
 
-def _by_log(stage: str, looks: Iterable[tuple[str, str, int]]) -> dict[str, list[int]]:
+def _audited(looks: Iterable[tuple[str, str, int]]) -> dict[str, list[int]]:
+    """By log, the stretches in which rows differ from the audit folder."""
     stretches: defaultdict[str, list[int]] = defaultdict(list)
-    for of, log, stretch in looks:
-        if of == stage:
+    for stage, log, stretch in looks:
+        if stage == "audit":
             stretches[log].append(stretch)
     return stretches
 
@@ -360,9 +362,7 @@ def _look_inside(clickhouse: ClickHouse, found: Reconciliation, rows: Mapping[st
     for log, bound in found.up_to.items():
         if (held := rows[log].events + len(rows[log].erased) + found.retired.get(log, 0)) != bound:
             found.differ("rows", f"{bound} events were carried, {held} are accounted for", log=log)
-    in_records: dict[str, int] = dict(
-        clickhouse.rows(_RECORDS, {"logs": list(found.up_to), "bounds": list(found.up_to.values())})
-    )
+    in_records: dict[str, int] = dict(clickhouse.rows(_RECORDS, parameters_of(found.up_to)))
     for log, bound in found.up_to.items():
         if in_records.get(log, 0) != bound:
             found.differ(
@@ -384,10 +384,9 @@ def _look_inside(clickhouse: ClickHouse, found: Reconciliation, rows: Mapping[st
         found.differ("identities", f"event {event_id!r} of {source!r} is {what}")
 
 
-_RECORDS: Final = """
-SELECT log, sum(accepted) FROM records_final
-WHERE size <= mapFromArrays({logs:Array(String)}, {bounds:Array(UInt64)})[log] GROUP BY log
-"""
+_RECORDS: Final = f"""
+SELECT log, sum(accepted) FROM records_final WHERE size <= {BOUND} GROUP BY log
+"""  # noqa: S608 - nothing of it comes from outside
 _ROOTS: Final = """
 SELECT records_final.log, records_final.size, records_final.root, checkpoints.root
 FROM checkpoints INNER JOIN records_final

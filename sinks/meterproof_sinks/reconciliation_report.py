@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
+
+from meterproof_sinks.event_time import start_of
 
 _NAMED_MAX: Final = 100
 """Differences of one kind that are named one by one; the others are counted."""
-_HOUR: Final = timedelta(hours=1)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 KINDS: Final = (
     "log",
@@ -70,7 +69,7 @@ class Reconciliation:
         """Note a difference."""
         self.counts[kind] += 1
         if self.counts[kind] <= _NAMED_MAX:
-            at = "" if hour is None else f"{(_EPOCH + hour * _HOUR):%Y-%m-%dT%H:00Z}"
+            at = "" if hour is None else f"{start_of(hour):%Y-%m-%dT%H:00Z}"
             self.differences.append(Difference(kind, log, at, detail))
 
     def miss(self, text: str) -> None:
@@ -97,14 +96,3 @@ class Reconciliation:
             "not_compared": self.not_compared,
             "notes": self.notes,
         }
-
-
-def day_of(hour: int) -> date:
-    """The day of an hour since 1970 UTC."""
-    return (_EPOCH + hour * _HOUR).date()
-
-
-def month_of(hour: int) -> int:
-    """The month of an hour since 1970 UTC, as 202611."""
-    day = day_of(hour)
-    return day.year * 100 + day.month

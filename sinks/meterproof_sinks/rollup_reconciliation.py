@@ -1,14 +1,15 @@
 """Compare ClickHouse's roll-ups and groups with its rows: what each says, as far as each says that it goes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import date
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from meterproof_schemas.quantity import plain
 from meterproof_sinks.clickhouse import ClickHouse
-from meterproof_sinks.reconciliation_report import Reconciliation, day_of, month_of
+from meterproof_sinks.event_time import day_of, month_of
+from meterproof_sinks.reconciliation_report import Reconciliation
 
 
 def compare_rollup(
@@ -18,7 +19,7 @@ def compare_rollup(
     sums: dict[tuple[str, int], _Sums] = {}
     built: dict[tuple[str, date], int] = {}
     for log, hour, *summed, built_to in clickhouse.rows(_filled_in(_SUMMED, grain)):
-        if month_of(hour) in months[log]:
+        if month_of(day_of(hour)) in months[log]:
             continue
         if built_to:
             built[log, day_of(hour)] = built_to
@@ -27,12 +28,7 @@ def compare_rollup(
     rows: dict[tuple[str, int], _Sums] = {}
     if built:
         for log, hour, *summed in clickhouse.rows(
-            _filled_in(_ROLLED_UP, grain),
-            {
-                "logs": [log for log, _ in built],
-                "days": [day.isoformat() for _, day in built],
-                "nexts": list(built.values()),
-            },
+            _filled_in(_ROLLED_UP, grain), _parameters([(log, day, next_) for (log, day), next_ in built.items()])
         ):
             rows[log, hour] = _Sums(*summed)
     nothing = _Sums(0, Decimal(0), 0)
@@ -69,6 +65,12 @@ _NAMES: Final = "customer, agent, source, operation, surface, provider, model, s
 _STARTS: Final = {"minute": "toStartOfMinute", "hour": "toStartOfHour", "day": "toStartOfDay"}
 
 
+def _parameters(built: Sequence[tuple[str, date, int]]) -> dict[str, Any]:
+    """Logs and days, each with the position below which it is built, as `_BUILT` takes them."""
+    logs, days, nexts = zip(*built, strict=True)
+    return {"logs": list(logs), "days": [day.isoformat() for day in days], "nexts": list(nexts)}
+
+
 def _filled_in(sql: str, grain: str) -> str:
     return (
         sql.replace("{length}", _STARTS["day" if grain == "day" else "hour"])
@@ -89,12 +91,22 @@ SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({{length}}(start
        max(built_to)
 FROM usage_{{grain}}s GROUP BY log, hour
 """  # noqa: S608 - nothing of it comes from outside
-_ROLLED_UP: Final = f"""
+_BUILT: Final = """
 WITH built AS (
   SELECT built.1 AS log, toDate(built.2) AS day, built.3 AS next FROM (
-    SELECT arrayJoin(arrayZip({{logs:Array(String)}}, {{days:Array(String)}}, {{nexts:Array(UInt64)}})) AS built
+    SELECT arrayJoin(arrayZip({logs:Array(String)}, {days:Array(String)}, {nexts:Array(UInt64)})) AS built
   )
-)
+)"""
+_COUNTED_WHERE_BUILT: Final = """
+FROM usage_final INNER JOIN built ON built.log = usage_final.log AND built.day = toDate(event_time)
+WHERE position < built.next
+  AND (usage_final.log, position) NOT IN (
+    SELECT usage_uncounted.log, usage_uncounted.position
+    FROM usage_uncounted INNER JOIN built ON built.log = usage_uncounted.log AND built.day = usage_uncounted.day
+    WHERE usage_uncounted.by < built.next
+  )"""
+_ROLLED_UP: Final = f"""
+{_BUILT}
 SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({{length}}(event_time), 3, 'UTC')), 3600000)) AS hour,
        count(), sum(cost),
        sum(sipHash64(
@@ -103,33 +115,24 @@ SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({{length}}(event
          ) * (
          toUInt64(1) + 3 * reinterpretAsUInt64(cost) + 5 * ifNull(latency_us, 0) + 7 * toUInt64(latency_us IS NOT NULL)
          + 11 * {_QUANTITIES}))
-FROM usage_final INNER JOIN built ON built.log = usage_final.log AND built.day = toDate(event_time)
-WHERE position < built.next
-  AND (usage_final.log, position) NOT IN (
-    SELECT usage_uncounted.log, usage_uncounted.position
-    FROM usage_uncounted INNER JOIN built ON built.log = usage_uncounted.log AND built.day = usage_uncounted.day
-    WHERE usage_uncounted.by < built.next
-  )
+{_COUNTED_WHERE_BUILT}
 GROUP BY log, hour
-"""  # noqa: S608 - as above
+"""
 
 
 def compare_groups(clickhouse: ClickHouse, found: Reconciliation, months: AbstractSet[int]) -> None:
     """Compare the groups, whose kinds hold every event of a day, every one with a trace, or every failed one."""
     kinds: dict[tuple[date, str], tuple[int, Decimal]] = {}
-    built: list[tuple[str, str, int]] = []
+    built: list[tuple[str, date, int]] = []
     for kind, day, events, cost, marked in clickhouse.rows(_GROUPED):
-        if day.year * 100 + day.month in months:
+        if month_of(day) in months:
             continue
         if kind:
             kinds[day, kind] = events, cost
-        built += [(log, day.isoformat(), next_) for log, next_ in marked]
+        built += [(log, day, next_) for log, next_ in marked]
     if not built:
         return
-    logs, days, nexts = zip(*built, strict=True)
-    for day, events, cost, traced, failed, lost in clickhouse.rows(
-        _UNGROUPED, {"logs": list(logs), "days": list(days), "nexts": list(nexts)}
-    ):
+    for day, events, cost, traced, failed, lost in clickhouse.rows(_UNGROUPED, _parameters(built)):
         due = {
             "session": (events, cost),
             "run": (events, cost),
@@ -154,20 +157,10 @@ SELECT kind, toDate(start) AS day, sum(events + if(kind = 'waste', failed, 0)), 
        groupArrayIf((log, built_to), kind = '')
 FROM usage_groups GROUP BY kind, day ORDER BY kind, day
 """
-_UNGROUPED: Final = """
-WITH built AS (
-  SELECT built.1 AS log, toDate(built.2) AS day, built.3 AS next FROM (
-    SELECT arrayJoin(arrayZip({logs:Array(String)}, {days:Array(String)}, {nexts:Array(UInt64)})) AS built
-  )
-)
+_UNGROUPED: Final = f"""
+{_BUILT}
 SELECT toDate(event_time) AS event_day, count(), sum(cost), countIf(traceparent != ''),
        countIf(status NOT IN ('', 'ok')), sumIf(cost, status NOT IN ('', 'ok'))
-FROM usage_final INNER JOIN built ON built.log = usage_final.log AND built.day = toDate(event_time)
-WHERE position < built.next
-  AND (usage_final.log, position) NOT IN (
-    SELECT usage_uncounted.log, usage_uncounted.position
-    FROM usage_uncounted INNER JOIN built ON built.log = usage_uncounted.log AND built.day = usage_uncounted.day
-    WHERE usage_uncounted.by < built.next
-  )
+{_COUNTED_WHERE_BUILT}
 GROUP BY event_day ORDER BY event_day
 """

@@ -2,15 +2,16 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from datetime import date
 from typing import Final
 
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.erasure import Erasure
+from meterproof_sinks.event_time import month_of
+from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
 from meterproof_sinks.rollups import Rollups, days_being_built
 
-_BELOW: Final = "position < mapFromArrays({logs:Array(String)}, {bounds:Array(UInt64)})[log]"
+_BELOW: Final = f"position < {BOUND}"
 _ROLLUPS: Final = ("usage_minutes", "usage_hours", "usage_days")
 _POSITIONS: Final = 1_000
 """Named by one statement."""
@@ -18,9 +19,7 @@ _BUILDERS_PATIENCE_S: Final = 300.0
 _BUILDERS_POLL_S: Final = 0.2
 
 
-def erase_rows(
-    clickhouse: ClickHouse, erasure: Erasure, pause: Callable[[float], object] = time.sleep
-) -> tuple[int, int]:
+def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     """Erase the rows of whom the request names, up to the sink's progress; how many, and how many days were rebuilt.
 
     A sink may run meanwhile: it writes above its progress only. What it brings later is not erased. Repeating it after
@@ -42,15 +41,13 @@ def erase_rows(
     Args:
         clickhouse: stays the caller's.
         erasure: the request.
-        pause: sleeps for so many seconds.
 
     Raises:
         ClickHouseError: refused, or roll-ups were being built all the time; run it again.
     """
     name = named(erasure)
     whose = is_named(erasure.owner.kind)
-    bounds = dict(clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log"))
-    below = {"logs": list(bounds), "bounds": list(bounds.values())}
+    below = parameters_of(carried(clickhouse))
     days = _days(clickhouse, f"usage_final WHERE {whose} AND {_BELOW}", "event_time", {**name, **below})
     clickhouse.command(  # 1
         f"""INSERT INTO usage_erased (log, position, entry, request)
@@ -63,11 +60,11 @@ def erase_rows(
     )
     _delete_corrections(clickhouse)
     _erase_quarantined(clickhouse, erasure)  # 3
-    _wait_for_builders(clickhouse, pause)  # 4
+    _wait_for_builders(clickhouse)  # 4
     retired = {month for (month,) in clickhouse.rows("SELECT DISTINCT month FROM usage_retired")}  # 5
     for table in _ROLLUPS:
         days |= _days(clickhouse, f"{table} WHERE {whose}", "start", name)
-    if any(_month(day) in retired for day in days):
+    if any(month_of(day) in retired for day in days):
         for table in _ROLLUPS:
             clickhouse.command(
                 f"ALTER TABLE {table} DELETE WHERE {whose} AND toYYYYMM(start) IN {{months:Array(UInt32)}} "
@@ -101,10 +98,6 @@ def named(erasure: Erasure) -> dict[str, object]:
 def _days(clickhouse: ClickHouse, rows: str, column: str, parameters: dict[str, object]) -> set[date]:
     sql = f"SELECT DISTINCT toDate({column}) FROM {rows}"  # noqa: S608 - ours
     return {day for (day,) in clickhouse.rows(sql, parameters)}
-
-
-def _month(day: date) -> int:
-    return day.year * 100 + day.month
 
 
 def _delete_corrections(clickhouse: ClickHouse) -> None:
@@ -148,7 +141,7 @@ def _forget_deletions(clickhouse: ClickHouse) -> None:
         clickhouse.command(f"ALTER TABLE {table} DELETE WHERE 0 SETTINGS mutations_sync = 2")
 
 
-def _wait_for_builders(clickhouse: ClickHouse, pause: Callable[[float], object]) -> None:
+def _wait_for_builders(clickhouse: ClickHouse) -> None:
     """Wait until each day is swapped in that somebody began to build before the rows were deleted.
 
     In a folder nobody does: it has one process, which does one thing after another (`keep_rollups`).
@@ -161,7 +154,7 @@ def _wait_for_builders(clickhouse: ClickHouse, pause: Callable[[float], object])
                 f"the rows are erased, but roll-ups could bring sums of them back: {min(begun)} is still being built, "
                 "or was left by a crash (then it goes within two hours); run it again"
             )
-        pause(_BUILDERS_POLL_S)
+        time.sleep(_BUILDERS_POLL_S)
 
 
 def _note(clickhouse: ClickHouse, erasure: Erasure, events: int) -> None:

@@ -11,13 +11,13 @@ from meterproof_sinks.clickhouse import ClickHouse, ClickHouseUnavailable
 from meterproof_sinks.clickhouse_settings import ClickHouseSettings
 from meterproof_sinks.erasure import Erasure
 from meterproof_sinks.erasure_request import OnWait, ask_sink
+from meterproof_sinks.log_bounds import carried
 from meterproof_sinks.migrate import migrate
 from meterproof_sinks.query_front import read_endpoint
 from meterproof_sinks.row_erasure import erase_rows
 
 _CARRIED_PATIENCE_S: Final = 15.0
 _POLL_S: Final = 0.2
-_PROGRESS: Final = "SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log"
 
 
 class RowsToErase:
@@ -77,7 +77,7 @@ class RowsToErase:
         Raises:
             ClickHouseError: ClickHouse cannot be asked.
         """
-        there: dict[str, int] = dict(self.clickhouse.rows(_PROGRESS))
+        there = carried(self.clickhouse)
         return {log: there.get(log, 0) for log, position in due.items() if there.get(log, 0) < position}
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from decimal import Decimal
 from hashlib import sha256
-from types import MappingProxyType
 from typing import Any, Final
 
 from meterproof_schemas.log_record import LogRecord
@@ -15,15 +14,15 @@ from meterproof_schemas.quantity import DECIMAL_PLACES, EXACT, scaled_decimal
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.correction_rows import CorrectionRow, corrections_of
 from meterproof_sinks.erased import ERASED_BEGIN, entry_of_kept, erased_entry
+from meterproof_sinks.event_time import hour_of
+from meterproof_sinks.log_bounds import BOUND, parameters_of
 from meterproof_sinks.row_texts import EVENT_COLUMNS, RECORD_COLUMNS, event_texts, record_text, text_sql
 
 STRETCH: Final = 4096
 """Positions, or log offsets, of which one fingerprint of rows is kept: so far a difference is told apart."""
 _PIECE: Final = 256 * STRETCH
 """So many positions, or log offsets, are asked for at once."""
-_HOUR_US: Final = 3_600_000_000
 _WORD: Final = 1 << 64
-_NO_BOOKS: Final[Mapping[int, PriceBook]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -73,7 +72,7 @@ class Tally:
         self,
         log_offset: int,
         record: LogRecord,
-        books: Mapping[int, PriceBook] = _NO_BOOKS,
+        books: Mapping[int, PriceBook],
         skip: AbstractSet[int] = frozenset(),
     ) -> None:
         """Add an accepted record and its events, but for those at the positions of `skip`.
@@ -92,7 +91,7 @@ class Tally:
         if header.price_book and header.price_book not in books and kept:
             self.unknown_books.add(header.price_book)
         for (position, line), event in zip(kept, event_texts(record, kept, books), strict=True):
-            totals = self.hours[event.time_us // _HOUR_US]
+            totals = self.hours[hour_of(event.time_us)]
             totals.events += 1
             totals.fingerprint = (totals.fingerprint + int.from_bytes(sha256(line).digest()[:8], "little")) % _WORD
             totals.cost += event.cost
@@ -121,7 +120,7 @@ def tally_clickhouse(
     clickhouse: ClickHouse,
     bounds: Mapping[str, int],
     offsets: Mapping[str, int],
-    unknown_books: AbstractSet[int] = frozenset(),
+    unknown_books: AbstractSet[int],
 ) -> dict[str, Tally]:
     """What the rows of a ClickHouse say, by log, of the events below each log's bound.
 
@@ -145,9 +144,9 @@ def tally_clickhouse(
             totals.rows[stretch] = rows
             for meter, quantity in usage.items():
                 totals.usage[meter] += scaled_decimal(quantity)
-    for log, position, entry in clickhouse.rows(_ERASED, _of(bounds)):
+    for log, position, entry in clickhouse.rows(_ERASED, parameters_of(bounds)):
         tallies[log].erased[position] = bytes.fromhex(entry)
-    for log, position, *row in clickhouse.rows(_CORRECTIONS, _of(bounds)):
+    for log, position, *row in clickhouse.rows(_CORRECTIONS, parameters_of(bounds)):
         tallies[log].corrections[position].add(CorrectionRow(*row))
     for piece in _pieces({log: log_offset + 1 for log, log_offset in offsets.items()}):
         for stretch, rows in clickhouse.rows(_RECORDS, {"stretch": STRETCH} | piece):
@@ -162,11 +161,6 @@ def _pieces(bounds: Mapping[str, int]) -> Iterator[dict[str, Any]]:
             yield {"log": log, "first": first, "after": min(first + _PIECE, bound)}
 
 
-def _of(bounds: Mapping[str, int]) -> dict[str, Any]:
-    return {"logs": list(bounds), "bounds": list(bounds.values())}
-
-
-_BELOW: Final = "position < mapFromArrays({logs:Array(String)}, {bounds:Array(UInt64)})[log]"
 _HOURS: Final = f"""
 SELECT toUInt32(intDiv(toUnixTimestamp64Micro(event_time), 3600000000)) AS hour,
        intDiv(position, {{stretch:UInt64}}) AS stretch, count(), sum(reinterpretAsUInt64(substring(entry, 1, 8))),
@@ -175,9 +169,10 @@ SELECT toUInt32(intDiv(toUnixTimestamp64Micro(event_time), 3600000000)) AS hour,
 FROM usage_final
 WHERE log = {{log:String}} AND position >= {{first:UInt64}} AND position < {{after:UInt64}} GROUP BY hour, stretch
 """  # noqa: S608 - nothing of it comes from outside
-_ERASED: Final = f"SELECT log, position, entry FROM usage_erased FINAL WHERE {_BELOW}"  # noqa: S608 - as above
+_ERASED: Final = f"SELECT log, position, entry FROM usage_erased FINAL WHERE position < {BOUND}"  # noqa: S608 - as above
 _CORRECTIONS: Final = (
-    f"SELECT DISTINCT log, position, kind, effect, event_us, target FROM usage_corrections WHERE {_BELOW}"  # noqa: S608 - as above
+    "SELECT DISTINCT log, position, kind, effect, event_us, target FROM usage_corrections "  # noqa: S608 - as above
+    f"WHERE position < {BOUND}"
 )
 _RECORDS: Final = f"""
 SELECT intDiv(log_offset, {{stretch:UInt64}}) AS stretch,
