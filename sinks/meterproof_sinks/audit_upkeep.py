@@ -112,7 +112,6 @@ def ask(
     *,
     patience_s: float,
     on_wait: OnWait = lambda *_: None,
-    disk: Disk | None = None,
 ) -> dict[str, UpkeepOutcome]:
     """Have something done to every log of an audit folder, and wait until it is; the outcomes, by log.
 
@@ -122,7 +121,7 @@ def ask(
         UpkeepFailed: some log's writer could not do it, or did not within the time; what it was asked stays asked.
         OSError: a file cannot be read or written.
     """
-    disk = disk or Disk()
+    disk = Disk()
     folders = {read_log_name(folder).origin: folder for folder in log_folders(audit)}
     for folder in folders.values():  # 1
         put_request(folder, request, disk)

@@ -9,13 +9,13 @@ from meterproof_sinks.clickhouse_settings import ClickHouseSettings
 from meterproof_sinks.query_front import READER_SETTINGS, read_endpoint
 
 
-def open_reader(data: Path, url: str | None = None, settings: ClickHouseSettings | None = None) -> ClickHouse:
-    """A connection to read with: to the server of the URL or the settings, the sink that runs, or else the folder.
+def open_reader(data: Path, url: str | None) -> ClickHouse:
+    """A connection to read with: to the server of the URL or the variables, the sink that runs, or else the folder.
 
     Raises:
         ClickHouseError: it cannot be reached or opened.
     """
-    settings = settings or ClickHouseSettings()
+    settings = ClickHouseSettings()
     folder = DataFolder(data).clickhouse
     url = url or settings.url
     if url is not None:

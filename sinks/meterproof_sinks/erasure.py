@@ -56,13 +56,7 @@ class Erased:
     """Of roll-ups that were built again without them."""
 
 
-def erase(
-    erasure: Erasure,
-    erase_rows: EraseRows | None,
-    erase_lines: EraseLines | None,
-    ledger: Path,
-    disk: Disk | None = None,
-) -> Erased:
+def erase(erasure: Erasure, erase_rows: EraseRows | None, erase_lines: EraseLines | None, ledger: Path) -> Erased:
     """Erase, in this order; repeating it after a crash finishes what is left.
 
     1. note the request durably: nothing vanishes without a word
@@ -77,14 +71,13 @@ def erase(
         ClickHouseError: ClickHouse refused; run it again.
         OSError: a file cannot be read or written.
     """
-    disk = disk or Disk()
     erased = Erased()
-    _note(ledger, erasure, None, disk)  # 1
+    _note(ledger, erasure, None)  # 1
     if erase_lines is not None:  # 2
         erased.audit = erase_lines()
     if erase_rows is not None:  # 3
         erased.clickhouse, erased.days = erase_rows()
-    _note(ledger, erasure, erased, disk)  # 4
+    _note(ledger, erasure, erased)  # 4
     return erased
 
 
@@ -111,7 +104,7 @@ def restore_erasures(clickhouse: ClickHouse, ledger: Path) -> int:
     return len(rows)
 
 
-def _note(ledger: Path, erasure: Erasure, erased: Erased | None, disk: Disk) -> None:
+def _note(ledger: Path, erasure: Erasure, erased: Erased | None) -> None:
     line: dict[str, object] = {
         "request": erasure.request,
         "requested_at": format_instant_ms(erasure.requested_ms),
@@ -124,6 +117,7 @@ def _note(ledger: Path, erasure: Erasure, erased: Erased | None, disk: Disk) -> 
     }
     if erased is not None:
         line |= {"audit": erased.audit, "clickhouse": erased.clickhouse}
+    disk = Disk()
     descriptor = disk.open_append(ledger)
     try:
         disk.append(descriptor, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

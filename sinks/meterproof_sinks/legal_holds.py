@@ -82,7 +82,7 @@ def refuse_held_line(line: bytes, holds: Sequence[Hold]) -> None:
 class LegalHolds:
     """The holds of a deployment. Read when it is made; every change is on the device before it returns."""
 
-    def __init__(self, file: Path, disk: Disk | None = None) -> None:
+    def __init__(self, file: Path) -> None:
         """Read the file, which may be missing.
 
         Raises:
@@ -90,7 +90,6 @@ class LegalHolds:
             OSError: it cannot be read.
         """
         self._file = file
-        self._disk = disk or Disk()
         self._lines: list[HoldLine] = []
         content = file.read_bytes() if file.is_file() else b""
         for number, line in enumerate(content.splitlines(), 1):
@@ -139,5 +138,5 @@ class LegalHolds:
     def _add(self, line: HoldLine) -> None:
         lines = [*self._lines, line]
         encoded = (orjson.dumps(one.model_dump(), option=orjson.OPT_APPEND_NEWLINE) for one in lines)
-        self._disk.replace(self._file, b"".join(encoded))
+        Disk().replace(self._file, b"".join(encoded))
         self._lines = lines
