@@ -33,7 +33,6 @@ async def follow_checkpoints(sink: AuditSink, settings: KafkaSettings, *, stop: 
         try:
             found = decode_checkpoint_record(record.value)
         except InvalidRecord as error:
-            sink.refused_checkpoints += 1
             _log.warning("audit_checkpoint_refused", reason=str(error), offset=record.offset)
         else:
             sink.offer_checkpoints(found.note, found.records_note)

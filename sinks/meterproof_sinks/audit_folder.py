@@ -35,7 +35,7 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -77,17 +77,12 @@ class LogName(BaseModel):
 
 
 def log_folder_name(origin: str) -> str:
-    """The name of the folder of the log with this origin: unique, and no other origin has it."""
+    """The name of the folder of the log with this origin: unique, and no other origin has it.
+
+    One can be read back, but for a hashed one, whose `log.json` says the origin.
+    """
     name = "~".join(quote(part, safe="").replace("~", "%7E") for part in origin.split("/"))
     return name if len(name) <= _NAME_BYTES_MAX else f"sha256-{sha256(origin.encode()).hexdigest()}"
-
-
-def origin_of_folder_name(name: str) -> str | None:
-    """The origin that a folder's name stands for; None for a hashed one (its `log.json` says it) or none at all."""
-    if name.startswith("sha256-"):
-        return None
-    origin = "/".join(map(unquote, name.split("~")))
-    return origin if log_folder_name(origin) == name else None
 
 
 def encode_log_name(name: LogName) -> bytes:

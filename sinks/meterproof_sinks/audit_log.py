@@ -90,9 +90,6 @@ class AuditLog:
         """
         self.folder = folder
         self.origin = origin
-        self.torn_tails = 0
-        """Torn tails set aside by this writer."""
-        self.torn_bytes = 0
         self.disk = Disk() if disk is None else disk
         self._segments = SegmentWriter(folder, limits or SegmentLimits(), self.disk)
         self._chain = LogChain()
@@ -123,8 +120,6 @@ class AuditLog:
             self._check_checkpoint(self._records)
             if torn is not None:
                 moved = set_aside(torn, self.disk)  # 6
-                self.torn_tails += 1
-                self.torn_bytes += moved
                 _log.warning("audit_torn_tail_set_aside", place=str(torn), bytes=moved, position=self._chain.position)
             self._reopen(whole)  # 7
             for tree in (self._events, self._records):  # 8

@@ -74,8 +74,6 @@ class AuditSink:
         self._written = asyncio.Event()
         """Set when a segment may have ended."""
         self._locks: dict[int, asyncio.Lock] = {}
-        self.refused_checkpoints = 0
-        """Records of the checkpoint topic that no given key signed, or that are no checkpoints."""
 
     async def cursor(self, log: int) -> Cursor | None:
         """Where to go on with a partition's log: the last whole record on disk; None if the folder has none of it.
@@ -117,7 +115,7 @@ class AuditSink:
     def offer_checkpoints(self, note: bytes, records_note: bytes | None = None) -> None:
         """Take the signed checkpoints of a log's trees from the topic: they are published once all is on disk.
 
-        Notes without a valid signature by one of the keys are counted and ignored: anyone may write to a topic.
+        Notes without a valid signature by one of the keys are told and ignored: anyone may write to a topic.
 
         Raises:
             StageStopped: `log_diverged` when two that wait contradict each other.
@@ -126,7 +124,6 @@ class AuditSink:
             events = self._verified(note, None)
             records = None if records_note is None else self._verified(records_note, events.checkpoint.origin)
         except ProofError as error:
-            self.refused_checkpoints += 1
             _log.warning("audit_checkpoint_refused", reason=str(error))
             return
         pair = SignedPair(events, records)
