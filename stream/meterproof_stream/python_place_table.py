@@ -13,7 +13,8 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
-_IDENTITY_BYTES: Final = 16
+from meterproof_schemas.identity_table import IDENTITY_BYTES
+
 _SEED_BYTES: Final = 16
 _SLOTS: Final = 16
 _FILLED: Final = 13
@@ -62,12 +63,12 @@ class PlaceTable:
         Raises:
             ValueError: more than the table takes, a place that there is not, or half an identity; nothing was noted.
         """
-        count, rest = divmod(len(identities), _IDENTITY_BYTES)
+        count, rest = divmod(len(identities), IDENTITY_BYTES)
         if rest or not 0 <= place < PLACES or count > self._capacity - self._held:
             message = "whole identities, a place that there is, and not more than the table takes"
             raise ValueError(message)
-        for begin in range(0, len(identities), _IDENTITY_BYTES):
-            bucket, tag = self._hashed(identities[begin : begin + _IDENTITY_BYTES])
+        for begin in range(0, len(identities), IDENTITY_BYTES):
+            bucket, tag = self._hashed(identities[begin : begin + IDENTITY_BYTES])
             while self._slots[_SLOTS * bucket + _SLOTS - 1]:
                 bucket = (bucket + 1) % self._buckets
             self._slots[self._slots.index(0, _SLOTS * bucket)] = tag | (place + 1)
@@ -98,12 +99,12 @@ def places_of(tables: Sequence[PlaceTable], identities: bytes, /) -> list[tuple[
     Raises:
         ValueError: half an identity.
     """
-    if len(identities) % _IDENTITY_BYTES:
+    if len(identities) % IDENTITY_BYTES:
         message = "whole identities"
         raise ValueError(message)
     return [
-        (at // _IDENTITY_BYTES, each, place)
-        for at in range(0, len(identities), _IDENTITY_BYTES)
+        (at // IDENTITY_BYTES, each, place)
+        for at in range(0, len(identities), IDENTITY_BYTES)
         for each, table in enumerate(tables)
-        for place in table.places(identities[at : at + _IDENTITY_BYTES])
+        for place in table.places(identities[at : at + IDENTITY_BYTES])
     ]

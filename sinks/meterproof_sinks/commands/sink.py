@@ -15,7 +15,7 @@ from meterproof.deployment import DataFolder
 from meterproof.errors import MeterError
 from meterproof.kafka.errors import KafkaProblem
 from meterproof_schemas.errors import ContractError
-from meterproof_sinks.commands.options import Bootstrap, Data, Prefix, Url
+from meterproof_sinks.commands.options import Bootstrap, Data, Prefix, Url, partition_numbers
 from meterproof_sinks.commands.sink_audit import app as audit_app
 from meterproof_sinks.commands.sink_webhook import app as webhook_app
 from meterproof_sinks.sink import SinkFault
@@ -105,19 +105,6 @@ def run_clickhouse(
         partitions=partition_numbers(partitions),
         bounds=replace(CLICKHOUSE_BOUNDS, rows_max=batch_rows, age_max_s=batch_age_s),
     )
-
-
-def partition_numbers(text: str | None) -> list[int] | None:
-    """The partitions of an option like `0,1,2`; None, if it was not given, is all."""
-    if text is None:
-        return None
-    try:
-        numbers = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        numbers = []
-    if not numbers or numbers[0] < 0:
-        raise typer.BadParameter(f"{text!r} is not a list of partitions like 0,1,2", param_hint="--partitions")
-    return numbers
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from meterproof_sinks.commands.options import Audit, Bootstrap, Data, Prefix
+from meterproof_sinks.commands.options import Audit, Bootstrap, Data, Prefix, partition_numbers
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write the log into an audit folder.")
 
@@ -43,7 +43,6 @@ def run(
     """
     from meterproof_proofs.key_files import NoVerifierKey
     from meterproof_sinks.audit_process import run_audit_process
-    from meterproof_sinks.commands.sink import partition_numbers
     from meterproof_sinks.segment_writer import SegmentLimits
 
     try:
