@@ -19,6 +19,7 @@ from meterproof_sinks.audit_folder import read_records, records, segments_of, un
 from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.audit_segment import Segment
 from meterproof_sinks.audit_sink import AuditSink
+from meterproof_sinks.disk import NEW_SUFFIX, Disk
 from meterproof_sinks.segment_manifest import read_manifest, read_manifests
 from meterproof_sinks.segment_writer import SegmentLimits
 from meterproof_sinks.verification import verify_folder
@@ -80,6 +81,40 @@ def test_all_but_the_last_segment_are_sealed_and_hold_the_same_lines(plain: Path
             assert zstd.decompress(compressed.read_bytes()) == was.read_bytes()
     assert list(records(sealed)) == LOG.records
     assert unexpected_files(sealed) == []
+
+
+class _LyingDisk(Disk):
+    """Reports success and keeps other bytes of every compressed file than it was given."""
+
+    def __init__(self, kept: Callable[[bytes], bytes]) -> None:
+        self._kept = kept
+        self._compressed: set[int] = set()
+
+    def open_append(self, path: Path) -> int:
+        descriptor = super().open_append(path)
+        (self._compressed.add if path.name.endswith(f".zst{NEW_SUFFIX}") else self._compressed.discard)(descriptor)
+        return descriptor
+
+    def append(self, descriptor: int, content: bytes) -> None:
+        super().append(descriptor, self._kept(content) if descriptor in self._compressed else content)
+
+
+@pytest.mark.parametrize(
+    "kept", [lambda content: content[:-5], lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:]]
+)
+def test_what_cannot_be_read_back_seals_nothing_and_keeps_the_plain_files(
+    plain: Path, tmp_path: Path, kept: Callable[[bytes], bytes]
+) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "log"))
+    writer = AuditLog(folder, LOG.origin, LOG.partition, limits=SMALL, disk=_LyingDisk(kept))
+    try:
+        with pytest.raises(DamagedAudit, match="was just written and"):
+            writer.seal_next()
+    finally:
+        writer.close()
+    assert sealed_segments(folder) == []
+    for file in plain.glob("*.jsonl"):
+        assert (folder / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_manifest_says_what_a_stranger_counts(plain: Path, sealed: Path) -> None:
