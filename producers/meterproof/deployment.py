@@ -1,5 +1,6 @@
 """A deployment on one machine: the names in its data folder, and the file that tells clients where it is."""
 
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -83,7 +84,8 @@ class DataFolder:
         try:
             return DeploymentFile.model_validate_json(self.deployment_file.read_bytes())
         except FileNotFoundError:
-            message = f"{self.root} holds no deployment; start one with `meterproof up --data {self.root}`"
+            quoted = shlex.quote(str(self.root))
+            message = f"{self.root} holds no deployment; start one with `meterproof up --data {quoted}`"
             raise NoDeployment(message) from None
         except ValidationError as error:
             message = f"{self.deployment_file} is faulty: {first_fault(error)}"

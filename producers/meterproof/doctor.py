@@ -102,7 +102,7 @@ def _registry(path: Path) -> KeyRegistry | Finding:
     except OSError as error:
         fault = f"{path}: {error.strerror}"
     except ContractError as error:
-        fault = f"{path}: {error}"
+        fault = str(error)
     return Finding(
         "registry", "failed", fault, "make it from public keys with `meterproof keygen`, or name it with --registry"
     )

@@ -5,6 +5,7 @@ who verify take the new `log.vkey`. 4. `finish`: once every log's largest checkp
 is left. The old one's public half is kept in `log.retired.vkey`, for checkpoints that somebody kept from before.
 """
 
+import shlex
 from typing import Final
 
 from meterproof.deployment import DataFolder
@@ -75,7 +76,8 @@ def _origins(folder: DataFolder) -> list[str]:
         names = [Verifier.parse(line).name for line in lines if line and not line.startswith("#")]
     except FileNotFoundError:
         raise RotationRefused(
-            f"{folder.vkeys} is not there; start the deployment once with `meterproof up --data {folder.root}`"
+            f"{folder.vkeys} is not there; start the deployment once with "
+            f"`meterproof up --data {shlex.quote(str(folder.root))}`"
         ) from None
     except (ProofError, UnicodeDecodeError) as error:
         raise RotationRefused(f"{folder.vkeys} is faulty: {error}") from error

@@ -13,7 +13,7 @@ import structlog
 from meterproof.kafka.reader import Record
 from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.errors import InvalidRegistry, StageStopped
-from meterproof_schemas.price_book import parse_price_book
+from meterproof_schemas.price_book import load_price_book, parse_price_book
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
 from meterproof_sinks.audit_errors import AuditError, DamagedAudit
@@ -88,7 +88,7 @@ def price_books_for(audit: Path, files: Sequence[Path]) -> dict[int, bytes]:
     books = kept_price_books(audit)
     for file in files:
         content = file.read_bytes()
-        book = parse_price_book(content)
+        book = load_price_book(file)
         kept = books.setdefault(book.version, content)
         if parse_price_book(kept) != book:
             raise PriceBooksDiffer(

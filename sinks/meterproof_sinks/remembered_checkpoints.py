@@ -26,11 +26,18 @@ def load_remembered(paths: Sequence[Path], verifiers: Sequence[Verifier]) -> lis
     """The checkpoints in files, or in all files of folders.
 
     Raises:
-        NoCheckpoint: one of them is none, or is signed by another key.
+        NoCheckpoint: one of them is none, or is signed by another key, or a folder is empty.
         OSError: one cannot be read.
     """
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    return [_load(file, verifiers) for file in files]
+    return [_load(file, verifiers) for path in paths for file in _files(path)]
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or a folder's: at least one, for who names what was kept wants it compared."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    if not files:
+        raise NoCheckpoint(f"{path}: holds no checkpoint")
+    return files
 
 
 def _load(file: Path, verifiers: Sequence[Verifier]) -> RememberedCheckpoint:

@@ -1,6 +1,7 @@
 """One event through every stage: what was sent under an id, what became of it, and where it counts."""
 
 import asyncio
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -132,7 +133,7 @@ async def trace_event(folder: DataFolder, event_id: str, source: str | None = No
     if kafka is None:
         trace.not_looked_at.append(
             "usage.rejected (refusals and their payloads) and usage.budget-state (sums): Kafka does not answer; start "
-            f"the pipeline with `meterproof up --data {folder.root}`"
+            f"the pipeline with `meterproof up --data {shlex.quote(str(folder.root))}`"
         )
     else:
         refusals = await _refusals(kafka, folder.deployment().partitions, trace)

@@ -10,7 +10,7 @@ import typer
 from meterproof.command_options import AsJson, Bootstrap, Data, Prefix
 from meterproof.commands.kafka_command import run
 from meterproof.deployment import DataFolder
-from meterproof_schemas.price_book import parse_price_book
+from meterproof_schemas.price_book import load_price_book
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
@@ -41,7 +41,7 @@ def publish(
     """
     from meterproof.kafka.price_books import publish_price_book
 
-    book = parse_price_book(file.read_bytes())
+    book = load_price_book(file)
     published = asyncio.run(publish_price_book(DataFolder(data).kafka_settings(bootstrap, prefix), book))
     if as_json:
         print(json.dumps({"version": book.version, "published": published}))

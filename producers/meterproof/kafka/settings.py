@@ -1,14 +1,19 @@
 """How this process reaches Kafka: read from `METERPROOF_KAFKA_…` variables or arguments into a frozen value."""
 
+import re
 import ssl
+from ipaddress import AddressValueError, IPv6Address
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meterproof.kafka.errors import CertificateUnusable
 from meterproof_schemas.topics import Topic
+
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+)(:(?P<port>[0-9]{1,5}))?", re.ASCII)
+_PORT_MAX: Final = 65_535
 
 
 class KafkaSettings(BaseSettings):
@@ -37,6 +42,14 @@ class KafkaSettings(BaseSettings):
     request_timeout_s: int = Field(default=30, ge=1)
     """How long one request may take before it is given up or sent again."""
 
+    @field_validator("bootstrap")
+    @classmethod
+    def _addresses_can_be_read(cls, bootstrap: str) -> str:
+        if not all(map(_is_address, _addresses(bootstrap))) or not _addresses(bootstrap):
+            message = "must be host:port, or several with commas between"
+            raise ValueError(message)
+        return bootstrap
+
     @model_validator(mode="after")
     def _credentials_are_complete(self) -> Self:
         if self.security_protocol.startswith("SASL") and (self.sasl_username is None or self.sasl_password is None):
@@ -58,7 +71,7 @@ class KafkaSettings(BaseSettings):
             CertificateUnusable: a file of certificates or keys cannot be read, or holds none.
         """
         arguments: dict[str, Any] = {
-            "bootstrap_servers": [address.strip() for address in self.bootstrap.split(",") if address.strip()],
+            "bootstrap_servers": _addresses(self.bootstrap),
             "client_id": self.client_id,
             "request_timeout_ms": self.request_timeout_s * 1000,
             "security_protocol": self.security_protocol,
@@ -84,3 +97,18 @@ class KafkaSettings(BaseSettings):
                 variables = "METERPROOF_KAFKA_SSL_CERTFILE and _SSL_KEYFILE"
                 raise CertificateUnusable(variables, files, str(error)) from None
         return context
+
+
+def _addresses(bootstrap: str) -> list[str]:
+    return [address.strip() for address in bootstrap.split(",") if address.strip()]
+
+
+def _is_address(address: str) -> bool:
+    found = _ADDRESS.fullmatch(address)
+    if found is not None:
+        return found["port"] is None or int(found["port"]) <= _PORT_MAX
+    try:
+        IPv6Address(address)
+    except AddressValueError:
+        return False
+    return True

@@ -235,10 +235,15 @@ def load_registry(path: Path, *, check: Ed25519Check = library_check) -> KeyRegi
     """Read and parse a registry file; `check` verifies.
 
     Raises:
-        InvalidRegistry: the file is faulty.
+        InvalidRegistry: the file, which it names, is faulty.
         OSError: the file cannot be read.
     """
-    return parse_registry(path.read_bytes(), folder=path.parent, check=check)
+    content = path.read_bytes()
+    try:
+        return parse_registry(content, folder=path.parent, check=check)
+    except InvalidRegistry as error:
+        message = f"{path}: {error}"
+        raise InvalidRegistry(message) from None
 
 
 def encode_registry(entries: Sequence[KeyEntry]) -> bytes:

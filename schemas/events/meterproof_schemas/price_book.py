@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import orjson
@@ -159,6 +160,21 @@ def _rate(price: UnitPrice, meter: Meter) -> Rate:
         granularity,
         0 if SCALE % granularity else unit_price * SCALE,
     )
+
+
+def load_price_book(path: Path) -> PriceBook:
+    """Read and parse a price book file.
+
+    Raises:
+        InvalidRegistry: naming the file, the entry and the fault.
+        OSError: it cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        return parse_price_book(content)
+    except InvalidRegistry as error:
+        message = f"{path}: {error}"
+        raise InvalidRegistry(message) from None
 
 
 def parse_price_book(content: bytes) -> PriceBook:

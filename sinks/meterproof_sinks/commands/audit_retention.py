@@ -4,13 +4,16 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 
 from meterproof_sinks.commands.asking import confirm, told_waiting
 from meterproof_sinks.commands.options import AsJson, Audit, Data, Wait
+
+if TYPE_CHECKING:
+    from meterproof_sinks.legal_holds import LegalHolds
 
 app = typer.Typer()
 hold_app = typer.Typer(no_args_is_help=True, help="Legal holds: what neither retention nor erasure may remove.")
@@ -112,12 +115,9 @@ def add(
 
     Exit code: 0 set, and on the device; 1 it could not be written; 2 wrong usage.
     """
-    from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
-
     if (customer is None) == (not everything):
         raise typer.BadParameter("give one of --customer and --all")
-    holds = LegalHolds(data / HOLDS_FILE)
-    one = holds.set(os.urandom(4).hex(), customer, by=by, reason=reason, now_ms=time.time_ns() // 1_000_000)
+    one = _holds(data).set(os.urandom(4).hex(), customer, by=by, reason=reason, now_ms=time.time_ns() // 1_000_000)
     typer.echo(orjson.dumps(one.as_json(), option=orjson.OPT_INDENT_2) if as_json else f"Set: {one}")
     return 0
 
@@ -136,9 +136,7 @@ def remove(
 
     Exit code: 0 lifted, 1 there is no such hold in force, 2 wrong usage.
     """
-    from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
-
-    LegalHolds(data / HOLDS_FILE).lift(hold, by=by, reason=reason, now_ms=time.time_ns() // 1_000_000)
+    _holds(data).lift(hold, by=by, reason=reason, now_ms=time.time_ns() // 1_000_000)
     typer.echo(orjson.dumps({"lifted": hold}) if as_json else f"Lifted: {hold}")
     return 0
 
@@ -146,9 +144,7 @@ def remove(
 @hold_app.command("list", epilog="Example: meterproof audit hold list --data data --json")
 def list_holds(data: Data = Path("data"), as_json: AsJson = False) -> int:
     """Show the holds in force. Exit code: 0, also if there are none."""
-    from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
-
-    holds = LegalHolds(data / HOLDS_FILE).in_force
+    holds = _holds(data).in_force
     if as_json:
         typer.echo(orjson.dumps([one.as_json() for one in holds], option=orjson.OPT_INDENT_2))
     for one in () if as_json else holds:
@@ -163,3 +159,12 @@ def _time_ms(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no time like 2025-01-01", param_hint="--before") from None
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return int(moment.timestamp()) * 1000
+
+
+def _holds(data: Path) -> "LegalHolds":
+    """The holds of a data folder that is there: one that was set in a mistyped folder would hold nothing."""
+    from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
+
+    if not data.is_dir():
+        raise typer.BadParameter(f"{data}: no such folder", param_hint="--data")
+    return LegalHolds(data / HOLDS_FILE)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from meterproof.command_line import run_app
+from meterproof.deployment import DataFolder
 from meterproof_sinks.commands.options import AsJson, Data, Url
 
 app = typer.Typer(add_completion=False)
@@ -31,11 +32,14 @@ def migrate(
     from meterproof_sinks.migrate import migrate as apply
 
     settings = ClickHouseSettings() if url is None else ClickHouseSettings(url=url)
-    clickhouse = settings.open(data)
-    try:
-        found = pending(clickhouse) if check else apply(clickhouse, replicated=settings.replicated)
-    finally:
-        clickhouse.close()
+    if check and settings.url is None and not DataFolder(data).clickhouse.is_dir():
+        found = all_migrations()  # to open the folder would be to make it
+    else:
+        clickhouse = settings.open(data)
+        try:
+            found = pending(clickhouse) if check else apply(clickhouse, replicated=settings.replicated)
+        finally:
+            clickhouse.close()
     names = [f"{migration.number:04}_{migration.name}" for migration in found]
     if as_json:
         print(json.dumps({"missing" if check else "applied": names, "known": len(all_migrations())}))

@@ -47,9 +47,14 @@ def query(
     """
     if (sql is None) == (file is None):
         raise typer.BadParameter("give the query, or --file", param_hint="SQL")
-    text = sys.stdin.read() if sql == "-" else sql if file is None else file.read_text("utf-8")
+    text = sql if file is None else None
+    if text is None or text == "-":
+        try:
+            text = (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode()
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(f"no text in UTF-8: {error.reason}", param_hint=str(file or "-")) from None
     formats = {_Format.TABLE: "JSONCompactStrings", _Format.JSON: "JSONEachRow", _Format.CSV: "CSVWithNames"}
-    answer, format_name = _ask(text or "", formats[form], data, url)
+    answer, format_name = _ask(text, formats[form], data, url)
     if format_name == formats[_Format.TABLE]:
         _show(orjson.loads(answer))
     else:

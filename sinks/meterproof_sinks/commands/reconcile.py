@@ -116,10 +116,9 @@ async def _compare(
 
 
 def _books(files: list[Path]) -> "dict[int, PriceBook]":
-    from meterproof_schemas.price_book import parse_price_book
+    from meterproof_schemas.price_book import load_price_book
 
-    books = [parse_price_book(file.read_bytes()) for file in files]
-    return {book.version: book for book in books}
+    return {book.version: book for book in map(load_price_book, files)}
 
 
 def _repair(data: Path, url: str | None) -> None:

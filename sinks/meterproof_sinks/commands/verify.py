@@ -46,7 +46,9 @@ def verify(
     ] = None,
     jobs: Annotated[
         int,
-        typer.Option(min=0, help="Processes, for logs or the sealed segments of one. 0: as many as there are cores."),
+        typer.Option(
+            min=0, max=1024, help="Processes, for logs or the sealed segments of one. 0: as many as there are cores."
+        ),
     ] = 0,
     resume_file: Annotated[
         Path | None,

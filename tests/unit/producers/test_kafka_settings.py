@@ -44,6 +44,22 @@ def test_half_a_credential_is_refused_with_the_variables_to_set_and_without_thei
     assert "s3cret" not in f"{refused.value} {refused.value!r}"
 
 
+@pytest.mark.parametrize(
+    "bootstrap", ["", ",", "kafka:", ":9092", ":::", "kafka:port", "kafka:99999", "kafka://k:9092", "a b"]
+)
+def test_an_address_that_nobody_could_call_is_refused_and_not_shown(bootstrap: str) -> None:
+    with pytest.raises(ValidationError, match="bootstrap") as refused:
+        KafkaSettings(bootstrap=f"other:9092,{bootstrap}" if bootstrap.strip(",") else bootstrap)
+    assert "other:9092" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "bootstrap", ["kafka", "kafka:9092", "10.0.0.1:9092", "[::1]:9092", "::1", "a-b_c.example:1, x,"]
+)
+def test_an_address_with_and_without_a_port_is_taken(bootstrap: str) -> None:
+    assert KafkaSettings(bootstrap=bootstrap).bootstrap == bootstrap
+
+
 @pytest.mark.parametrize("prefix", ["with space", "slash/", "ä", "x" * 201])
 def test_a_prefix_that_no_topic_can_have_is_refused(prefix: str) -> None:
     with pytest.raises(ValidationError, match="topic_prefix"):

@@ -181,7 +181,9 @@ def test_the_command_tells_the_truth(tlog: Path, capsys: pytest.CaptureFixture[s
     assert (found["holds"], found["size"], found["faults"][0]["position"]) == (False, SIZE, 258)
     assert main(call) == 1
     assert "hash 2 of it is not what follows" in capsys.readouterr().err
+    (tlog.parent / "nothing-kept").mkdir()
     for unusable in (
+        [*call, "--since", str(tlog.parent / "nothing-kept")],
         ["tlog", "verify", str(tlog / "nowhere"), *call[3:]],
         [*call[:3], "--vkey", str(tlog / "checkpoint")],
     ):

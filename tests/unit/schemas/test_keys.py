@@ -249,6 +249,9 @@ def test_a_registry_is_named_by_its_bytes(tmp_path: Path) -> None:
     assert EMPTY_REGISTRY.entries == {}
     with pytest.raises(FileNotFoundError):
         load_registry(tmp_path / "none.json")
+    (tmp_path / "faulty.json").write_bytes(b"[]")
+    with pytest.raises(InvalidRegistry, match=r"faulty\.json: key registry: not a JSON object"):
+        load_registry(tmp_path / "faulty.json")
 
 
 def document(**change: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil, floor
+from pathlib import Path
 
 import orjson
 import pytest
@@ -19,6 +20,7 @@ from meterproof_schemas.price_book import (
     PriceBook,
     UnitPrice,
     encode_price_book,
+    load_price_book,
     parse_price_book,
 )
 from meterproof_schemas.rating import price
@@ -219,6 +221,15 @@ def test_a_faulty_book_is_refused_and_the_fault_named(change: dict[str, object],
     assert parse_price_book(orjson.dumps(BOOK)).version == 1
     with pytest.raises(InvalidRegistry, match=message):
         parse_price_book(orjson.dumps(BOOK | change))
+
+
+def test_a_faulty_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    file.write_bytes(orjson.dumps(BOOK))
+    assert load_price_book(file) == parse_price_book(orjson.dumps(BOOK))
+    file.write_bytes(b"[]")
+    with pytest.raises(InvalidRegistry, match=r"prices\.json: price book: not a JSON object"):
+        load_price_book(file)
 
 
 def test_default_meters_are_a_valid_book() -> None:

@@ -112,6 +112,14 @@ def test_a_log_that_is_gone_is_seen(data: Path, tmp_path: Path, capsys: pytest.C
     assert "which is not in the folder" in capsys.readouterr().err
 
 
+def test_a_folder_without_a_kept_checkpoint_is_no_measure(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "kept").mkdir()
+    assert verify(data, "--since", str(tmp_path / "kept")) == 2
+    assert "kept: holds no checkpoint" in capsys.readouterr().err
+
+
 def test_a_checkpoint_that_nobody_signed_is_no_measure(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """`meterproof up`: the whole pipeline on this machine, until Ctrl-C."""
 
 import asyncio
+import shlex
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +26,9 @@ app = typer.Typer(add_completion=False)
 @app.command(epilog="Example: meterproof up --data data   ·   then, elsewhere: meterproof replay trace.csv --data data")
 def up(
     data: Annotated[Path, typer.Option(help="Folder for everything; made if missing.", file_okay=False)] = Path("data"),
-    partitions: Annotated[int | None, typer.Option(help="Logs of a new deployment; 4 by default.", min=1)] = None,
+    partitions: Annotated[
+        int | None, typer.Option(help="Logs of a new deployment; 4 by default.", min=1, max=10_000)
+    ] = None,
     sequencers: Annotated[int, typer.Option(help="Sequencers that share the partitions.", min=1)] = 1,
     budgets: Annotated[Path | None, typer.Option(help="Budget file to use from now on.", dir_okay=False)] = None,
     prices: Annotated[Path | None, typer.Option(help="Price book to publish.", dir_okay=False)] = None,
@@ -77,9 +80,8 @@ async def _run(data: Path, wish: "SetupWish", sequencers: int) -> int:
         async with supervisor:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, on_signal)
-            console.print(
-                f"Running in {data}; Ctrl-C stops it. Try: meterproof replay FILE --data {data}", highlight=False
-            )
+            console.print(f"Running in {data}; Ctrl-C stops it. Try:", highlight=False)
+            console.print(f"meterproof replay FILE --data {shlex.quote(str(data))}", highlight=False, soft_wrap=True)
             if console.is_terminal:
                 with Live(console=console, auto_refresh=False) as live:
                     while not stop.is_set():

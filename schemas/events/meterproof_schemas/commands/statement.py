@@ -10,7 +10,7 @@ import orjson
 from meterproof_proofs.commands.command_line import FALSE, TRUE, UNUSABLE, add_vkey, cannot_begin, given_verifiers
 from meterproof_proofs.key_files import NoVerifierKey
 from meterproof_schemas.errors import ContractError, InvalidRegistry
-from meterproof_schemas.price_book import parse_price_book
+from meterproof_schemas.price_book import load_price_book, parse_price_book
 from meterproof_schemas.statement import CheckedStatement, Statement
 
 _MAKER_GROUP = "meterproof.statement"
@@ -78,9 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _book(file: Path) -> bytes:
-    content = file.read_bytes()
-    parse_price_book(content)
-    return content
+    load_price_book(file)
+    return file.read_bytes()
 
 
 def _refuse(arguments: argparse.Namespace, fault: str) -> int:

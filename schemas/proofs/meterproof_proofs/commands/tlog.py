@@ -20,7 +20,11 @@ def main(argv: list[str]) -> int:
         return cannot_begin(_NAME, f"{folder}: no such folder; give the one that holds checkpoint and tile/")
     try:
         verifiers = given_verifiers(arguments)
-        remembered = [(file, file.read_bytes()) for given in arguments.since for file in _files(Path(given))]
+        kept = {given: _files(Path(given)) for given in arguments.since}
+        if not all(kept.values()):
+            empty = next(given for given, files in kept.items() if not files)
+            return cannot_begin(_NAME, f"{empty}: holds no checkpoint")
+        remembered = [(file, file.read_bytes()) for files in kept.values() for file in files]
         report = verify_published_log(folder, verifiers, origin=arguments.origin, remembered=remembered)
     except (OSError, NoVerifierKey) as error:
         return cannot_begin(_NAME, error)
