@@ -29,6 +29,7 @@ _EVENTS = 120
 def log() -> RatedLog:
     """Events of two days, each with a time of its own, so that there is one busiest minute; then corrections."""
     made = RatedLog(seed=3, genesis_value=make_genesis_record(limits=make_limits(corrections=True)))
+    made.clock_ms += 2 * 3_600_000  # so that midnight lies between the events
     draw = random.Random(7)
     lines = []
     for number in range(_EVENTS):
