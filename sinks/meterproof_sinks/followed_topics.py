@@ -63,17 +63,15 @@ FOLLOWED: Final = (
 )
 
 
-async def follow_topics(
-    clickhouse: ClickHouse, kafka: KafkaSettings, stop: asyncio.Event, followed: Sequence[FollowedTopic] = FOLLOWED
-) -> None:
-    """Keep the tables of these topics up to date until `stop` is set, over a connection of its own.
+async def follow_topics(clickhouse: ClickHouse, kafka: KafkaSettings, stop: asyncio.Event) -> None:
+    """Keep the tables of `FOLLOWED` up to date until `stop` is set, over a connection of its own.
 
     A failure is told, and tried again: these tables never keep the events from arriving. Several may do this to one
     database: rows are absolute, so the same comes of it. A topic that is deleted and made again is read from its
     beginning.
     """
     async with asyncio.TaskGroup() as tasks:
-        for one in followed:
+        for one in FOLLOWED:
             tasks.create_task(_follow_for_ever(clickhouse, kafka, stop, one))
 
 

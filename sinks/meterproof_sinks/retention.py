@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from typing import Final
 
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+from meterproof_sinks.event_time import month_of
 from meterproof_sinks.legal_holds import Hold
 from meterproof_sinks.rollups import Rollups
 
@@ -69,7 +70,7 @@ def retire(
         for (month,) in clickhouse.rows(
             "SELECT DISTINCT toUInt32(partition) FROM system.parts WHERE active AND database = currentDatabase() "
             "AND table = 'usage_rows' AND toUInt32(partition) < {month:UInt32} ORDER BY 1",
-            {"month": before.year * 100 + before.month},
+            {"month": month_of(before)},
         ):
             of_month = "usage_final WHERE toYYYYMM(event_time) = {month:UInt32}"
             if (hold := _hold_of(clickhouse, holds, of_month, {"month": month})) is not None:  # 1
