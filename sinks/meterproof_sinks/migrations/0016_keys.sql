@@ -9,16 +9,10 @@ ALTER TABLE usage_groups
     MATERIALIZED if(parent_id = '', 0, reinterpretAsUInt128(SHA256(parent_id))) COMMENT 'Of kind run' CODEC(LZ4);
 ALTER TABLE usage_groups MATERIALIZE COLUMN run_key, MATERIALIZE COLUMN parent_key;
 
--- As before, runs with their keys; and each of its own kind of rows, whose day is asked of their partition, not of each of them.
-CREATE OR REPLACE VIEW session_sums AS
-SELECT session, currency, events, cost, began, ended
-FROM usage_groups
-WHERE getSettingOrDefault('enable_shared_storage_snapshot_in_query', false)
-  AND (SELECT count() FROM sink_progress) > 0
-  AND NOT has((SELECT (without, rows_from, lowest, open_days) FROM groups_read).1, _partition_value.1)
-  AND toYYYYMM(_partition_value.1) NOT IN (SELECT month FROM usage_retired) AND kind = 'session'
-UNION ALL
-SELECT session, currency, 1, cost, event_time, event_time
+-- The events that are in no group yet: of each day and log those at and above where the groups end; all, where a query does not
+-- see one state of each table.
+CREATE VIEW IF NOT EXISTS usage_ungrouped AS
+SELECT *
 FROM usage
 WHERE position >= if(
     getSettingOrDefault('enable_shared_storage_snapshot_in_query', false),
@@ -33,6 +27,18 @@ WHERE position >= if(
     )
   );
 
+-- As before, runs with their keys; and each of its own kind of rows, whose day is asked of their partition, not of each of them.
+CREATE OR REPLACE VIEW session_sums AS
+SELECT session, currency, events, cost, began, ended
+FROM usage_groups
+WHERE getSettingOrDefault('enable_shared_storage_snapshot_in_query', false)
+  AND (SELECT count() FROM sink_progress) > 0
+  AND NOT has((SELECT (without, rows_from, lowest, open_days) FROM groups_read).1, _partition_value.1)
+  AND toYYYYMM(_partition_value.1) NOT IN (SELECT month FROM usage_retired) AND kind = 'session'
+UNION ALL
+SELECT session, currency, 1, cost, event_time, event_time
+FROM usage_ungrouped;
+
 CREATE OR REPLACE VIEW run_sums AS
 SELECT run_id, run_key, parent_id, parent_key, currency, events, cost
 FROM usage_groups
@@ -45,19 +51,7 @@ SELECT
   run_id, if(run_id = '', 0, reinterpretAsUInt128(SHA256(run_id))),
   parent_id, if(parent_id = '', 0, reinterpretAsUInt128(SHA256(parent_id))),
   currency, 1, cost
-FROM usage
-WHERE position >= if(
-    getSettingOrDefault('enable_shared_storage_snapshot_in_query', false),
-    (SELECT (without, rows_from, lowest, open_days) FROM groups_read).3,
-    0
-  )
-  AND (
-    NOT getSettingOrDefault('enable_shared_storage_snapshot_in_query', false)
-    OR (
-      mapContains((SELECT (without, rows_from, lowest, open_days) FROM groups_read).2, concat(toString(toDate(event_time)), log))
-      AND position >= (SELECT (without, rows_from, lowest, open_days) FROM groups_read).2[concat(toString(toDate(event_time)), log)]
-    )
-  );
+FROM usage_ungrouped;
 
 -- A view of its own, as `usage_on_disk` is.
 CREATE VIEW IF NOT EXISTS parents_on_disk AS

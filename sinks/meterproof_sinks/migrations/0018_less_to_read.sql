@@ -94,20 +94,8 @@ UNION ALL
 SELECT
   agent, [source], 1, status NOT IN ('', 'ok'), [operation],
   [reinterpretAsUInt64(unhex(substring(traceparent, 4, 16)))], [reinterpretAsUInt64(unhex(substring(traceparent, 20, 16)))]
-FROM usage
-WHERE traceparent != ''
-  AND position >= if(
-    getSettingOrDefault('enable_shared_storage_snapshot_in_query', false),
-    (SELECT (without, rows_from, lowest, open_days) FROM groups_read).3,
-    0
-  )
-  AND (
-    NOT getSettingOrDefault('enable_shared_storage_snapshot_in_query', false)
-    OR (
-      mapContains((SELECT (without, rows_from, lowest, open_days) FROM groups_read).2, concat(toString(toDate(event_time)), log))
-      AND position >= (SELECT (without, rows_from, lowest, open_days) FROM groups_read).2[concat(toString(toDate(event_time)), log)]
-    )
-  );
+FROM usage_ungrouped
+WHERE traceparent != '';
 
 -- Nothing reads these any more.
 DROP VIEW IF EXISTS usage_pieces;
