@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 
 from meterproof_schemas.event import entry_of
@@ -236,6 +237,15 @@ def test_what_is_damaged_in_the_copy_does_not_come_back(
     tile.unlink()
     assert audit(["fetch", deployment.url, str(tmp_path / "no-tile")]) == 78
     assert "is missing" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_what_is_not_read_back_as_it_was_written_is_told(monkeypatch: pytest.MonkeyPatch, replaces: bool) -> None:
+    """Of an object that never changes, and of one that may: a store that takes it and keeps something else."""
+    store, put = ObjectStore("memory:///"), obstore.put
+    monkeypatch.setattr(obstore, "put", lambda kept, name, content, **how: put(kept, name, content[:-1], **how))
+    with pytest.raises(ObjectDiffers, match="log/checkpoint has SHA-256"):
+        (store.replace if replaces else store.put)("log/checkpoint", b"signed")
 
 
 def test_a_folder_with_another_history_is_refused(deployment: Deployment, capfd: pytest.CaptureFixture[str]) -> None:

@@ -193,11 +193,12 @@ def test_a_request_is_done_once_by_whoever_comes_first(audit: Path) -> None:
     check(audit)
 
 
-def test_a_hold_that_was_set_meanwhile_is_heeded(audit: Path) -> None:
+@pytest.mark.parametrize(("customer", "whose"), [("initech", "customer 'initech'"), (None, "everything")])
+def test_a_hold_that_was_set_meanwhile_is_heeded(audit: Path, customer: str | None, whose: str) -> None:
     holds_file = audit.parent / HOLDS_FILE
-    LegalHolds(holds_file).set("h2", "initech", by="legal", reason="case 13", now_ms=NOW_MS)
+    LegalHolds(holds_file).set("h2", customer, by="legal", reason="case 13", now_ms=NOW_MS)
     for request in (ERASE, UpkeepRequest(request="b" * 16, erase=Owner("agent", LOG.agent))):
-        with pytest.raises(UpkeepFailed, match="hold h2 of customer 'initech'"):
+        with pytest.raises(UpkeepFailed, match=f"hold h2 of {whose}"):
             ask(audit, request, holds_file, patience_s=0)
     (outcome,) = ask(audit, retain(audit), holds_file, patience_s=0).values()
     assert outcome.retained is not None
