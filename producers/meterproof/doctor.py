@@ -113,7 +113,7 @@ def _keys(subject: Subject, registry: KeyRegistry | None, now_ms: int) -> list[F
     paths = sorted(subject.folder.keys.glob("*.key")) if subject.key is None else [subject.key]
     findings = []
     for path in paths:
-        if subject.key is None and path == subject.folder.log_key:
+        if subject.key is None and path in {subject.folder.log_key, subject.folder.next_log_key}:
             continue
         name = f"key {path.stem}"
         try:

@@ -20,14 +20,14 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         FileNotFoundError: the folder is not there.
         OSError: it cannot be written.
     """
+    if path.exists() and not path.is_file():  # before links are resolved: a pipe in /dev/fd leads to no path
+        with naming(path), path.open("wb") as file:
+            yield file
+        return
     path = path.resolve()
     if not path.parent.is_dir():
         message = f"{path}: there is no folder {path.parent}"
         raise FileNotFoundError(message)
-    if path.exists() and not path.is_file():
-        with naming(path), path.open("wb") as file:
-            yield file
-        return
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with naming(path), beside.open("wb") as file:

@@ -10,6 +10,7 @@ This package's own `check` is found without asking for entry points, which costs
 import gc
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final, TextIO, cast
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 success, 1 what the sub-command refuses or cannot do, 2 wrong usage, 130 interrupted.
     """
+    _spell_what_cannot_be_shown(sys.stdout)
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else None
     if name is None:
@@ -46,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"meterproof {version('meterproof-proofs')}\n")
         return _SUCCESS
     return _run(name, arguments[1:])
+
+
+def _spell_what_cannot_be_shown(stream: TextIO) -> None:
+    """Have a character that the terminal's encoding lacks written as an escape, where it would end the command."""
+    if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _run(name: str, arguments: list[str]) -> int:

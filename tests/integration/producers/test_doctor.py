@@ -38,6 +38,7 @@ async def subject(broker: LocalBroker, topic_prefix: str, tmp_path: Path) -> Sub
     key = ProducerKey(b"\x01" * 32)
     key.save(folder.keys / "gateway.key")
     LogKey(b"\x02" * 32).save(folder.log_key)
+    LogKey(b"\x03" * 32).save(folder.next_log_key)  # as while the log key is changed
     entry = key.entry("gateway", sources=("gateway/*",), agents=("*",), customers=("*",))
     folder.registry.write_bytes(encode_registry([entry]))
     deployment = Deployment(name="meter.example.com/test", deployment="test", partitions=2)

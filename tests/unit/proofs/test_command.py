@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.metadata import version
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,14 @@ def test_an_interrupt_ends_without_a_traceback(importable: Site, capsys: pytest.
 def test_unexpected_errors_are_not_hidden(site: Site) -> None:
     with pytest.raises(RuntimeError, match="imported for nothing"):
         command.main(["zz-greet"])
+
+
+def test_a_character_that_the_terminal_lacks_is_spelled(importable: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(written, encoding="latin-1"))
+    assert command.main(["zz-greet", "\u03b3"]) == 0
+    sys.stdout.flush()
+    assert written.getvalue() == b"hello \\u03b3\n"
 
 
 def test_the_installed_script_runs() -> None:
