@@ -21,7 +21,7 @@ from meterproof.kafka.price_books import publish_price_book
 from meterproof.kafka.producer import RecordProducer
 from meterproof_local.broker import LocalBroker
 from meterproof_proofs.command import main as meterproof
-from meterproof_schemas.log_record import decode_record, record_digest
+from meterproof_schemas.log_record import Operator, decode_record, record_digest
 from meterproof_schemas.price_book import parse_price_book
 from meterproof_schemas.reasons import Reason
 from meterproof_schemas.rejection import decode_rejection
@@ -239,6 +239,8 @@ async def test_lost_records_stop_until_a_person_accepts_the_loss(
         assert worker.stop() == 0, worker.log()
     await pipeline.check()
     assert (await pipeline.log(0)).counts["record:source_lost"] == 1
+    headers = [decode_record(record.value).header for record in await pipeline.records(Topic.LOG, 0)]
+    assert [one.operator for one in headers if one.kind == "hole"] == [Operator(who="Ada", why="deleted by mistake")]
 
 
 async def test_a_record_set_aside_by_a_person(
