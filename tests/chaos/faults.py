@@ -435,7 +435,7 @@ def _enter_kill_in_write(name: str) -> None:
     async def kill_in_write(rig: Rig, draw: random.Random) -> str:
         after_s = draw.uniform(0, 0.6)  # a write begins half a second after its first record was polled
         pid, before = await rig.running(name), None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while True:
                 status = rig.supervisor.status(name) or {}
                 if rig.worker(name).pid != pid:

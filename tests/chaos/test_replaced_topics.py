@@ -32,7 +32,7 @@ from tests.integration.stream.workers import Pipeline
 pytestmark = [pytest.mark.broker, pytest.mark.clickhouse, pytest.mark.slow]
 
 PARTITIONS = 2
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 LOOKED_AT_S = 15.0
 """How long a sequencer is watched that need not end by itself."""
 

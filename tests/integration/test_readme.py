@@ -18,7 +18,7 @@ from meterproof_schemas.keys import load_registry
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PATIENCE_S = 120
+PATIENCE_S = 240
 RUN_ELSEWHERE = {"./dev demo", "./dev test"}
 """The demo has a test of its own; the other is what runs this test."""
 

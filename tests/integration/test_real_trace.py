@@ -145,7 +145,7 @@ async def delete_groups(pipeline: Supervisor) -> list[str]:
         groups = [group for group, _ in await admin.list_consumer_groups()]
         node = await admin.find_coordinator(groups[0])
         left = sorted(groups)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while left:  # static members stay in their group for a session timeout after they stopped
                 await asyncio.sleep(1)
                 response = await admin._send_request(DeleteGroupsRequest(left), node)
@@ -168,7 +168,7 @@ async def move_offsets(pipeline: Supervisor, groups: dict[str, Topic], draw: ran
             offsets = {
                 part: OffsetAndMetadata(draw.choice([0, ends[part] // 2, ends[part] + 60]), "") for part in parts
             }
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 while True:  # refused while the group still has the static members that were stopped
                     try:
                         await consumer.commit(offsets)

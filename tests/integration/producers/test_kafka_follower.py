@@ -31,7 +31,7 @@ from tests.builders import make_genesis_record
 
 pytestmark = pytest.mark.broker
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ class Member:
                     self.owner.next[partition] = record.offset + 1
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while not holds():
                 assert self.polling is not None
                 if self.polling.done():

@@ -14,7 +14,7 @@ from meterproof_local.broker import LocalBroker
 
 pytestmark = pytest.mark.broker
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 async def test_a_topic_that_is_made_again_has_another_id(broker: LocalBroker, topic_prefix: str) -> None:

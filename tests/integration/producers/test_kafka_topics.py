@@ -23,7 +23,7 @@ from meterproof_schemas.topics import TOPICS, Topic
 
 pytestmark = pytest.mark.broker
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 DEPLOYMENT = Deployment(name="meter.example.com/test", deployment="test", partitions=3)
 

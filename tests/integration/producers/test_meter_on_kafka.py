@@ -20,7 +20,7 @@ from meterproof_schemas.topics import Topic
 
 pytestmark = pytest.mark.broker
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 async def batches_topic(kafka: KafkaSettings, **configs: str) -> str:

@@ -38,7 +38,7 @@ from tests.meterproof_command import PROGRAM
 
 pytestmark = pytest.mark.broker
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 SETTINGS = SinkSettings(stall_timeout_s=5, slow_after_s=1)
 BOUNDS = BatchBounds(age_max_s=0.05)
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 SECRET = f"whsec_{b64encode(bytes(range(32))).decode()}"
 PATH = "/T0KEN"
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
