@@ -1,8 +1,10 @@
 """A loopback HTTP endpoint for reading the ClickHouse folder that this process owns: chDB lets no other one open it.
 
-It speaks as much of ClickHouse's HTTP interface as reading needs, so `curl`, BI tools and ClickHouse's own client
-libraries work: SQL in the body or in `?query=`, `default_format` or a FORMAT clause, bound parameters as
-`param_<name>`, and `/ping`.
+It speaks as much of ClickHouse's HTTP interface as reading needs, so `curl`, tools that ask for text formats, and
+ClickHouse's client for Python work: SQL in the body or in `?query=`, `default_format` or a FORMAT clause, bound
+parameters as `param_<name>`, and `/ping`. Not spoken is `client_protocol_version`, by which a client chooses how
+`Native` is laid out: the engine of a folder takes none. ClickHouse's client for Go, and Grafana's data source with it,
+insists on one.
 """
 
 import asyncio

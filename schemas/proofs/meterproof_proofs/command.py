@@ -77,6 +77,8 @@ def _run(name: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         _complain(f"'{name}' needs the Python module '{error.name}', which is not installed; install it and try again")
         return _FAILURE
+    except KeyboardInterrupt:
+        return _interrupted(name)
     finally:
         gc.freeze()
         gc.enable()
@@ -87,8 +89,12 @@ def _called(name: str, command: Callable[[list[str]], int], arguments: list[str]
     try:
         return command(arguments)
     except KeyboardInterrupt:
-        _complain(f"'{name}' interrupted")
-        return _INTERRUPTED
+        return _interrupted(name)
+
+
+def _interrupted(name: str) -> int:
+    _complain(f"'{name}' interrupted")
+    return _INTERRUPTED
 
 
 def _unknown(name: str) -> str:

@@ -169,6 +169,12 @@ def test_an_interrupt_ends_without_a_traceback(importable: Site, capsys: pytest.
     assert capsys.readouterr().err == "meterproof: 'zz-wait' interrupted\n"
 
 
+def test_an_interrupt_while_a_command_is_loaded_is_one_too(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    (site.folder / "greeting_package" / "__init__.py").write_text("raise KeyboardInterrupt\n")
+    assert command.main(["zz-wait"]) == 130
+    assert capsys.readouterr().err == "meterproof: 'zz-wait' interrupted\n"
+
+
 def test_unexpected_errors_are_not_hidden(site: Site) -> None:
     with pytest.raises(RuntimeError, match="imported for nothing"):
         command.main(["zz-greet"])
