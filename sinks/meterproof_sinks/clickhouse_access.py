@@ -20,8 +20,19 @@ def open_reader(data: Path, url: str | None) -> ClickHouse:
     url = url or settings.url
     if url is not None:
         return settings.connect(url)
+    if (there := running_sink(settings, folder)) is not None:
+        return there
+    return ClickHouse.read_folder(folder, database=settings.database, settings=READER_SETTINGS)
+
+
+def running_sink(settings: ClickHouseSettings, folder: Path) -> ClickHouse | None:
+    """A connection to the sink that has the folder open; None if none has.
+
+    Raises:
+        ClickHouseError: it refuses.
+    """
     if (endpoint := read_endpoint(folder)) is not None:
         # The number of a process that is gone may have gone to another one.
         with contextlib.suppress(ClickHouseUnavailable):
             return settings.connect(endpoint.url)
-    return ClickHouse.read_folder(folder, database=settings.database, settings=READER_SETTINGS)
+    return None

@@ -1,19 +1,18 @@
 """A deployment's ClickHouse, whoever has it now, as `meterproof erase` needs it."""
 
-import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from meterproof.deployment import DataFolder
-from meterproof_sinks.clickhouse import ClickHouse, ClickHouseUnavailable
+from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.clickhouse_access import running_sink
 from meterproof_sinks.clickhouse_settings import ClickHouseSettings
 from meterproof_sinks.erasure import Erasure
 from meterproof_sinks.erasure_request import OnWait, ask_sink
 from meterproof_sinks.log_bounds import carried
 from meterproof_sinks.migrate import migrate
-from meterproof_sinks.query_front import read_endpoint
 from meterproof_sinks.row_erasure import erase_rows
 
 _CARRIED_PATIENCE_S: Final = 15.0
@@ -46,11 +45,8 @@ class RowsToErase:
         self._may_grow = self._is_sinks or settings.url is not None
 
     def _opened(self, settings: ClickHouseSettings, data: Path) -> tuple[ClickHouse, bool]:
-        endpoint = read_endpoint(self._folder) if settings.url is None else None
-        if endpoint is not None:
-            # The number of a process that is gone may have gone to another one.
-            with contextlib.suppress(ClickHouseUnavailable):
-                return settings.connect(endpoint.url), True
+        if settings.url is None and (there := running_sink(settings, self._folder)) is not None:
+            return there, True
         clickhouse = settings.open(data)
         migrate(clickhouse, replicated=settings.replicated)
         return clickhouse, False
