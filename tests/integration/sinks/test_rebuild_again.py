@@ -1,0 +1,127 @@
+"""`rebuild` of several logs: exact wherever it ends, and never two logs of one partition."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meterproof_schemas.price_book import encode_price_book
+from meterproof_sinks.audit_errors import DamagedAudit
+from meterproof_sinks.audit_folder import log_folder_name, segments_of
+from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.batch_bounds import BatchBounds
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+from meterproof_sinks.disk import Disk
+from meterproof_sinks.price_book_folder import keep_price_book
+from meterproof_sinks.rebuilding import NotTheSame, given_books, rebuild
+from meterproof_sinks.reconciliation import reconcile
+from meterproof_sinks.segment_writer import SegmentLimits
+from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, opened
+from tests.rated_log import BOOKS, RatedLog
+
+pytestmark = pytest.mark.clickhouse
+
+_PARTITIONS = 2
+
+
+def _logs() -> list[RatedLog]:
+    logs = [RatedLog(partition=number, partitions=_PARTITIONS, seed=60 + number) for number in range(_PARTITIONS)]
+    for log in logs:
+        log._made = 10_000 * log.partition  # ids that no other log has
+        log.grow(15)
+    return logs
+
+
+def _audit(data: Path, logs: list[RatedLog]) -> Path:
+    """Write the audit folder, and the price books beside it."""
+    audit = data / "audit"
+    for log in logs:
+        folder = audit / log_folder_name(log.origin)
+        writer = AuditLog(folder, log.origin, log.partition, limits=SegmentLimits(bytes_max=20_000))
+        writer.append(log.records)
+        writer.close()
+    for book in BOOKS.values():
+        keep_price_book(audit, encode_price_book(book), Disk())
+    return audit
+
+
+@pytest.fixture
+def clickhouse(tmp_path: Path) -> Iterator[ClickHouse]:
+    with opened(tmp_path / "clickhouse") as database:
+        yield database
+
+
+async def test_damage_leaves_what_is_exact_and_can_be_mended(
+    clickhouse: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meterproof_sinks.rebuilding.CLICKHOUSE_BOUNDS", BatchBounds(records_max=4))
+    logs = _logs()
+    audit = _audit(tmp_path, logs)
+    damaged = segments_of(audit / log_folder_name(logs[0].origin))[-2]
+    assert damaged.first > logs[0].records[3][1].header.size, "a batch stands before the damage"
+    whole = damaged.events.read_bytes()
+    damaged.events.write_bytes(whole.replace(b'"specversion"', b'"specVersion"', 1))
+    with pytest.raises(DamagedAudit):
+        await rebuild(clickhouse, audit, given_books(BOOKS))
+    before = [await new_sink(clickhouse).cursor(log.partition) for log in logs]
+    assert before[0] is not None
+    assert 0 < before[0].position < logs[0].state.position
+    for log, cursor in zip(logs, before, strict=True):
+        if cursor is not None:
+            assert_holds_exactly(clickhouse, log)
+    damaged.events.write_bytes(whole)
+    rebuilt = await rebuild(clickhouse, audit, given_books(BOOKS))
+    for log, cursor in zip(logs, before, strict=True):
+        there = 0 if cursor is None else cursor.position
+        assert (rebuilt.there[log.origin], rebuilt.events[log.origin]) == (there, log.state.position - there)
+        assert assert_holds_exactly(clickhouse, log) == log.state.position
+    assert (await reconcile(clickhouse, audit, None)).holds
+
+
+async def test_cut_off_at_any_insert_it_goes_on(
+    clickhouse: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meterproof_sinks.rebuilding.CLICKHOUSE_BOUNDS", BatchBounds(records_max=4))
+    logs = _logs()
+    audit = _audit(tmp_path, logs)
+    insert = ClickHouse.insert
+    left = 0
+
+    def until_cut_off(database: ClickHouse, *of: Any) -> None:
+        nonlocal left
+        if not left:  # and no later one gets through
+            raise ClickHouseError("cut off")
+        left -= 1
+        insert(database, *of)
+
+    cut_off = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(ClickHouse, "insert", until_cut_off)
+        while True:
+            left = cut_off
+            try:
+                await rebuild(clickhouse, audit, given_books(BOOKS))
+            except ClickHouseError:
+                cut_off += 1
+            else:
+                break
+            for log in logs:
+                if await new_sink(clickhouse).cursor(log.partition) is not None:
+                    assert_holds_exactly(clickhouse, log)
+    assert cut_off > 4, "more often than one write has inserts"
+    for log in logs:
+        assert assert_holds_exactly(clickhouse, log) == log.state.position
+    assert (await reconcile(clickhouse, audit, None)).holds
+
+
+async def test_two_logs_of_one_partition_are_never_mixed(clickhouse: ClickHouse, tmp_path: Path) -> None:
+    log = _logs()[0]
+    other = RatedLog(partition=0, partitions=_PARTITIONS, seed=99, epoch="0e" * 16)
+    other.grow(12)
+    audit = _audit(tmp_path, [log, other])
+    first = min(log, other, key=lambda one_: log_folder_name(one_.origin))
+    with pytest.raises(NotTheSame, match="--replace"):
+        await rebuild(clickhouse, audit, given_books(BOOKS))
+    assert clickhouse.rows("SELECT DISTINCT log FROM usage") == [(first.origin,)]
+    assert assert_holds_exactly(clickhouse, first) == first.state.position
