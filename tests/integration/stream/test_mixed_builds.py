@@ -43,7 +43,7 @@ LATE = "442f58e"
 """The last that knew no topic by its id."""
 FOLDER_IS = {OLDEST: "index_thrown_away", LATE: "index_resumed"}
 """What becomes of that build's index on disk where this one starts over it."""
-SESSION = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "90"}
+SESSION = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "180"}
 """So that a slow start costs no worker its place."""
 STRANGER = make_key("stranger")
 """In no registry."""

@@ -30,7 +30,7 @@ from tests.integration.stream.workers import PATIENCE_S, Pipeline, Worker, whate
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 PARTITIONS = 4
-SESSION_S = 90
+SESSION_S = 180
 LOAD_INTERVAL_S = 0.1
 SETTLED_S = 1.0
 """Load behind each change, so that its last pause has an end."""

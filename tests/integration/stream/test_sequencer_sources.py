@@ -255,7 +255,7 @@ async def test_a_record_set_aside_by_a_person(
     assert await command("sequencer", "quarantine", "0", "0", *where) == 0
     capsys.readouterr()
     # However long the person takes: it keeps its partition, and is not told to take it over anew.
-    with pipeline.worker(METERPROOF_WORKER_SESSION_TIMEOUT_S="120") as worker:
+    with pipeline.worker(METERPROOF_WORKER_SESSION_TIMEOUT_S="180") as worker:
         await pipeline.wait_until_sequenced(worker)
         worker.process.send_signal(19)  # SIGSTOP: the person is faster
         await pipeline.send(0, [b"strange too"])
@@ -357,7 +357,7 @@ async def test_a_member_that_was_left_without_partitions_gets_them_when_it_comes
 ) -> None:
     """A static member is given back what it had, which is nothing if its topic was away just then."""
     pipeline = await Pipeline.create(broker.bootstrap, topic_prefix, tmp_path / "data", partitions=2, runtime=runtime)
-    session = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "120"}
+    session = {"METERPROOF_WORKER_SESSION_TIMEOUT_S": "180"}
     with pipeline.worker(**session) as worker:  # type: ignore[arg-type]  # only variables
         await asyncio.to_thread(worker.wait_until_holding)
         await delete_topic(pipeline, Topic.BATCHES)

@@ -26,7 +26,7 @@ from meterproof_schemas.topics import Topic
 from meterproof_stream.runtime import Runtime
 from tests.builders import DEPLOYMENT, SigningPair, agent_in, make_batch, make_event, make_key, make_registry_file
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 """How long a worker may take for anything before a test fails."""
 
 whatever_runs_it = pytest.mark.parametrize("runtime", list(Runtime))
