@@ -36,6 +36,12 @@ SERIES_SHOWN = 8
 CELL_LENGTH = 44
 
 
+def shortened(text: str) -> str:
+    """A cell's text, without its middle if it is too long: names of logs differ at their ends."""
+    half = CELL_LENGTH // 2
+    return text if len(text) <= CELL_LENGTH else f"{text[: half - 1]}…{text[-half:]}"
+
+
 def answer(sql: str, data: Path) -> list[dict[str, object]]:
     """The rows of a panel's query over all time."""
     everything = TIME_FILTER.sub(r"\1 >= toDateTime(0) AND \1 <= toDateTime(4102444800)", sql)
@@ -72,7 +78,7 @@ def draw_table(axes: Axes, rows: list[dict[str, object]]) -> None:
     if not rows:
         axes.text(0.5, 0.5, "no rows", ha="center", va="center", fontsize=8, color="grey")
         return
-    cells = [[str(value)[:CELL_LENGTH] for value in row.values()] for row in rows[:ROWS_SHOWN]]
+    cells = [[shortened(str(value)) for value in row.values()] for row in rows[:ROWS_SHOWN]]
     lengths = [max(map(len, column)) + 2 for column in zip(list(rows[0]), *cells, strict=True)]
     widths = [length / sum(lengths) for length in lengths]
     table = axes.table(cells, colLabels=list(rows[0]), colWidths=widths, cellLoc="left", loc="upper center")
