@@ -42,7 +42,7 @@ async def measure_freshness(rig: Rig, *, seconds: float) -> list[Figure]:
             publishing = asyncio.ensure_future(
                 deployment.publish("log", batch=_BATCH, events=events, batches_per_s=OFFERED_PER_S / _BATCH)
             )
-            reader = await asyncio.to_thread(open_reader, deployment.data)
+            reader = await asyncio.to_thread(open_reader, deployment.data, None)
 
             async def visible() -> bool:
                 rows = await asyncio.to_thread(reader.rows, _PROGRESS)
