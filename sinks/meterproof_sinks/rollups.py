@@ -15,6 +15,8 @@ import structlog
 
 from meterproof_sinks.backlog import Backlog
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+from meterproof_sinks.event_time import month_of
+from meterproof_sinks.log_bounds import carried
 from meterproof_sinks.rollup_rows import GRAINS, sums_of
 from meterproof_sinks.usage_groups import groups_of_a_day
 
@@ -63,19 +65,15 @@ class Rollups:
     only a cache of what it built, so several may run beside one another. Lives as long as its connection.
     """
 
-    def __init__(
-        self, clickhouse: ClickHouse, new_name: Callable[[], str] = lambda: token_hex(8), *, aside: bool = False
-    ) -> None:
+    def __init__(self, clickhouse: ClickHouse, *, aside: bool = False) -> None:
         """Build nothing yet.
 
         Args:
             clickhouse: stays the caller's.
-            new_name: of a staging table.
             aside: let whatever else this process does go first.
 
         """
         self._clickhouse = clickhouse
-        self._new_name = new_name
         self._settings = _ASIDE if aside else _SETTINGS
         self._seen: Bounds | None = None
         self._built: dict[date, dict[str, int]] = {}
@@ -89,7 +87,7 @@ class Rollups:
             ClickHouseUnavailable: the database is away; what was done so far is whole.
             ClickHouseError: a statement was refused.
         """
-        bounds = self._progress()
+        bounds = carried(self._clickhouse)
         if bounds == self._seen:
             return Refreshed()
         if self._seen is None:
@@ -99,7 +97,7 @@ class Rollups:
             [
                 day
                 for day, lasts in sorted(self._last_positions().items())
-                if day.year * 100 + day.month not in retired
+                if month_of(day) not in retired
                 and any(min(last + 1, bounds.get(log, 0)) > self._to(day, log) for log, last in lasts.items())
             ],
             bounds,
@@ -117,11 +115,11 @@ class Rollups:
             ClickHouseUnavailable: the database is away; what was done so far is whole.
             ClickHouseError: a statement was refused.
         """
-        bounds = self._progress()
+        bounds = carried(self._clickhouse)
         if days is None:
             days = self._last_positions().keys() | self._built_to().keys()
         retired = self._retired_months()
-        kept = sorted(day for day in days if day.year * 100 + day.month not in retired)
+        kept = sorted(day for day in days if month_of(day) not in retired)
         refreshed = self._build(kept, bounds, force=True)
         self._seen = None
         return refreshed
@@ -149,7 +147,7 @@ class Rollups:
         2. stop if the day as it stands goes further: a late builder must not put back an older state
         3. swap each in whole, and drop the tables of their own
         """
-        run = self._new_name()
+        run = token_hex(8)
         parameters = {
             "day": f"{day.isoformat()} 00:00:00",
             "after": f"{(day + timedelta(days=1)).isoformat()} 00:00:00",
@@ -178,11 +176,6 @@ class Rollups:
             for staging in made.values():
                 self._command(f"DROP TABLE IF EXISTS {staging}", {})
         return True
-
-    def _progress(self) -> dict[str, int]:
-        return dict(
-            self._clickhouse.rows("SELECT log, argMax(next, log_offset) FROM sink_progress GROUP BY log ORDER BY log")
-        )
 
     def _retired_months(self) -> set[int]:
         return {month for (month,) in self._clickhouse.rows("SELECT DISTINCT month FROM usage_retired")}

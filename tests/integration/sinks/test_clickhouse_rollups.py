@@ -13,6 +13,7 @@ import pytest
 
 from meterproof_sinks.backlog import Backlog
 from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.log_bounds import carried
 from meterproof_sinks.rollup_rows import GRAINS
 from meterproof_sinks.rollups import REQUEST_FILE, Rollups, keep_rollups
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
@@ -153,7 +154,7 @@ async def test_a_late_builder_puts_nothing_back(clickhouse: ClickHouse) -> None:
     log = _log(12)
     await _write(clickhouse, log, last=6)
     late = Rollups(clickhouse)
-    bounds = late._progress()
+    bounds = carried(clickhouse)
     await _write(clickhouse, log, first=6)
     Rollups(clickhouse).refresh()
     days = sorted(late._last_positions())

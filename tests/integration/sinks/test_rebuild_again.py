@@ -6,44 +6,17 @@ from typing import Any
 
 import pytest
 
-from meterproof_schemas.price_book import encode_price_book
 from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_folder import log_folder_name, segments_of
-from meterproof_sinks.audit_log import AuditLog
 from meterproof_sinks.batch_bounds import BatchBounds
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
-from meterproof_sinks.disk import Disk
-from meterproof_sinks.price_book_folder import keep_price_book
 from meterproof_sinks.rebuilding import NotTheSame, given_books, rebuild
 from meterproof_sinks.reconciliation import reconcile
-from meterproof_sinks.segment_writer import SegmentLimits
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, opened
+from tests.integration.sinks.rated_folder import PARTITIONS, rated_logs, write_audit_folder
 from tests.rated_log import BOOKS, RatedLog
 
 pytestmark = pytest.mark.clickhouse
-
-_PARTITIONS = 2
-
-
-def _logs() -> list[RatedLog]:
-    logs = [RatedLog(partition=number, partitions=_PARTITIONS, seed=60 + number) for number in range(_PARTITIONS)]
-    for log in logs:
-        log._made = 10_000 * log.partition  # ids that no other log has
-        log.grow(15)
-    return logs
-
-
-def _audit(data: Path, logs: list[RatedLog]) -> Path:
-    """Write the audit folder, and the price books beside it."""
-    audit = data / "audit"
-    for log in logs:
-        folder = audit / log_folder_name(log.origin)
-        writer = AuditLog(folder, log.origin, log.partition, limits=SegmentLimits(bytes_max=20_000))
-        writer.append(log.records)
-        writer.close()
-    for book in BOOKS.values():
-        keep_price_book(audit, encode_price_book(book), Disk())
-    return audit
 
 
 @pytest.fixture
@@ -56,8 +29,8 @@ async def test_damage_leaves_what_is_exact_and_can_be_mended(
     clickhouse: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterproof_sinks.rebuilding.CLICKHOUSE_BOUNDS", BatchBounds(records_max=4))
-    logs = _logs()
-    audit = _audit(tmp_path, logs)
+    logs = rated_logs(60)
+    audit = write_audit_folder(tmp_path, logs)
     damaged = segments_of(audit / log_folder_name(logs[0].origin))[-2]
     assert damaged.first > logs[0].records[3][1].header.size, "a batch stands before the damage"
     whole = damaged.events.read_bytes()
@@ -83,8 +56,8 @@ async def test_cut_off_at_any_insert_it_goes_on(
     clickhouse: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterproof_sinks.rebuilding.CLICKHOUSE_BOUNDS", BatchBounds(records_max=4))
-    logs = _logs()
-    audit = _audit(tmp_path, logs)
+    logs = rated_logs(60)
+    audit = write_audit_folder(tmp_path, logs)
     insert = ClickHouse.insert
     left = 0
 
@@ -116,10 +89,10 @@ async def test_cut_off_at_any_insert_it_goes_on(
 
 
 async def test_two_logs_of_one_partition_are_never_mixed(clickhouse: ClickHouse, tmp_path: Path) -> None:
-    log = _logs()[0]
-    other = RatedLog(partition=0, partitions=_PARTITIONS, seed=99, epoch="0e" * 16)
+    log = rated_logs(60)[0]
+    other = RatedLog(partition=0, partitions=PARTITIONS, seed=99, epoch="0e" * 16)
     other.grow(12)
-    audit = _audit(tmp_path, [log, other])
+    audit = write_audit_folder(tmp_path, [log, other])
     first = min(log, other, key=lambda one_: log_folder_name(one_.origin))
     with pytest.raises(NotTheSame, match="--replace"):
         await rebuild(clickhouse, audit, given_books(BOOKS))

@@ -11,8 +11,7 @@ from meterproof.kafka.settings import KafkaSettings
 from meterproof_schemas.correction import correction_line
 from meterproof_schemas.event import parse_event
 from meterproof_schemas.price_book import encode_price_book
-from meterproof_sinks.audit_folder import log_folder_name, log_folders, segments_of
-from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.audit_folder import log_folders, segments_of
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.price_book_folder import keep_price_book
@@ -21,37 +20,13 @@ from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.reconciliation_report import Reconciliation
 from meterproof_sinks.rollups import Rollups
 from meterproof_sinks.row_texts import EVENT_COLUMNS, RECORD_COLUMNS, text_sql
-from meterproof_sinks.segment_writer import SegmentLimits
 from tests.builders import make_genesis_record, make_limits
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, one, opened
+from tests.integration.sinks.rated_folder import PARTITIONS, rated_logs, write_audit_folder
 from tests.meterproof_command import run_meterproof
 from tests.rated_log import BOOKS, RatedLog
 
 pytestmark = pytest.mark.clickhouse
-
-_PARTITIONS = 2
-
-
-def _logs() -> list[RatedLog]:
-    logs = [RatedLog(partition=number, partitions=_PARTITIONS, seed=80 + number) for number in range(_PARTITIONS)]
-    for log in logs:
-        log._made = 10_000 * log.partition  # ids that no other log has
-        log.grow(15)
-    return logs
-
-
-def _audit(data: Path, logs: list[RatedLog]) -> Path:
-    """Write the audit folder, and the price books beside it."""
-    for log in logs:
-        folder = data / "audit" / log_folder_name(log.origin)
-        writer = AuditLog(folder, log.origin, log.partition, limits=SegmentLimits(bytes_max=20_000))
-        there = writer.cursor
-        writer.append([item for item in log.records if there is None or item[0] > there.log_offset])
-        writer.close()
-    for version, book in BOOKS.items():
-        (data / f"book-{version}.json").write_bytes(encode_price_book(book))
-        keep_price_book(data / "audit", encode_price_book(book), Disk())
-    return data / "audit"
 
 
 async def _carry(clickhouse: ClickHouse, log: RatedLog, last: int | None = None) -> None:
@@ -78,8 +53,8 @@ def _kinds(found: Reconciliation) -> dict[str, int]:
 
 
 async def test_nothing_differs_until_something_is_planted(clickhouse: ClickHouse, data: Path) -> None:
-    logs = _logs()
-    audit = _audit(data, logs)
+    logs = rated_logs(80)
+    audit = write_audit_folder(data, logs)
     for log in logs:
         await _carry(clickhouse, log)
     rollups = Rollups(clickhouse)
@@ -162,7 +137,7 @@ def _changed(column: str, of_type: str) -> str:
 async def test_the_text_of_a_row_changes_with_each_of_its_columns(
     clickhouse: ClickHouse, table: str, texts: Mapping[str, str]
 ) -> None:
-    log = _logs()[0]
+    log = rated_logs(80)[0]
     await _carry(clickhouse, log)
     columns = dict(
         clickhouse.rows(
@@ -188,8 +163,8 @@ async def test_the_text_of_a_row_changes_with_each_of_its_columns(
 
 
 async def test_a_change_that_the_rollups_took_over_is_found(clickhouse: ClickHouse, data: Path) -> None:
-    log = _logs()[0]
-    audit = _audit(data, [log])
+    log = rated_logs(80)[0]
+    audit = write_audit_folder(data, [log])
     await _carry(clickhouse, log)
     clickhouse.command(
         "ALTER TABLE usage_rows UPDATE customer = 'globex', tags = map('team', 'b') WHERE position IN (3, 7) "
@@ -215,8 +190,8 @@ async def test_rows_are_asked_for_in_pieces(
     for module in ("tally", "reconciliation", "row_reconciliation"):
         monkeypatch.setattr(f"meterproof_sinks.{module}.STRETCH", 4)
     monkeypatch.setattr("meterproof_sinks.tally._PIECE", 64)
-    log = _logs()[0]
-    audit = _audit(data, [log])
+    log = rated_logs(80)[0]
+    audit = write_audit_folder(data, [log])
     await _carry(clickhouse, log)
     assert log.state.position > 128
     found = await reconcile(clickhouse, audit, None)
@@ -229,8 +204,8 @@ async def test_rows_are_asked_for_in_pieces(
 
 
 async def test_a_rollup_that_gives_sums_to_another_name_is_found(clickhouse: ClickHouse, data: Path) -> None:
-    log = _logs()[0]
-    audit = _audit(data, [log])
+    log = rated_logs(80)[0]
+    audit = write_audit_folder(data, [log])
     await _carry(clickhouse, log)
     rollups = Rollups(clickhouse)
     rollups.refresh()
@@ -244,8 +219,8 @@ async def test_a_rollup_that_gives_sums_to_another_name_is_found(clickhouse: Cli
 
 
 async def test_price_books_are_compared_and_missed(clickhouse: ClickHouse, data: Path) -> None:
-    log = _logs()[0]
-    audit = _audit(data, [log])
+    log = rated_logs(80)[0]
+    audit = write_audit_folder(data, [log])
     await _carry(clickhouse, log)
     shutil.rmtree(audit / "prices")
     found = await reconcile(clickhouse, audit, None)
@@ -261,8 +236,8 @@ async def test_price_books_are_compared_and_missed(clickhouse: ClickHouse, data:
 
 
 async def test_what_could_not_be_compared_is_no_success(clickhouse: ClickHouse, data: Path) -> None:
-    log = _logs()[0]
-    audit = _audit(data, [log])
+    log = rated_logs(80)[0]
+    audit = write_audit_folder(data, [log])
     nobody = KafkaSettings(bootstrap="127.0.0.1:1", request_timeout_s=1)
     empty = await reconcile(clickhouse, data / "none", nobody)
     assert (empty.holds, empty.differences) == (False, [])
@@ -288,7 +263,7 @@ async def test_what_is_said_of_corrections_is_compared_one_by_one(clickhouse: Cl
     log.batch(
         [correction_line(line, correction_id=f"c{n}", kind="void", salt="0" * 32) for n, line in enumerate(events[:4])]
     )
-    audit = _audit(data, [log])
+    audit = write_audit_folder(data, [log])
     await _carry(clickhouse, log)
     found = await reconcile(clickhouse, audit, None)
     assert (found.holds, found.differences) == (True, [])
@@ -309,8 +284,8 @@ async def test_what_is_said_of_corrections_is_compared_one_by_one(clickhouse: Cl
 
 
 async def test_an_event_that_was_replaced_is_seen_by_its_digest(clickhouse: ClickHouse, data: Path) -> None:
-    logs = _logs()[:1]
-    audit = _audit(data, logs)
+    logs = rated_logs(80)[:1]
+    audit = write_audit_folder(data, logs)
     await _carry(clickhouse, logs[0])
     clickhouse.command(
         "ALTER TABLE usage_rows UPDATE entry = unhex(repeat('ab', 32)) WHERE position = 3 SETTINGS mutations_sync = 2"
@@ -321,10 +296,10 @@ async def test_an_event_that_was_replaced_is_seen_by_its_digest(clickhouse: Clic
 
 
 async def test_an_identity_under_two_agents_or_counted_twice_is_found(clickhouse: ClickHouse, data: Path) -> None:
-    logs = _logs()
+    logs = rated_logs(80)
     first = parse_event(logs[0].records[1][1].lines[0])
     logs[1].batch([logs[1].rich_event(event_id=first.id, source=first.source)])
-    audit = _audit(data, logs)
+    audit = write_audit_folder(data, logs)
     for log in logs:
         await _carry(clickhouse, log)
     found = await reconcile(clickhouse, audit, None)
@@ -336,8 +311,8 @@ async def test_an_identity_under_two_agents_or_counted_twice_is_found(clickhouse
 async def test_stages_that_are_not_equally_far_are_compared_up_to_the_last_common_position(
     clickhouse: ClickHouse, data: Path
 ) -> None:
-    log = _logs()[0]
-    audit = _audit(data, [log])
+    log = rated_logs(80)[0]
+    audit = write_audit_folder(data, [log])
     await _carry(clickhouse, log, last=8)
     Rollups(clickhouse).refresh()
     found = await reconcile(clickhouse, audit, None)
@@ -359,8 +334,8 @@ async def test_stages_that_are_not_equally_far_are_compared_up_to_the_last_commo
 
 
 async def test_damage_in_the_audit_folder_is_a_difference(clickhouse: ClickHouse, data: Path) -> None:
-    log = _logs()[0]
-    audit = _audit(data, [log])
+    log = rated_logs(80)[0]
+    audit = write_audit_folder(data, [log])
     await _carry(clickhouse, log)
     first = segments_of(log_folders(audit)[0])[0]
     first.events.write_bytes(first.events.read_bytes().replace(b'"acme"', b'"acmf"', 1))
@@ -370,8 +345,8 @@ async def test_damage_in_the_audit_folder_is_a_difference(clickhouse: ClickHouse
 
 
 async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
-    logs = _logs()
-    _audit(data, logs)
+    logs = rated_logs(80)
+    write_audit_folder(data, logs)
     size = sum(log.state.position for log in logs)
     books = [part for version in BOOKS for part in ("--price-book", str(data / f"book-{version}.json"))]
     done = run_meterproof("rebuild", "--json", *books, data=data)
@@ -389,7 +364,7 @@ async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
     found = run_meterproof("reconcile", "--no-kafka", "--json", "--textfile", str(prometheus), data=data)
     assert found.returncode == 1, found.stderr
     assert set(json.loads(found.stdout)["by_kind"]) == {"audit", "rows", "rollups"}
-    assert f'meterproof_reconcile_differences{{kind="rows"}} {_PARTITIONS}.0' in prometheus.read_text()
+    assert f'meterproof_reconcile_differences{{kind="rows"}} {PARTITIONS}.0' in prometheus.read_text()
     again = run_meterproof("rebuild", "--replace", *books, data=data)
     assert again.returncode == 0, again.stderr
     assert "events written" in again.stdout
@@ -407,16 +382,16 @@ async def test_clickhouse_is_made_again_from_files_alone(data: Path) -> None:
 
 
 async def test_a_rebuild_that_was_cut_off_goes_on(clickhouse: ClickHouse, data: Path) -> None:
-    log = _logs()[0]
-    audit = _audit(data, [log])
+    log = rated_logs(80)[0]
+    audit = write_audit_folder(data, [log])
     await _carry(clickhouse, log, last=7)
     rebuilt = await rebuild(clickhouse, audit, given_books(BOOKS))
     there = log.records[6][1].header.size
     assert (rebuilt.there, rebuilt.events) == ({log.origin: there}, {log.origin: log.state.position - there})
     assert (await reconcile(clickhouse, audit, None)).holds
-    other = RatedLog(partition=0, partitions=_PARTITIONS, seed=99)
+    other = RatedLog(partition=0, partitions=PARTITIONS, seed=99)
     other.grow(12)
     shutil.rmtree(audit)
-    _audit(data, [other])
+    write_audit_folder(data, [other])
     with pytest.raises(NotTheSame, match="--replace"):
         await rebuild(clickhouse, audit, given_books(BOOKS))
