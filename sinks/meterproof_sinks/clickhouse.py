@@ -279,8 +279,9 @@ class ClickHouse:
             raise ClickHouseError(f"{rows} rows were sent to {table} and {written} were taken")
 
     def close(self) -> None:
-        """Let go of the database; harmless when repeated."""
-        self._client.close()
+        """Let go of the database, in a folder after the call that is under way; harmless when repeated."""
+        with self._lock if self.embedded else contextlib.nullcontext():
+            self._client.close()
         if self._inserts is not None and tempfile.tempdir == self._inserts:
             tempfile.tempdir = None
 

@@ -1,13 +1,17 @@
 """Make ClickHouse again from the audit folder: the same rows by the same sink, read from files instead of Kafka."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
-from meterproof_sinks.audit_folder import log_folders, read_log_name, records
+from meterproof_sinks.audit_folder import LogName, log_folders, read_log_name, records
 from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.batch_bounds import CLICKHOUSE_BOUNDS, Batch
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
@@ -19,6 +23,8 @@ from meterproof_sinks.rollups import Rollups
 
 OnProgress = Callable[[int], None]
 """Called with the events that were written since the last call."""
+_LOGS_AT_ONCE: Final = 2
+"""The rows of one go in while those of the other are read; the engine takes in each log's with a core of its own."""
 
 
 class NotTheSame(ClickHouseError):
@@ -45,9 +51,11 @@ async def rebuild(
     """Write what the database lacks of the logs in an audit folder; a rebuild that was cut off goes on where it ended.
 
     1. tables; and what was erased on request, by the ledger beside the audit folder
-    2. per log: ask the rows how far they go; the audit folder must have that very record
+    2. per log, two at a time: ask the rows how far they go; the audit folder must have that very record
     3. write what follows, in batches, as the sink does
     4. roll-ups
+
+    What fails for one log ends the other after the write that it is in.
 
     Raises:
         NotTheSame: the rows are of another log than the audit folder.
@@ -58,8 +66,7 @@ async def rebuild(
     rebuilt = Rebuilt()
     migrate(clickhouse)  # 1
     restore_erasures(clickhouse, audit.parent / LEDGER_FILE)
-    for folder in log_folders(audit):
-        await _rebuild_log(clickhouse, folder, read_books, on_progress, rebuilt)
+    await _carry(clickhouse, audit, read_books, on_progress, rebuilt)
     rebuilt.days = len(Rollups(clickhouse).refresh().built)  # 4
     return rebuilt
 
@@ -80,45 +87,120 @@ def refuse_given_up(folder: Path, rows: int = 0) -> None:
         )
 
 
-async def _rebuild_log(
-    clickhouse: ClickHouse, folder: Path, read_books: ReadBooks, on_progress: OnProgress, rebuilt: Rebuilt
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """What is written at once."""
+
+    genesis: Genesis
+    records: list[tuple[int, LogRecord]]
+    events: int
+
+
+class _Lane:
+    """Carries logs one after another, over a connection of its own; lives as long as one rebuild.
+
+    A lane that fails has the others end after the write that each is in.
+    """
+
+    def __init__(
+        self, clickhouse: ClickHouse, read_books: ReadBooks, on_progress: OnProgress, rebuilt: Rebuilt
+    ) -> None:
+        self._sink = ClickHouseSink(clickhouse, read_books)
+        self._on_progress = on_progress
+        self._rebuilt = rebuilt
+
+    async def carry(self, waiting: Iterator[list[tuple[Path, LogName]]], failed: asyncio.Event) -> None:
+        """Steps 2 and 3 for the logs of the next partitions that wait, until none does."""
+        try:
+            for logs in waiting:
+                for folder, name in logs:
+                    await self._carry_log(folder, name, failed)
+        except BaseException:
+            failed.set()
+            raise
+
+    async def _carry_log(self, folder: Path, name: LogName, failed: asyncio.Event) -> None:
+        cursor = await self._sink.cursor(name.partition)  # 2
+        self._rebuilt.there[name.origin] = 0 if cursor is None else cursor.position
+        writes = _writes(folder, name, cursor)
+        try:
+            while not failed.is_set() and await self._carry_next(name, writes):  # 3
+                pass
+        except TornAudit:
+            self._rebuilt.unfinished.append(name.origin)
+
+    async def _carry_next(self, name: LogName, writes: Iterator[_Write]) -> bool:
+        """Whether there was one. It is let go of before the next one is read."""
+        write = await asyncio.to_thread(next, writes, None)
+        if write is None:
+            return False
+        await self._sink.write(name.partition, write.genesis, write.records)
+        self._rebuilt.events[name.origin] += write.events
+        self._on_progress(write.events)
+        return True
+
+
+async def _carry(
+    clickhouse: ClickHouse, audit: Path, read_books: ReadBooks, on_progress: OnProgress, rebuilt: Rebuilt
 ) -> None:
-    name = read_log_name(folder)
-    sink = ClickHouseSink(clickhouse, read_books)
-    cursor = await sink.cursor(name.partition)  # 2
-    found = cursor is None
-    rebuilt.there[name.origin] = 0 if cursor is None else cursor.position
-    rebuilt.events[name.origin] = 0
+    """Steps 2 and 3. Logs of one partition wait for one another: a database holds one of them, the others are told."""
+    by_partition: defaultdict[int, list[tuple[Path, LogName]]] = defaultdict(list)
+    for folder in log_folders(audit):
+        name = read_log_name(folder)
+        by_partition[name.partition].append((folder, name))
+        rebuilt.events[name.origin] = rebuilt.there[name.origin] = 0
+    waiting, failed = iter(by_partition.values()), asyncio.Event()
+    with ExitStack() as connections:
+        lanes = [
+            _Lane(connections.enter_context(closing(clickhouse.another())), read_books, on_progress, rebuilt)
+            for _ in range(_LOGS_AT_ONCE)
+        ]
+        # Each ends by itself, so that none is cut off amid its steps.
+        for outcome in await asyncio.gather(*(lane.carry(waiting, failed) for lane in lanes), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+    rebuilt.unfinished.sort()
+
+
+def _writes(folder: Path, name: LogName, cursor: Cursor | None) -> Iterator[_Write]:
+    """What a log's folder has behind the record that the rows end with.
+
+    Raises:
+        NotTheSame: it does not have that very record.
+        TornAudit: after all whole records, if the tail is torn.
+        AuditError: it is damaged.
+    """
     beginning = beginning_of(folder)
     refuse_given_up(folder, 0 if cursor is None else cursor.position)
-    batch, genesis = Batch(CLICKHOUSE_BOUNDS), None if beginning is None else beginning.genesis
-
-    async def write(of: Genesis) -> None:
-        events = batch.rows
-        await sink.write(name.partition, of, batch.take())
-        rebuilt.events[name.origin] += events
-        on_progress(events)
-
+    genesis = None if beginning is None else beginning.genesis
+    batch, torn = Batch(CLICKHOUSE_BOUNDS.share_of(_LOGS_AT_ONCE)), None
     try:
         for log_offset, record in records(folder):
             genesis = genesis or record.header.genesis
             if genesis is None:
                 raise NotTheSame(f"{folder} does not begin with the log's first record")
-            if not found and cursor is not None:
-                found = _is_named(cursor, log_offset, record, genesis)
+            if cursor is not None:
+                cursor = None if _is_named(cursor, log_offset, record, genesis) else cursor
                 continue
-            batch.add(log_offset, record, 0.0)  # 3
+            batch.add(log_offset, record, 0.0)
             if batch.full:
-                await write(genesis)
-    except TornAudit:
-        rebuilt.unfinished.append(name.origin)
-    if not found:
+                yield _taken(genesis, batch)
+    except TornAudit as error:
+        torn = error
+    if cursor is not None:
         raise NotTheSame(
             f"the rows of {name.origin} go further than {folder}; nothing was changed. Let the audit sink catch up, "
             "or rebuild from nothing with --replace"
         )
     if batch.records and genesis is not None:
-        await write(genesis)
+        yield _taken(genesis, batch)
+    if torn is not None:
+        raise torn
+
+
+def _taken(genesis: Genesis, batch: Batch) -> _Write:
+    events = batch.rows
+    return _Write(genesis, batch.take(), events)
 
 
 def _is_named(cursor: Cursor, log_offset: int, record: LogRecord, genesis: Genesis) -> bool:

@@ -44,6 +44,11 @@ _MINUTES: Final = f"""(
   FROM {EVENTS}
   GROUP BY provider, model, minute
 )"""  # noqa: S608 - nothing of it comes from outside
+_DONE: Final = f"{EVENTS} AND status IN ('', 'ok')"
+_ALIKE: Final = "cityHash64(agent, model, session, units, toStartOfMinute(event_time))"
+_REPEATS: Final = (
+    "agent, source, operation, provider, model, session, mapSort(usage), currency, toStartOfMinute(event_time)"
+)
 _WASTE: Final = f"""(
   SELECT agent, operation, currency, count() AS failed, sum(cost) AS failed_cost,
          toUInt64(0) AS repeated, toDecimal128(0, 12) AS repeated_cost
@@ -52,19 +57,21 @@ _WASTE: Final = f"""(
   UNION ALL
   SELECT agent, operation, currency, 0, toDecimal128(0, 12),
          toUInt64(count() - 1), sum(cost) - argMin(cost, (log, position))
-  FROM {EVENTS} AND status IN ('', 'ok')
-    AND cityHash64(agent, model, session, units, toStartOfMinute(event_time)) IN (
-      SELECT likeness
-      FROM (
-        SELECT cityHash64(agent, model, session, units, toStartOfMinute(event_time)) AS likeness
-        FROM {EVENTS} AND status IN ('', 'ok')
+  FROM {_DONE} AND position IN (
+    SELECT arrayJoin(groupArray(position))
+    FROM (
+      SELECT position, cityHash64({_REPEATS}) AS likeness
+      FROM {_DONE} AND {_ALIKE} IN (
+        SELECT likeness FROM (SELECT {_ALIKE} AS likeness FROM {_DONE}) GROUP BY likeness HAVING count() > 1
       )
-      GROUP BY likeness HAVING count() > 1
     )
-  GROUP BY agent, source, operation, provider, model, session, mapSort(usage), currency, toStartOfMinute(event_time)
+    GROUP BY likeness HAVING count() > 1
+  )
+  GROUP BY {_REPEATS}
   HAVING count() > 1
 )"""  # noqa: S608 - nothing of it comes from outside
-"""As in `waste_sums`: events that could repeat one another are found by a hash of a few columns first."""
+"""As in `waste_sums`. What may repeat something is found by a hash of a few columns, and among that by a hash of all:
+grouping by all columns themselves takes more time and memory than all else of a day, and few events are repeats."""
 _TRACES: Final = f"""(
   SELECT agent, arraySort(groupUniqArray(source)) AS called,
          reinterpretAsUInt64(unhex(substring(traceparent, 4, 16))) AS high,

@@ -1,5 +1,6 @@
 """`rebuild` of several logs: exact wherever it ends, and never two logs of one partition."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from meterproof_sinks.audit_errors import DamagedAudit
 from meterproof_sinks.audit_folder import log_folder_name, segments_of
 from meterproof_sinks.batch_bounds import BatchBounds
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.rebuilding import NotTheSame, given_books, rebuild
 from meterproof_sinks.reconciliation import reconcile
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, opened
@@ -23,6 +25,56 @@ pytestmark = pytest.mark.clickhouse
 def clickhouse(tmp_path: Path) -> Iterator[ClickHouse]:
     with opened(tmp_path / "clickhouse") as database:
         yield database
+
+
+async def test_two_logs_are_carried_at_once(
+    clickhouse: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = rated_logs(60)
+    audit = write_audit_folder(tmp_path, logs)
+    both = asyncio.Barrier(len(logs))
+    write = ClickHouseSink.write
+
+    async def together(sink: ClickHouseSink, partition: int, *of: Any) -> None:
+        await asyncio.wait_for(both.wait(), timeout=120)  # for ever, if one were begun after the other
+        await write(sink, partition, *of)
+
+    monkeypatch.setattr(ClickHouseSink, "write", together)
+    told: list[int] = []
+    rebuilt = await rebuild(clickhouse, audit, given_books(BOOKS), told.append)
+    assert rebuilt.events == {log.origin: log.state.position for log in logs}
+    assert sum(told) == sum(log.state.position for log in logs)
+    assert (await reconcile(clickhouse, audit, None)).holds
+
+
+async def test_what_fails_for_one_log_is_told_after_the_write_that_the_other_is_in(
+    clickhouse: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meterproof_sinks.rebuilding.CLICKHOUSE_BOUNDS", BatchBounds(records_max=4))
+    logs = rated_logs(60)
+    audit = write_audit_folder(tmp_path, logs)
+    failed, begun = asyncio.Event(), asyncio.Event()
+    write = ClickHouseSink.write
+
+    async def one_fails(sink: ClickHouseSink, partition: int, *of: Any) -> None:
+        if partition == 0:
+            await begun.wait()
+            failed.set()
+            raise ClickHouseError("cut off")
+        begun.set()
+        await failed.wait()
+        await asyncio.sleep(0.1)  # so long at least, the other has nothing to wait for but this write
+        await write(sink, partition, *of)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClickHouseSink, "write", one_fails)
+        with pytest.raises(ClickHouseError, match="cut off"):
+            await rebuild(clickhouse, audit, given_books(BOOKS))
+    cursor = await new_sink(clickhouse).cursor(1)
+    assert cursor is not None
+    assert cursor.position == logs[1].records[3][1].header.size, "one write of four records"
+    await rebuild(clickhouse, audit, given_books(BOOKS))
+    assert (await reconcile(clickhouse, audit, None)).holds
 
 
 async def test_damage_leaves_what_is_exact_and_can_be_mended(
