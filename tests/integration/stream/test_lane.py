@@ -5,6 +5,7 @@ import functools
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from meterproof.kafka.producer import Delivery, Posted, RecordProducer
 from meterproof_local.broker import LocalBroker
 from meterproof_schemas.errors import StageStopped
 from meterproof_schemas.keys import EMPTY_REGISTRY
+from meterproof_schemas.log_record import decode_record
 from meterproof_schemas.reasons import StopReason
 from meterproof_schemas.topics import Topic
 from meterproof_stream.errors import LaneClosed
@@ -22,6 +24,7 @@ from meterproof_stream.lane import Lane
 from meterproof_stream.room import Room
 from meterproof_stream.sequencer import Sequencer
 from meterproof_stream.take_over import fold_log
+from tests.builders import make_key, make_registry_file
 from tests.integration.stream.workers import PATIENCE_S, Pipeline
 
 pytestmark = pytest.mark.broker
@@ -306,3 +309,60 @@ async def test_any_order_repeat_or_omission_of_deliveries_makes_the_same_log(pip
     assert state.next_source_offset == len(records)
     assert state.foreign == 0
     assert sum(1 for _ in await pipeline.records(Topic.LOG, 0)) == len(records) + 1
+
+
+async def test_of_two_sequencers_that_judge_differently_one_is_fenced_though_counts_are_equal(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """Each knows a producer that the other one refuses, so each accepts three of the first six events.
+
+    At the third batch both logs would go on at the same position, and only what they descend from tells them apart.
+    """
+    keys = make_key("known to the first"), make_key("known to the second")
+    registries = [tmp_path / f"registry{number}.json" for number in range(2)]
+    for registry, key in zip(registries, keys, strict=True):
+        registry.write_bytes(make_registry_file(pipeline.key, key))
+    lines = [pipeline.new_events(0, 3) for _ in range(3)]
+    await pipeline.send(
+        0, [pipeline.batch(0, batch, key=key) for batch, key in zip(lines, (*keys, pipeline.key), strict=True)]
+    )
+    records = await pipeline.records(Topic.BATCHES, 0)
+    failures: tuple[list[BaseException], list[BaseException]] = ([], [])
+    acknowledged: tuple[list[int], list[int]] = ([], [])
+    first, second = (
+        Sequencer(pipeline.kafka, registry, random_bytes=os.urandom, on_failure=told.append)
+        for registry, told in zip(registries, failures, strict=True)
+    )
+
+    async def feed(number: int, offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            record = records[offset]
+            acknowledge = functools.partial(acknowledged[number].append, offset)
+            await (first, second)[number].feed(0, offset, record.value, record.timestamp_ms, acknowledge)
+
+    async with AsyncExitStack() as running:
+        for sequencer in (first, second):
+            await sequencer.start()
+            running.push_async_callback(sequencer.stop)
+            await sequencer.take_over([0], 1)
+        await feed(0, [0, 1])
+        await first.lanes[0].quiesce()
+        lane = second.lanes[0]
+        await feed(1, [0, 1, 2])
+        with pytest.raises(StageStopped) as stopped:
+            await lane.quiesce()
+        assert stopped.value.stop_reason is StopReason.FENCED
+        await feed(0, [2])
+        await first.lanes[0].quiesce()
+    assert acknowledged == ([0, 1, 2], [])
+    assert (failures[0], [getattr(error, "stop_reason", error) for error in failures[1]]) == ([], [StopReason.FENCED])
+    headers = [decode_record(record.value).header for record in await pipeline.records(Topic.LOG, 0)]
+    assert [(header.source and header.source.offset, header.first, header.size) for header in headers[1:]] == [
+        *((0, 0, 3), (1, 3, 3)),
+        *((0, 0, 0), (1, 0, 3), (2, 3, 6)),
+        (2, 3, 6),
+    ]
+    state = await pipeline.log(0)
+    assert (state.next_source_offset, state.position, state.foreign) == (3, 6, 3)
+    pipeline.events[0] = [*lines[0], *lines[2]]
+    await pipeline.check()
