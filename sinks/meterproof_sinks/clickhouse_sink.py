@@ -210,7 +210,7 @@ class ClickHouseSink:
             self._clickhouse.insert("usage_erased", (), b"\n".join([*erased, b""]), "JSONEachRow", len(erased))
         if corrections := [row for write in writes for row in write.corrections]:
             body = b"\n".join([*corrections, b""])
-            self._clickhouse.insert("usage_corrections", (), body, "JSONEachRow", len(corrections))
+            self._clickhouse.insert("correction_rows", (), body, "JSONEachRow", len(corrections))
         rows = [row for write in writes for row in write.records]
         unfit_records = [  # 5
             unfit_record(row, error) for row, error in _each_that_fits(rows, self._insert_records)
@@ -263,7 +263,7 @@ class ClickHouseSink:
         ]
         if not rows:
             return
-        self._clickhouse.insert("quarantine", (), b"\n".join([*rows, b""]), "JSONEachRow", len(rows))
+        self._clickhouse.insert("unfit_rows", (), b"\n".join([*rows, b""]), "JSONEachRow", len(rows))
         for unfit in [*events, *records]:
             _log.error("row_quarantined", log=unfit.log, position=unfit.position, error=unfit.error)
 

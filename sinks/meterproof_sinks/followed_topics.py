@@ -177,7 +177,7 @@ class TopicFollower:
         for partition, record, error_text in self._insert(rows):  # 3
             unfit.append(self._unfit(partition, record, error_text))
         if unfit:  # 4
-            self._insert_json("quarantine", [orjson.dumps(row) for row in unfit])
+            self._insert_json("unfit_rows", [orjson.dumps(row) for row in unfit])
             _log.error("row_quarantined", topic=self.name, count=len(unfit), error=unfit[0]["error"])
         self._insert_json(  # 5
             "topic_progress",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Final
 
+from meterproof_sinks.begun_before import wait_for_inserts
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.event_time import month_of
 from meterproof_sinks.legal_holds import Hold
@@ -120,6 +121,7 @@ def _retire_month(clickhouse: ClickHouse, month: int) -> int:
         )
     clickhouse.command(_NOTE, given)  # 3
     ((events,),) = clickhouse.rows("SELECT sum(events) FROM usage_retired FINAL WHERE month = {month:UInt32}", given)
+    wait_for_inserts(clickhouse)
     clickhouse.command(f"ALTER TABLE usage_rows DROP PARTITION {month}")  # 4
     return int(events)
 

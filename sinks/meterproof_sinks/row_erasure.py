@@ -1,22 +1,20 @@
 """Erase an agent's or a customer's rows from ClickHouse, beside whoever writes there."""
 
-import time
 from collections import defaultdict
 from datetime import date
 from typing import Final
 
-from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
+from meterproof_sinks.begun_before import wait_for_builders, wait_for_inserts
+from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.erasure import Erasure
 from meterproof_sinks.event_time import month_of
 from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
-from meterproof_sinks.rollups import Rollups, days_being_built
+from meterproof_sinks.rollups import Rollups
 
 _BELOW: Final = f"position < {BOUND}"
 _ROLLUPS: Final = ("usage_minutes", "usage_hours", "usage_days")
 _POSITIONS: Final = 1_000
 """Named by one statement."""
-_BUILDERS_PATIENCE_S: Final = 300.0
-_BUILDERS_POLL_S: Final = 0.2
 
 
 def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
@@ -28,9 +26,11 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     No statement has the name in it, only its salted digest: the engine keeps the text of what it deletes by, and a
     server the text of every query.
 
-    1. note position and entry of each row, so that the log stays dense without them
-    2. delete the rows, and wait until the files without them are in place; then what is said of corrections among them
-    3. the same for rows in quarantine
+    1. note position and entry of each row, of those in quarantine too: so the log stays dense without them, and none
+       is taken in again
+    2. wait for inserts that were let in before
+    3. delete the rows, and wait until the files without them are in place; then what is said of corrections among them;
+       then those in quarantine
     4. wait for who is building a day of roll-ups from rows that are gone
     5. build those days again that had rows of that name, in roll-ups too; in months whose rows were given up, delete
        from the roll-ups
@@ -43,7 +43,7 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
         erasure: the request.
 
     Raises:
-        ClickHouseError: refused, or roll-ups were being built all the time; run it again.
+        ClickHouseError: refused, or somebody else's insert or roll-up did not end; run it again.
     """
     name = named(erasure)
     whose = is_named(erasure.owner.kind)
@@ -54,13 +54,20 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
             SELECT log, position, lower(hex(entry)), {{request:String}} FROM usage_final WHERE {whose} AND {_BELOW}""",  # noqa: S608 - ours
         {**name, **below, "request": erasure.request},
     )
-    clickhouse.command(  # 2
+    set_aside = _set_aside(erasure)
+    clickhouse.command(
+        f"""INSERT INTO usage_erased (log, position, entry, request)
+            SELECT log, position, digest, {{request:String}} FROM quarantine FINAL WHERE {set_aside}""",  # noqa: S608 - ours
+        {**name, "request": erasure.request},
+    )
+    wait_for_inserts(clickhouse)  # 2
+    clickhouse.command(  # 3
         f"ALTER TABLE usage_rows DELETE WHERE {whose} AND {_BELOW} SETTINGS mutations_sync = 2",
         {**name, **below},
     )
     _delete_corrections(clickhouse)
-    _erase_quarantined(clickhouse, erasure)  # 3
-    _wait_for_builders(clickhouse)  # 4
+    clickhouse.command(f"ALTER TABLE quarantine DELETE WHERE {set_aside} SETTINGS mutations_sync = 2", name)
+    wait_for_builders(clickhouse)  # 4
     retired = {month for (month,) in clickhouse.rows("SELECT DISTINCT month FROM usage_retired")}  # 5
     for table in _ROLLUPS:
         days |= _days(clickhouse, f"{table} WHERE {whose}", "start", name)
@@ -116,16 +123,10 @@ def _delete_corrections(clickhouse: ClickHouse) -> None:
             )
 
 
-def _erase_quarantined(clickhouse: ClickHouse, erasure: Erasure) -> None:
-    name = named(erasure)
+def _set_aside(erasure: Erasure) -> str:
+    """SQL: this row of `quarantine` is an event of that name."""
     fields = "'subject'" if erasure.owner.kind == "agent" else "'data', 'customer'"
-    whose = f"kind = 'event' AND {is_named(f'JSONExtractString(row, {fields})')}"
-    clickhouse.command(
-        f"""INSERT INTO usage_erased (log, position, entry, request)
-            SELECT log, position, digest, {{request:String}} FROM quarantine FINAL WHERE {whose}""",  # noqa: S608 - ours
-        {**name, "request": erasure.request},
-    )
-    clickhouse.command(f"ALTER TABLE quarantine DELETE WHERE {whose} SETTINGS mutations_sync = 2", name)
+    return f"kind = 'event' AND {is_named(f'JSONExtractString(row, {fields})')}"
 
 
 def _forget_deletions(clickhouse: ClickHouse) -> None:
@@ -139,22 +140,6 @@ def _forget_deletions(clickhouse: ClickHouse) -> None:
     ):
         clickhouse.command(f"ALTER TABLE {table} MODIFY SETTING finished_mutations_to_keep = 1")
         clickhouse.command(f"ALTER TABLE {table} DELETE WHERE 0 SETTINGS mutations_sync = 2")
-
-
-def _wait_for_builders(clickhouse: ClickHouse) -> None:
-    """Wait until each day is swapped in that somebody began to build before the rows were deleted.
-
-    In a folder nobody does: it has one process, which does one thing after another (`keep_rollups`).
-    """
-    begun = set() if clickhouse.embedded else days_being_built(clickhouse)
-    deadline_s = time.monotonic() + _BUILDERS_PATIENCE_S
-    while begun := begun & days_being_built(clickhouse):
-        if time.monotonic() > deadline_s:
-            raise ClickHouseError(
-                f"the rows are erased, but roll-ups could bring sums of them back: {min(begun)} is still being built, "
-                "or was left by a crash (then it goes within two hours); run it again"
-            )
-        time.sleep(_BUILDERS_POLL_S)
 
 
 def _note(clickhouse: ClickHouse, erasure: Erasure, events: int) -> None:

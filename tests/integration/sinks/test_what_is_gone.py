@@ -1,7 +1,9 @@
 """What was erased or given up stays away, whoever writes it again, and every answer stays what it was."""
 
+import asyncio
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 from datetime import date
 from fractions import Fraction
 from pathlib import Path
@@ -10,19 +12,25 @@ from typing import Any
 import orjson
 import pytest
 
+from meterproof_schemas.correction import correction_line
+from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
 from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.erasure import new_erasure
+from meterproof_sinks.migrate import migrate
 from meterproof_sinks.retention import retire
 from meterproof_sinks.rollups import Rollups
 from meterproof_sinks.row_erasure import erase_rows
-from tests.builders import NOW_MS
+from tests.builders import NOW_MS, make_event, make_genesis_record, make_limits
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
+from tests.integration.sinks.clickhouse_server import served
 from tests.integration.sinks.test_shipped_queries import QUERIES, _answer, _counted, _lines, _same, _trace
-from tests.rated_log import RatedLog
+from tests.rated_log import BOOKS, RatedLog
 
 pytestmark = pytest.mark.clickhouse
 
 _TODAY = date(2026, 4, 15)
+_BEYOND_ANY_COLUMN = UnitPrice(meter="bytes", amount="9" * 18)
 _OF_KEPT_MONTHS = "months whose rows are kept"
 """How a query says that it tells nothing of months whose rows were given up."""
 _OF_EACH_KIND = ("usage_summary", "spend_by_hour", "spend_by_session", "dearest_calls", "reconciliation")
@@ -84,6 +92,88 @@ async def test_a_writer_that_comes_late_brings_nothing_back(clickhouse: ClickHou
     new = sum(record.header.accepted for _, record in log.records[at:])
     assert one(clickhouse, "SELECT count() FROM usage") == kept + new, "what is new comes in"
     assert one(clickhouse, "SELECT dense FROM density") == 1
+
+
+async def test_a_writer_that_comes_late_brings_back_neither_corrections_nor_rows_set_aside(
+    clickhouse: ClickHouse, tmp_path: Path
+) -> None:
+    log = RatedLog(seed=14, price_book=9, genesis_value=make_genesis_record(limits=make_limits(corrections=True)))
+    books = {**BOOKS, 9: PriceBook(version=9, currency="USD", meters=DEFAULT_METERS, prices=(_BEYOND_ANY_COLUMN,))}
+    log.accounts._books = books
+
+    async def read_books() -> Mapping[int, PriceBook]:
+        return books
+
+    events = log.rich_events(12)
+    dear = [
+        make_event(f"dear-{customer}", data={"customer": customer, "usage": {"bytes": 2**63 - 1}})
+        for customer in ("globex", "acme")
+    ]
+    log.batch([*events, *dear])
+    log.batch(
+        [correction_line(line, correction_id=f"c{n}", kind="void", salt="0" * 32) for n, line in enumerate(events)]
+    )
+    await ClickHouseSink(clickhouse, read_books).write(0, log.genesis, log.records)
+    of_globex = [at for at, line in enumerate(_lines(log)) if orjson.loads(line)["data"]["customer"] == "globex"]
+    request = new_erasure("customer", "globex", requested_by="a", reason="b", now_ms=NOW_MS, random_bytes=os.urandom)
+    assert erase_rows(clickhouse, request)[0] == len(of_globex) > 0
+    told = {
+        "usage_corrections": [position for position in range(14, 26) if position not in of_globex],
+        "quarantine": [13],
+    }
+    for _ in range(2):
+        for table, positions in told.items():
+            found = clickhouse.rows(f"SELECT DISTINCT position FROM {table} ORDER BY position")
+            assert [position for (position,) in found] == positions, table
+        assert one(clickhouse, "SELECT count() FROM quarantine WHERE position(row, 'globex') > 0") == 0
+        late = ClickHouseSink(clickhouse, read_books)
+        late._present[log.origin] = (frozenset(), frozenset())
+        await late.write(0, log.genesis, log.records)
+
+    unknown = correction_line(log.rich_event(), correction_id="new", kind="void", salt="0" * 32)
+    log.batch([unknown, dear[1].replace(b"dear-acme", b"dear-new")])
+    sink = ClickHouseSink(clickhouse, read_books)
+    await sink.cursor(0)
+    await sink.write(0, log.genesis, log.records[-1:])
+    for table, positions in told.items():
+        new = one(clickhouse, f"SELECT max(position) FROM {table}")
+        assert new == {"usage_corrections": 26, "quarantine": 27}[table], "what is new comes in"
+        assert one(clickhouse, f"SELECT uniqExact(position) FROM {table}") == len(positions) + 1
+
+
+def _erase_globex(clickhouse: ClickHouse) -> None:
+    request = new_erasure("customer", "globex", requested_by="a", reason="b", now_ms=NOW_MS, random_bytes=os.urandom)
+    assert erase_rows(clickhouse, request)[0] > 0
+
+
+def _give_december_up(clickhouse: ClickHouse) -> None:
+    assert retire(clickhouse, _TODAY, raw_days=90, minute_days=None).months == [202512]
+
+
+@pytest.mark.parametrize(
+    ("take_away", "of_gone"),
+    [(_erase_globex, "customer = 'globex'"), (_give_december_up, "toYYYYMM(event_time) = 202512")],
+)
+async def test_a_write_that_a_server_has_begun_before_is_waited_for(
+    tmp_path: Path, log: RatedLog, take_away: Callable[[ClickHouse], None], of_gone: str
+) -> None:
+    """It was let in when nothing was gone yet, and its rows come to lie there when all else is done."""
+    with served(tmp_path / "clickhouse") as server:
+        engine = server.engine
+        migrate(engine)
+        await new_sink(engine).write(0, log.genesis, log.records)
+        Rollups(engine).refresh()
+        engine.command("ALTER TABLE usage_rows ADD CONSTRAINT slow CHECK sleepEachRow(0.01) = 0")
+        with closing(engine.another()) as late, closing(ClickHouse.connect(server.url)) as clickhouse:
+            writing = asyncio.create_task(_written_again(late, log))
+            begun = "SELECT query_id FROM system.processes WHERE query_kind = 'Insert'"
+            while not (writing.done() or clickhouse.rows(begun)):  # noqa: ASYNC110 - the engine's own time
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(take_away, clickhouse)
+            await writing
+        assert one(engine, f"SELECT count() FROM usage_rows WHERE {of_gone}") == 0
+        engine.command("OPTIMIZE TABLE usage_rows FINAL")  # of the other rows, which are there twice
+        assert one(engine, "SELECT dense FROM density") == 1
 
 
 async def test_without_a_months_rows_every_query_tells_the_same_or_says_that_it_tells_of_the_others(
