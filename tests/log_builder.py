@@ -1,13 +1,14 @@
 """Genuine logs for tests: signed batches, judged and chained by the sequencer's own code, without a broker."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from meterproof_proofs.checkpoint import Checkpoint, sign_checkpoint
 from meterproof_proofs.frontier import Frontier
 from meterproof_proofs.note import Signer
 from meterproof_proofs.tree_hashing import leaf_hashes
+from meterproof_schemas.checkpoint_record import CheckpointHeader, CheckpointRecord, RecordsCheckpoint
 from meterproof_schemas.fold import LogState
 from meterproof_schemas.log_record import Genesis, LogRecord, decode_record
 from meterproof_schemas.price_book import PriceBook
@@ -169,6 +170,26 @@ def signed_pair(log: LogBuilder, number: int = -1, *signers: Signer, seed: bytes
         return Signed(checkpoint, sign_checkpoint(checkpoint, keys))
 
     return SignedPair(signed(events), signed(records))
+
+
+def checkpoint_record(log: LogBuilder, number: int, root: bytes | None = None) -> CheckpointRecord:
+    """What `usage.checkpoints` says after a log's record; with another root than the log's, if one is given."""
+    pair, (log_offset, record) = signed_pair(log, number), log.records[number]
+    assert pair.records is not None
+    note = pair.events.note
+    if root is not None:
+        note = sign_checkpoint(replace(pair.events.checkpoint, root=root), [log.signer])
+    heads = pair.records.checkpoint
+    header = CheckpointHeader(
+        v=1,
+        origin=log.origin,
+        size=record.header.size,
+        log_offset=log_offset,
+        digest=record.digest,
+        clock_ms=record.header.clock_ms,
+        records=RecordsCheckpoint(size=heads.size, frontier=heads.root.hex(), note=pair.records.note.decode()),
+    )
+    return CheckpointRecord(header, note)
 
 
 def make_log(*, partition: int = 0, partitions: int = 1, epoch: str = "0f" * 16) -> LogBuilder:

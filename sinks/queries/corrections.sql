@@ -8,7 +8,7 @@ SELECT
   count() AS corrections,
   min(event_time) AS oldest,
   max(append_time) AS newest_at,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM corrections
 GROUP BY customer, producer, kind, effect
 ORDER BY customer, producer, kind, effect

@@ -12,7 +12,7 @@ SELECT
   model,
   cost,
   currency,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM usage
 ORDER BY cost DESC, log, position
 LIMIT 50

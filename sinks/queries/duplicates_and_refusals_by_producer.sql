@@ -7,7 +7,7 @@ SELECT
   sumMap(refusals) AS refused_lines,
   countIf(reason != '') AS refused_batches,
   arraySort(groupUniqArrayIf(reason, reason != '')) AS reasons,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM records
 WHERE kind = 'batch'
 GROUP BY producer

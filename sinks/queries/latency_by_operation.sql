@@ -14,7 +14,7 @@ SELECT
   countIf(status NOT IN ('', 'ok')) AS failed_calls,
   countIf(status = 'rate_limited') AS rate_limited_calls,
   toDecimal64(failed_calls, 6) / calls AS failure_rate,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM usage
 GROUP BY operation
 ORDER BY calls DESC, operation

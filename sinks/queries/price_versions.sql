@@ -15,7 +15,7 @@ SELECT
   charged.events AS events_of_version,
   charged.spend AS spend_of_version,
   if(events_of_version = 0, NULL, charged.first) AS in_force_from,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM prices
 LEFT JOIN (
   SELECT price_book AS version, count() AS events, sum(cost) AS spend, min(append_time) AS first

@@ -12,7 +12,7 @@ SELECT
   any(quota.tokens_per_minute) AS tokens_allowed,
   if(requests_allowed = 0, NULL, toDecimal128(requests_per_minute, 6) / requests_allowed) AS share_of_requests,
   if(tokens_allowed = 0, NULL, toDecimal128(tokens_per_minute, 6) / tokens_allowed) AS share_of_tokens,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM model_peaks
 LEFT JOIN (SELECT * FROM provider_quotas FINAL) AS quota
   ON quota.provider = model_peaks.provider AND quota.model = model_peaks.model

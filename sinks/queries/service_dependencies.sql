@@ -17,7 +17,7 @@ SELECT
   sum(others) + uniqExactArray(highs, lows) AS traces,
   sum(failed) AS failed_calls,
   arraySort(groupUniqArrayArray(call_operations)) AS operations,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM (
   SELECT
     caller, callees, events, failed, call_sums.operations AS call_operations,

@@ -7,7 +7,7 @@ SELECT
   currency,
   sum(calls) AS events,
   sum(cost) AS spend,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM (
   SELECT agent, customer, tags, currency, sum(usage_sums.events) AS calls, sum(usage_sums.cost) AS cost
   FROM usage_sums

@@ -5,7 +5,7 @@ SELECT
   currency,
   sum(usage_sums.events) AS events,
   sum(cost) AS spend,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM usage_sums
 GROUP BY agent, currency
 ORDER BY spend DESC, agent, currency

@@ -9,7 +9,7 @@ SELECT
   (SELECT sum(events) FROM up_to) - (SELECT count() FROM usage_erased FINAL)
   - (SELECT uncounted_events.events FROM uncounted_events)
   - (SELECT sum(usage_by_hour.events) FROM usage_by_hour) AS events_behind,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM usage_by_hour
 GROUP BY hour, customer, currency
 ORDER BY hour, customer, currency

@@ -34,7 +34,7 @@ SELECT
   sum(runs.events) AS events,
   sum(runs.spend) AS spend,
   max(place) - 1 AS depth,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM (
   SELECT
     run_key AS key, if(mixed, currency, currencies.1) AS in_currency, any(run_id) AS name,

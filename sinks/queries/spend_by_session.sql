@@ -7,7 +7,7 @@ SELECT
   min(session_sums.began) AS began,
   max(session_sums.ended) AS ended,
   sum(cost) AS spend,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM session_sums
 WHERE session != ''
 GROUP BY session, currency

@@ -10,7 +10,7 @@ SELECT
   sum(usage_sums.output_tokens) AS output_tokens,
   sum(usage_sums.reasoning_tokens) AS reasoning_tokens,
   input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + reasoning_tokens AS tokens,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM usage_sums
 WHERE model != ''
 GROUP BY provider, model

@@ -6,7 +6,7 @@ SELECT
   currency,
   sum(events) AS calls,
   sum(cost) AS spend,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM usage_sums
 WHERE model != ''
 GROUP BY provider, model, currency

@@ -6,7 +6,7 @@ SELECT
   sum(events) AS calls,
   uniqExact(agent) AS agents,
   sum(cost) AS spend,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM usage_sums
 GROUP BY operation, currency
 ORDER BY spend DESC, operation, currency

@@ -30,7 +30,7 @@ SELECT
   budget.allowed AS allowed,
   spent.spend AS spend,
   budget.allowed - spent.spend AS unused,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM (SELECT * FROM budgets FINAL WHERE currency != '' AND zone = 'UTC') AS budget
 INNER JOIN spent ON spent.scope = budget.scope AND spent.period = budget.period AND spent.currency = budget.currency
 WHERE budget.subject = spent.subject

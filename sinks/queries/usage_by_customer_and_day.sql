@@ -17,7 +17,7 @@ SELECT
   meter,
   sum(calls) AS events,
   sum(used) AS quantity,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM alike
 ARRAY JOIN meters AS meter, quantities AS used
 GROUP BY customer, day, meter

@@ -27,5 +27,5 @@ SELECT
       FROM (SELECT arrayJoin(parts) AS one) GROUP BY name ORDER BY name
     )
   ) AS by_agent,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM (SELECT arrayJoin(parts) AS part)

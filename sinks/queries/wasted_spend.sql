@@ -10,7 +10,7 @@ SELECT
   sum(repeated) AS repeated_calls,
   sum(repeated_cost) AS spend_on_repeated_calls,
   spend_on_failed_calls + spend_on_repeated_calls AS wasted,
-  (SELECT max(append_time) FROM up_to) AS up_to
+  (SELECT append_time FROM complete_up_to) AS up_to
 FROM waste_sums
 GROUP BY agent, operation, currency
 ORDER BY wasted DESC, agent, operation, currency

@@ -39,7 +39,7 @@ def query(
     """Ask one question in SQL and print the answer; nothing can be changed by it.
 
     Read the views: `usage` (each accepted event, exactly once), `usage_by_minute`, `usage_by_hour`, `usage_by_day`,
-    `records` (what became of each batch), `density`, `up_to`.
+    `records` (what became of each batch), `density`, `up_to` and `complete_up_to` (how far all is in).
     A running sink answers for its folder; where none runs, the folder is opened for the time of the query.
     Decimals are printed exactly; in json they are strings.
 

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,8 @@ from meterproof.kafka.producer import RecordProducer
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topics import Deployment, create_topics
 from meterproof_local.broker import LocalBroker
-from meterproof_proofs.checkpoint import sign_checkpoint
 from meterproof_schemas.budget import Alert, alert_key, encode
-from meterproof_schemas.checkpoint_record import (
-    CheckpointHeader,
-    CheckpointRecord,
-    RecordsCheckpoint,
-    checkpoint_key,
-    encode_checkpoint_record,
-)
+from meterproof_schemas.checkpoint_record import CheckpointRecord, checkpoint_key, encode_checkpoint_record
 from meterproof_schemas.topics import Topic
 from meterproof_sinks import followed_topics, small_topic
 from meterproof_sinks.clickhouse import ClickHouse
@@ -39,7 +31,7 @@ from meterproof_sinks.row_erasure import erase_rows
 from tests.alerts import alert
 from tests.builders import DEPLOYMENT, NOW_MS
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
-from tests.log_builder import signed_pair
+from tests.log_builder import checkpoint_record
 from tests.rated_log import BOOKS, RatedLog
 
 pytestmark = [pytest.mark.broker, pytest.mark.clickhouse]
@@ -73,26 +65,6 @@ async def _checkpoint(kafka: KafkaSettings, *records: CheckpointRecord) -> None:
         for record in records:
             value, key = encode_checkpoint_record(record), checkpoint_key(record.header)
             await (await producer.send(kafka.topic(Topic.CHECKPOINTS), 0, value, key))
-
-
-def _signed(log: RatedLog, number: int, root: bytes | None = None) -> CheckpointRecord:
-    """The signed checkpoint after a record; with another root than the log's, if one is given."""
-    pair, (log_offset, record) = signed_pair(log, number), log.records[number]
-    assert pair.records is not None
-    note = pair.events.note
-    if root is not None:
-        note = sign_checkpoint(replace(pair.events.checkpoint, root=root), [log.signer])
-    heads = pair.records.checkpoint
-    header = CheckpointHeader(
-        v=1,
-        origin=log.origin,
-        size=record.header.size,
-        log_offset=log_offset,
-        digest=record.digest,
-        clock_ms=record.header.clock_ms,
-        records=RecordsCheckpoint(size=heads.size, frontier=heads.root.hex(), note=pair.records.note.decode()),
-    )
-    return CheckpointRecord(header, note)
 
 
 async def _put(kafka: KafkaSettings, topic: Topic, value: bytes | None, key: bytes) -> None:
@@ -241,7 +213,7 @@ async def test_checkpoints_cover_the_log_and_prices_are_those_published(
     await sink.write(0, log.genesis, log.records)
     for book in BOOKS.values():
         await publish_price_book(kafka, book)
-    early, late = _signed(log, -3), _signed(log, -2)
+    early, late = checkpoint_record(log, -3), checkpoint_record(log, -2)
     await _checkpoint(kafka, early, late, late)
     async with _following(clickhouse, kafka):
         await _until(lambda: one(clickhouse, "SELECT count() FROM checkpoints") == 2)
@@ -251,7 +223,7 @@ async def test_checkpoints_cover_the_log_and_prices_are_those_published(
     assert (row["not_covered"], row["checkpoints"], row["agrees"]) == (log.state.position - late.header.size, 2, 1)
 
     # A second root for a size is kept beside the first, and shown.
-    await _checkpoint(kafka, _signed(log, -2, b"\1" * 32))
+    await _checkpoint(kafka, checkpoint_record(log, -2, b"\1" * 32))
     async with _following(clickhouse, kafka):
         await _until(lambda: one(clickhouse, "SELECT count() FROM checkpoints") == 3)
     (row,) = _answer(clickhouse, "checkpoint_coverage")
