@@ -32,7 +32,7 @@ def wait_for_inserts(clickhouse: ClickHouse) -> None:
 
 
 def wait_for_builders(clickhouse: ClickHouse) -> None:
-    """Wait until each day is swapped in that somebody began to build before the rows were deleted.
+    """Wait until each day is swapped in that somebody began to build from rows that are to go, or are gone.
 
     In a folder nobody does: it has one process, which does one thing after another (`keep_rollups`).
 
@@ -42,8 +42,8 @@ def wait_for_builders(clickhouse: ClickHouse) -> None:
     _wait(
         clickhouse,
         lambda: days_being_built(clickhouse),
-        "the rows are erased, but roll-ups could bring sums of them back: {} is still being built, or was left by a "
-        "crash (then it goes within two hours)",
+        "a day of roll-ups could be built from rows that are to go, or are gone: {} is still being built, or was left "
+        "by a crash (then it goes within two hours)",
     )
 
 

@@ -98,6 +98,8 @@ async def reconcile(
         )
     rows = tally_clickhouse(clickhouse, found.up_to, found.offsets, unknown)  # 4
     found.compared["rows"] = sum(tally.events for tally in rows.values())
+    for log, gone in months.items():
+        _set_aside_late(found, log, rows[log], gone)
     looks = _Looks()
     for stage, tallies in stages:
         if tallies:
@@ -254,10 +256,21 @@ def _months_given_up(clickhouse: ClickHouse, found: Reconciliation) -> dict[str,
     return months
 
 
+def _set_aside_late(found: Reconciliation, log: str, rows: Tally, months: AbstractSet[int]) -> None:
+    """Take what came of these months after they were given up out of the rows: of it, too, the number is compared."""
+    if events := _taken_out(rows, months):
+        found.retired[log] += events
+        found.notes.append(f"{log}: {events:,} events of these months have come since; the next `retain` gives them up")
+
+
+def _taken_out(tally: Tally, months: AbstractSet[int]) -> int:
+    gone = [hour for hour in tally.hours if month_of(day_of(hour)) in months]
+    return sum(tally.hours.pop(hour).events for hour in gone)
+
+
 def _leave_out(found: Reconciliation, stage: str, log: str, tally: Tally, months: AbstractSet[int]) -> None:
     """Take the months out of a tally that ClickHouse has given up; only their number of events must be right."""
-    gone = [hour for hour in tally.hours if month_of(day_of(hour)) in months]
-    events = sum(tally.hours.pop(hour).events for hour in gone)
+    events = _taken_out(tally, months)
     if events != found.retired.get(log, 0):
         found.differ(stage, f"{events} events in months given up, {found.retired.get(log, 0)} were given up", log=log)
 

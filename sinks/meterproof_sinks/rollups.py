@@ -43,6 +43,9 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("meterproof.rollups")
 
 Bounds = Mapping[str, int]
 """By log: the first position that does not count."""
+_ROLLUPS_OF: Final = "SELECT DISTINCT `rollup` FROM rollup_progress WHERE day = {day:Date}"
+_OF_DAY: Final = "toDate(start) = {day:Date}"
+_GOES_TO: Final = "SELECT log, max(built_to) FROM {table} WHERE built_to > 0 GROUP BY log"
 
 
 @dataclass(slots=True)
@@ -61,8 +64,9 @@ class Rollups:
     """Keeps the roll-ups and `usage_groups` equal to the events below the sink's progress.
 
     Promises: a day of a table is, at any moment and after any crash, the exact sums of that day's events below the
-    positions that its marker rows state; it never goes back to lower positions, unless it is rebuilt by force. Holds
-    only a cache of what it built, so several may run beside one another. Lives as long as its connection.
+    positions that its marker rows state; it never goes back to lower positions, unless it is rebuilt by force. What
+    comes of a month after its events were given up is added to what the month's days hold. Holds only a cache of what
+    it built, so several may run beside one another. Lives as long as its connection.
     """
 
     def __init__(self, clickhouse: ClickHouse, *, aside: bool = False) -> None:
@@ -92,13 +96,11 @@ class Rollups:
             return Refreshed()
         if self._seen is None:
             self._built = self._built_to()
-        retired = self._retired_months()
         refreshed = self._build(
             [
                 day
                 for day, lasts in sorted(self._last_positions().items())
-                if month_of(day) not in retired
-                and any(min(last + 1, bounds.get(log, 0)) > self._to(day, log) for log, last in lasts.items())
+                if any(min(last + 1, bounds.get(log, 0)) > self._to(day, log) for log, last in lasts.items())
             ],
             bounds,
             enough=enough,
@@ -142,40 +144,59 @@ class Rollups:
 
         `bounds` was read from the progress rows before this, so every row below is there: a write is never seen torn.
 
-        1. the groups and the finest roll-up into tables of their own, from the events; each coarser one from the finer;
-           each with one marker row per log
-        2. stop if the day as it stands goes further: a late builder must not put back an older state
-        3. swap each in whole, and drop the tables of their own
+        1. make tables of their own. Whoever takes rows away waits for those that are there when that is noted (`erase`,
+           `retain`); so look now whether the month's events were given up
+        2. fill each, with one marker row per log
+        3. stop if the day as it stands goes further: a late builder must not put back an older state
+        4. swap each in whole, and drop the tables of their own
         """
-        run = token_hex(8)
-        parameters = {
-            "day": f"{day.isoformat()} 00:00:00",
-            "after": f"{(day + timedelta(days=1)).isoformat()} 00:00:00",
-            "logs": list(bounds),
-            "nexts": list(bounds.values()),
-        }
-        made: dict[str, str] = {}
+        run, made = token_hex(8), dict[str, str]()
         try:
-            finer = None
-            for table, grain in _TABLES.items():  # 1
-                staging = f"{_STAGING}{run}_{table}"
-                self._command(f"CREATE TABLE {staging} AS {table}", {})
-                made[table] = staging
-                for rows in groups_of_a_day() if grain is None else (sums_of(grain, finer),):
-                    self._command(f"INSERT INTO {staging} {self._settings} {rows}", parameters)
-                finer = None if grain is None else staging
-            if not force:  # 2
+            for table in _TABLES:  # 1
+                made[table] = f"{_STAGING}{run}_{table}"
+                self._command(f"CREATE TABLE {made[table]} AS {table}", {})
+            fill = self._add if month_of(day) in self._retired_months() else self._fill
+            filled = fill(day, bounds, made)  # 2
+            if not force:  # 3
                 there = self._built_to(day).get(day, {})
                 if any(there.get(log, 0) > bounds.get(log, 0) for log in there):
                     self._built[day] = there
                     return False
-            for table, staging in made.items():  # 3
-                self._command(f"ALTER TABLE {table} REPLACE PARTITION '{day.isoformat()}' FROM {staging}", {})
+            for table in filled:  # 4
+                self._command(f"ALTER TABLE {table} REPLACE PARTITION '{day.isoformat()}' FROM {made[table]}", {})
             self._built[day] = dict(bounds)
         finally:
             for staging in made.values():
                 self._command(f"DROP TABLE IF EXISTS {staging}", {})
         return True
+
+    def _fill(self, day: date, bounds: Bounds, made: Mapping[str, str]) -> list[str]:
+        """Fill the groups and the finest roll-up from the events, each coarser one from the finer; and say which."""
+        finer, parameters = None, _parameters(day, bounds)
+        for table, grain in _TABLES.items():
+            for rows in groups_of_a_day() if grain is None else (sums_of(grain, finer),):
+                self._command(f"INSERT INTO {made[table]} {self._settings} {rows}", parameters)
+            finer = None if grain is None else made[table]
+        return list(made)
+
+    def _add(self, day: date, bounds: Bounds, made: Mapping[str, str]) -> list[str]:
+        """Of a day whose events were given up: what each roll-up has, and the events that it does not go to.
+
+        Its groups were given up, too. Its minutes may have been: then it has hours and no minutes, and gets none.
+        """
+        there = {rollup for (rollup,) in self._clickhouse.rows(_ROLLUPS_OF, {"day": day})}
+        filled = []
+        for table, grain in _TABLES.items():
+            if grain is None or (there and grain not in there):
+                continue
+            # With its marker rows, which say what of it is there: in one statement, since others may swap the day.
+            self._command(f"INSERT INTO {made[table]} SELECT * FROM {table} WHERE {_OF_DAY}", {"day": day})  # noqa: S608
+            froms = dict(self._clickhouse.rows(_GOES_TO.format(table=made[table])))
+            parameters = {**_parameters(day, bounds), "froms": [froms.get(log, 0) for log in bounds]}
+            rows = sums_of(grain, None, later=True)
+            self._command(f"INSERT INTO {made[table]} {self._settings} {rows}", parameters)
+            filled.append(table)
+        return filled
 
     def _retired_months(self) -> set[int]:
         return {month for (month,) in self._clickhouse.rows("SELECT DISTINCT month FROM usage_retired")}
@@ -194,13 +215,15 @@ class Rollups:
     def _built_to(self, day: date | None = None) -> dict[date, dict[str, int]]:
         """By day and log: how far all roll-ups go, by their marker rows."""
         where = "" if day is None else "WHERE day = {day:Date}"
+        retired = self._retired_months()
         found: defaultdict[date, dict[str, int]] = defaultdict(dict)
         for built_day, log, next_, rollups in self._clickhouse.rows(
             f"SELECT day, log, min(next), groupArray(`rollup`) FROM rollup_progress {where} GROUP BY day, log",  # noqa: S608 - ours
             {} if day is None else {"day": day},
         ):
-            # Minutes may have been given up after their time.
-            found[built_day][log] = next_ if {"group", "hour", "day"} <= set(rollups) else 0
+            # Minutes may have been given up after their time, and groups are with the month's events.
+            needed = {"hour", "day"} if month_of(built_day) in retired else {"group", "hour", "day"}
+            found[built_day][log] = next_ if needed <= set(rollups) else 0
         return dict(found)
 
     def _to(self, day: date, log: str) -> int:
@@ -217,6 +240,16 @@ class Rollups:
 
     def _command(self, sql: str, parameters: Mapping[str, object]) -> None:
         self._clickhouse.command(sql, parameters)
+
+
+def _parameters(day: date, bounds: Bounds) -> dict[str, object]:
+    """Of what goes into a day, as far as these positions."""
+    return {
+        "day": f"{day.isoformat()} 00:00:00",
+        "after": f"{(day + timedelta(days=1)).isoformat()} 00:00:00",
+        "logs": list(bounds),
+        "nexts": list(bounds.values()),
+    }
 
 
 def days_being_built(clickhouse: ClickHouse) -> set[str]:

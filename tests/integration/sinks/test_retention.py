@@ -10,10 +10,11 @@ import pytest
 
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.audit_log import AuditLog
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseUnavailable
 from meterproof_sinks.legal_holds import Hold
 from meterproof_sinks.log_total import LogTotal, log_total
 from meterproof_sinks.reconciliation import reconcile
-from meterproof_sinks.retention import NotRolledUp, retire
+from meterproof_sinks.retention import NotRolledUp, Retired, retire
 from meterproof_sinks.rollups import Rollups
 from tests.integration.sinks.clickhouse_folder import RECONCILIATION, new_sink, one, opened
 from tests.meterproof_command import run_meterproof
@@ -90,10 +91,84 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
 
         retired = retire(clickhouse, _TODAY, raw_days=None, minute_days=30)
         assert retired.minute_days == [date(2025, 12, 31), date(2026, 1, 1)]
-        assert Rollups(clickhouse).refresh().built in ([], [date(2026, 1, 1)])
-        assert one(clickhouse, "SELECT sum(events) FROM usage_by_day") >= size
+        assert set(Rollups(clickhouse).refresh().built) <= {date(2025, 12, 31), date(2026, 1, 1)}
+        assert one(clickhouse, "SELECT sum(events) FROM usage_by_day") == log.state.position
+        assert one(clickhouse, "SELECT count() FROM usage_by_minute WHERE toYYYYMM(start) = 202512") == 0
         with pytest.raises(ValueError, match="at least"):
             retire(clickhouse, _TODAY, raw_days=7, minute_days=None)
+
+
+async def test_what_comes_after_its_month_was_given_up_counts_and_is_given_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a log that lagged behind; a horizon of months does the same."""
+    log = RatedLog(seed=61)
+    log.grow(30)
+    audit = tmp_path / "audit"
+    writer = AuditLog(audit / log_folder_name(log.origin), log.origin, 0)
+    writer.append(log.records)
+    writer.close()
+    spends = costs(log.records)
+    in_december = "toYYYYMM(event_time) = 202512"
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        sink, rollups = new_sink(clickhouse), Rollups(clickhouse)
+        await sink.cursor(0)
+
+        async def carry(first: int, after: int) -> None:
+            await sink.write(0, log.genesis, log.records[first:after])
+            await assert_exact(("usage_sums",))
+            rollups.refresh()
+            await assert_exact(("usage_sums", "usage_by_minute", "usage_by_hour", "usage_by_day"))
+
+        async def assert_exact(tables: tuple[str, ...]) -> None:
+            size = one(clickhouse, "SELECT max(next) FROM sink_progress")
+            for table in tables:
+                expected = [(size, sum(spends[:size], Decimal(0)))]
+                assert clickhouse.rows(f"SELECT sum(events), sum(cost) FROM {table}") == expected, table
+            assert clickhouse.rows(RECONCILIATION) == []
+            assert log_total(clickhouse, log.origin) == LogTotal(size, size - 1, dense=True)
+            assert (await reconcile(clickhouse, audit, None, given_books=BOOKS)).differences == []
+
+        def retire_() -> Retired:
+            return retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None)
+
+        given_up = 0
+        for first, after in ((0, 10), (10, 18)):
+            await carry(first, after)
+            there = one(clickhouse, f"SELECT count() FROM usage WHERE {in_december}")
+            retired = retire_()
+            assert (retired.months, retired.events) == ([202512], there)
+            assert there > 0
+            given_up += there
+            await assert_exact(("usage_sums", "usage_by_minute", "usage_by_hour", "usage_by_day"))
+        assert one(clickhouse, "SELECT sum(events) FROM usage_retired FINAL") == given_up
+
+        # One that is killed when it has noted what it drops; more comes, a hold is set and lifted
+        await carry(18, 24)
+        monkeypatch.setattr("meterproof_sinks.retention.wait_for_inserts", _killed)
+        with pytest.raises(ClickHouseUnavailable):
+            retire_()
+        monkeypatch.undo()
+        assert one(clickhouse, "SELECT sum(events) FROM usage_retired FINAL") > given_up
+        hold = Hold("h1", None, "2026-01-01T00:00:00.000Z", "legal", "case 12")
+        assert retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, holds=[hold]).months == []
+        assert one(clickhouse, "SELECT sum(events) FROM usage_retired FINAL") == given_up
+        await assert_exact(("usage_sums", "usage_by_day"))
+        monkeypatch.setattr("meterproof_sinks.retention.wait_for_inserts", _killed)
+        with pytest.raises(ClickHouseUnavailable):
+            retire_()
+        monkeypatch.undo()
+        await sink.write(0, log.genesis, log.records[24:])
+        there = one(clickhouse, f"SELECT count() FROM usage WHERE {in_december}")
+        retired = retire_()
+        assert (retired.months, retired.events) == ([202512], there)
+        assert one(clickhouse, f"SELECT count() FROM usage_rows WHERE {in_december}") == 0
+        assert one(clickhouse, "SELECT sum(events) FROM usage_retired FINAL") == given_up + there
+        await assert_exact(("usage_sums", "usage_by_minute", "usage_by_hour", "usage_by_day"))
+
+
+def _killed(_: ClickHouse) -> None:
+    raise ClickHouseUnavailable("killed")
 
 
 def test_the_command_heeds_the_holds_of_the_data_folder(tmp_path: Path) -> None:
