@@ -105,7 +105,7 @@ async def reconcile(
         if tallies:
             found.compared[stage] = sum(tally.events for tally in tallies.values())
         for log, tally in tallies.items():
-            _leave_out(found, stage, log, tally, months[log])
+            _leave_out(found, stage, log, (tally, rows[log]), months[log])
             _compare(found, stage, log, tally, rows[log], looks)
             _compare_corrections(found, stage, log, (tally, rows[log]), months[log])
             _compare_records(found, stage, log, (tally, rows[log]), looks)
@@ -268,11 +268,23 @@ def _taken_out(tally: Tally, months: AbstractSet[int]) -> int:
     return sum(tally.hours.pop(hour).events for hour in gone)
 
 
-def _leave_out(found: Reconciliation, stage: str, log: str, tally: Tally, months: AbstractSet[int]) -> None:
-    """Take the months out of a tally that ClickHouse has given up; only their number of events must be right."""
-    events = _taken_out(tally, months)
-    if events != found.retired.get(log, 0):
-        found.differ(stage, f"{events} events in months given up, {found.retired.get(log, 0)} were given up", log=log)
+def _leave_out(
+    found: Reconciliation, stage: str, log: str, tallies: tuple[Tally, Tally], months: AbstractSet[int]
+) -> None:
+    """Take the months out of a tally that ClickHouse has given up; only their number of events must be right.
+
+    What was erased when its month had been given up is so in the audit folder only. It has no hour any more, so of it,
+    too, the number must be right.
+    """
+    theirs, ours = tallies
+    events, retired = _taken_out(theirs, months), found.retired.get(log, 0)
+    erased = theirs.erased.keys() - ours.erased.keys()
+    if erased and events + len(erased) == retired:
+        found.notes.append(f"{log}: {len(erased):,} of them were erased since")
+        for position in erased:
+            del theirs.erased[position]
+    elif events != retired:
+        found.differ(stage, f"{events} events in months given up, {retired} were given up", log=log)
 
 
 def _compare(found: Reconciliation, stage: str, log: str, tally: Tally, rows: Tally, looks: _Looks) -> None:  # noqa: PLR0917
@@ -375,6 +387,18 @@ def _look_inside(clickhouse: ClickHouse, found: Reconciliation, rows: Mapping[st
     for log, bound in found.up_to.items():
         if (held := rows[log].events + len(rows[log].erased) + found.retired.get(log, 0)) != bound:
             found.differ("rows", f"{bound} events were carried, {held} are accounted for", log=log)
+    for log, request, events in clickhouse.rows(_ERASED_AND_THERE):
+        by = f" by request {request}" if request else ""
+        detail = (
+            f"{events} events that were erased{by} are there; `meterproof erase` again, of the same name, removes them"
+        )
+        found.differ("erasure", detail, log=log)
+    for log, month, events in clickhouse.rows(_GIVEN_UP_AND_THERE):
+        detail = (
+            f"{events} events of {month // 100}-{month % 100:02} that were given up are there; `meterproof retain` "
+            "again removes them"
+        )
+        found.differ("rows", detail, log=log)
     in_records: dict[str, int] = dict(clickhouse.rows(_RECORDS, parameters_of(found.up_to)))
     for log, bound in found.up_to.items():
         if in_records.get(log, 0) != bound:
@@ -400,6 +424,21 @@ def _look_inside(clickhouse: ClickHouse, found: Reconciliation, rows: Mapping[st
 _RECORDS: Final = f"""
 SELECT log, sum(accepted) FROM records_final WHERE size <= {BOUND} GROUP BY log
 """  # noqa: S608 - nothing of it comes from outside
+_ERASED_AND_THERE: Final = """
+SELECT log, request, count() FROM usage_erased FINAL
+WHERE (log, position) IN (
+  SELECT log, position FROM usage_rows WHERE (log, position) IN (SELECT log, position FROM usage_erased)
+)
+GROUP BY log, request ORDER BY log, request
+"""
+_GIVEN_UP_AND_THERE: Final = """
+SELECT log, month, count()
+FROM usage_final INNER JOIN (
+  SELECT log, month, max(last_position) AS last FROM usage_retired GROUP BY log, month
+) AS given_up ON given_up.log = usage_final.log AND given_up.month = toYYYYMM(event_time)
+WHERE toYYYYMM(event_time) IN (SELECT month FROM usage_retired) AND position <= last
+GROUP BY log, month ORDER BY log, month
+"""
 _ROOTS: Final = """
 SELECT records_final.log, records_final.size, records_final.root, checkpoints.root
 FROM checkpoints INNER JOIN records_final

@@ -172,8 +172,9 @@ WHERE log = {{log:String}} AND position >= {{first:UInt64}} AND position < {{aft
 _ERASED: Final = f"SELECT log, position, entry FROM usage_erased FINAL WHERE position < {BOUND}"  # noqa: S608 - as above
 _CORRECTIONS: Final = (
     "SELECT DISTINCT log, position, kind, effect, event_us, target FROM usage_corrections "  # noqa: S608 - as above
-    f"WHERE position < {BOUND}"
+    f"WHERE position < {BOUND} AND (log, position) NOT IN (SELECT log, position FROM usage_erased)"
 )
+"""Of one that was erased nothing counts any more."""
 _RECORDS: Final = f"""
 SELECT intDiv(log_offset, {{stretch:UInt64}}) AS stretch,
        sum(reinterpretAsUInt64(substring(SHA256({text_sql(RECORD_COLUMNS)}), 1, 8)))

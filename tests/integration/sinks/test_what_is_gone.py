@@ -18,12 +18,15 @@ from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.erasure import new_erasure
 from meterproof_sinks.migrate import migrate
+from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.retention import retire
 from meterproof_sinks.rollups import Rollups
 from meterproof_sinks.row_erasure import erase_rows
+from tests.audit_upkeep import erase_lines
 from tests.builders import NOW_MS, make_event, make_genesis_record, make_limits
 from tests.integration.sinks.clickhouse_folder import new_sink, one, opened
 from tests.integration.sinks.clickhouse_server import served
+from tests.integration.sinks.rated_folder import write_audit_folder
 from tests.integration.sinks.test_shipped_queries import QUERIES, _answer, _counted, _lines, _same, _trace
 from tests.rated_log import BOOKS, RatedLog
 
@@ -51,6 +54,18 @@ def log() -> RatedLog:
     lines = _trace(made)[:200]
     for first in range(0, len(lines), 20):
         made.batch(lines[first : first + 20])
+    return made
+
+
+@pytest.fixture
+def corrected() -> RatedLog:
+    """Of the same hours, with corrections."""
+    made = RatedLog(seed=13, genesis_value=make_genesis_record(limits=make_limits(corrections=True)))
+    made.clock_ms += 6 * 3_600_000
+    events = made.rich_events(120)
+    made.batch(events)
+    voided = enumerate(events[:40])
+    made.batch([correction_line(line, correction_id=f"c{n}", kind="void", salt="0" * 32) for n, line in voided])
     return made
 
 
@@ -174,6 +189,59 @@ async def test_a_write_that_a_server_has_begun_before_is_waited_for(
         assert one(engine, f"SELECT count() FROM usage_rows WHERE {of_gone}") == 0
         engine.command("OPTIMIZE TABLE usage_rows FINAL")  # of the other rows, which are there twice
         assert one(engine, "SELECT dense FROM density") == 1
+
+
+async def test_what_comes_back_past_the_door_is_named_with_what_removes_it(
+    clickhouse: ClickHouse, corrected: RatedLog, tmp_path: Path
+) -> None:
+    """By a sink of an earlier build, which writes into the tables behind it, or by hand."""
+    audit = write_audit_folder(tmp_path, [corrected])
+    await new_sink(clickhouse).write(0, corrected.genesis, corrected.records)
+    Rollups(clickhouse).refresh()
+    for table in ("usage_rows", "usage_corrections"):
+        clickhouse.command(f"CREATE TABLE held_{table} AS {table}")
+        clickhouse.command(f"INSERT INTO held_{table} SELECT * FROM {table}")
+    for take_away, of_gone, kind, remedy in (
+        (_erase_globex, "customer = 'globex'", "erasure", "`meterproof erase` again"),
+        (_give_december_up, "toYYYYMM(event_time) = 202512", "rows", "`meterproof retain` again"),
+    ):
+        take_away(clickhouse)
+        erase_lines(audit, _is_of_globex)
+        assert await _differences(clickhouse, audit) == {}
+        clickhouse.command("INSERT INTO usage_corrections SELECT * FROM held_usage_corrections")
+        assert await _differences(clickhouse, audit) == {}, "nothing counts by what is said of an event that is gone"
+        back = "(log, position) NOT IN (SELECT log, position FROM usage_rows)"
+        clickhouse.command(f"INSERT INTO usage_rows SELECT * FROM held_usage_rows WHERE {of_gone} AND {back} LIMIT 3")
+        found = await reconcile(clickhouse, audit, None)
+        assert [told.detail for told in found.differences if told.kind == kind and remedy in told.detail]
+        assert one(clickhouse, "SELECT dense FROM density") == 0
+        take_away(clickhouse)
+        assert await _differences(clickhouse, audit) == {}
+        assert one(clickhouse, "SELECT dense FROM density") == 1
+
+
+async def test_what_is_erased_when_its_month_was_given_up_makes_no_difference(
+    clickhouse: ClickHouse, corrected: RatedLog, tmp_path: Path
+) -> None:
+    audit = write_audit_folder(tmp_path, [corrected])
+    await new_sink(clickhouse).write(0, corrected.genesis, corrected.records)
+    Rollups(clickhouse).refresh()
+    _give_december_up(clickhouse)
+    assert await _differences(clickhouse, audit) == {}
+    _erase_globex(clickhouse)
+    erase_lines(audit, _is_of_globex)
+    assert await _differences(clickhouse, audit) == {}
+
+
+def _is_of_globex(line: bytes) -> bool:
+    return b'"customer":"globex"' in line
+
+
+async def _differences(clickhouse: ClickHouse, audit: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for told in (await reconcile(clickhouse, audit, None)).differences:
+        found.setdefault(told.kind, []).append(told.detail)
+    return found
 
 
 async def test_without_a_months_rows_every_query_tells_the_same_or_says_that_it_tells_of_the_others(
