@@ -2,7 +2,8 @@
 -- Read from `run_sums`: exact up to now, over the months whose rows are kept. Runs are told apart by their keys. Each is counted
 -- at all that it descends from; a circle of parents ends where it would come round. Beyond a run and its parent, only parents
 -- that have parents are followed: a few runs too many, since they are looked for by a part of their keys, which takes less time
--- and does no harm. Where there is one currency, it is no part of what rows are grouped by.
+-- and does no harm. Where there is one currency, it is no part of what rows are grouped by: said at each of the two places, since
+-- only a constant that stands there itself is left out of the keys.
 WITH RECURSIVE
   (SELECT (min(currency), max(currency)) FROM parents_read) AS currencies,
   currencies.1 != currencies.2 AS mixed,
@@ -28,7 +29,7 @@ WITH RECURSIVE
   )
 SELECT
   if(mixed, max(anyIf(name, place = 1)) OVER (PARTITION BY root), anyIf(name, place = 1)) AS run,
-  in_currency AS currency,
+  if(mixed, in_currency, currencies.1) AS currency,
   sumIf(runs.events, place = 1) AS own_events,
   sumIf(runs.spend, place = 1) AS own_spend,
   sum(runs.events) AS events,
@@ -54,7 +55,7 @@ ARRAY JOIN
   arrayConcat([runs.key, runs.parent], longest.line) AS root,
   arrayEnumerate(arrayConcat([runs.key, runs.parent], longest.line)) AS place
 WHERE root != 0 AND (place = 1 OR root != runs.key)
-GROUP BY root, in_currency
+GROUP BY root, currency
 QUALIFY run != ''
 ORDER BY spend DESC, run, currency
 LIMIT 1000

@@ -384,6 +384,11 @@ def test_runs_are_counted_at_all_that_they_descend_from(tmp_path: Path) -> None:
             assert {(run, currency): tuple(rest) for run, currency, *rest, _ in answer} == expected, seed
             assert [row[5] for row in answer] == sorted((row[5] for row in answer), reverse=True)
             assert len(answer) == len(expected)
+            if len({currency for _, _, currency, *_ in rows}) == 1:
+                plan = clickhouse.raw("EXPLAIN PLAN " + (QUERIES / "spend_by_run.sql").read_text("utf-8"), "TSVRaw")
+                grouped = [line for line in plan.decode().splitlines() if "Keys: " in line]
+                assert len(grouped) >= 2
+                assert not any("USD" in line for line in grouped), "a text among the keys takes half as long again"
 
 
 async def test_quotas_and_budgets_are_compared_with_usage(clickhouse: ClickHouse, expected: dict[str, Any]) -> None:
