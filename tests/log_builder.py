@@ -172,7 +172,7 @@ def signed_pair(log: LogBuilder, number: int = -1, *signers: Signer, seed: bytes
     return SignedPair(signed(events), signed(records))
 
 
-def checkpoint_record(log: LogBuilder, number: int, root: bytes | None = None) -> CheckpointRecord:
+def checkpoint_record(log: LogBuilder, number: int = -1, root: bytes | None = None) -> CheckpointRecord:
     """What `usage.checkpoints` says after a log's record; with another root than the log's, if one is given."""
     pair, (log_offset, record) = signed_pair(log, number), log.records[number]
     assert pair.records is not None

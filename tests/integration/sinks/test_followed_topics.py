@@ -243,5 +243,31 @@ async def test_checkpoints_cover_the_log_and_prices_are_those_published(
     }
 
 
+async def test_a_log_whose_rows_stand_still_is_noticed(clickhouse: ClickHouse, kafka: KafkaSettings) -> None:
+    """What is signed comes in all the same, and totals are not called complete behind it."""
+    stuck, other = (RatedLog(seed=5 + partition, partition=partition, partitions=2) for partition in range(2))
+    other._made = 1_000
+    complete = "SELECT toUnixTimestamp64Milli(append_time) FROM complete_up_to"
+    sink = new_sink(clickhouse)
+    stuck.grow(3)
+    await sink.write(0, stuck.genesis, stuck.records)
+    carried_ms = stuck.clock_ms
+    stuck.batch(stuck.rich_events(7), after_ms=60_000)
+    await _checkpoint(kafka, checkpoint_record(stuck, -2), checkpoint_record(stuck))
+    async with _following(clickhouse, kafka):
+        await _until(lambda: one(clickhouse, "SELECT count() FROM checkpoints") == 2)
+    other.clock_ms = carried_ms
+    other.batch(other.rich_events(2))
+    await sink.write(1, other.genesis, other.records)
+    assert clickhouse.rows("SELECT log, events_behind, lags FROM up_to ORDER BY log") == [
+        (stuck.origin, 7, 1),
+        (other.origin, 0, 0),
+    ]
+    assert one(clickhouse, complete) == carried_ms
+    await sink.write(0, stuck.genesis, stuck.records[-1:])
+    assert one(clickhouse, "SELECT sum(lags) FROM up_to") == 0
+    assert one(clickhouse, complete) > carried_ms
+
+
 def test_every_table_of_a_topic_has_its_topic() -> None:
     assert {one.table for one in FOLLOWED} == {"usage_alerts", "usage_checkpoints", "price_books"}
