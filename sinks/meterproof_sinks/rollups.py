@@ -118,6 +118,8 @@ class Rollups:
             ClickHouseError: a statement was refused.
         """
         bounds = carried(self._clickhouse)
+        if not any(bounds.values()):
+            return Refreshed()  # what is there is of a write that is not complete, and no day has anything to hold
         if days is None:
             days = self._last_positions().keys() | self._built_to().keys()
         retired = self._retired_months()
