@@ -23,6 +23,7 @@ from meterproof_sinks.row_texts import EVENT_COLUMNS, RECORD_COLUMNS, text_sql
 from tests.builders import make_genesis_record, make_limits
 from tests.integration.sinks.clickhouse_folder import assert_holds_exactly, new_sink, one, opened
 from tests.integration.sinks.rated_folder import PARTITIONS, rated_logs, write_audit_folder
+from tests.integration.sinks.test_shipped_queries import _trace
 from tests.meterproof_command import run_meterproof
 from tests.rated_log import BOOKS, RatedLog
 
@@ -233,6 +234,28 @@ async def test_price_books_are_compared_and_missed(clickhouse: ClickHouse, data:
     assert set(_kinds(found)) == {"audit", "prices"}, "what the folder has counts, and ClickHouse has another one"
     assert found.differences[0].detail.startswith("version 1 is another price book in ClickHouse")
     assert "cost should be" in found.differences[-1].detail
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("session", "session"), ("run", "run_id"), ("calls", "source"), ("waste", "operation")]
+)
+async def test_groups_that_add_up_under_other_names_are_found(
+    clickhouse: ClickHouse, data: Path, kind: str, name: str
+) -> None:
+    log = RatedLog(seed=13)
+    log.batch(_trace(log)[:100])
+    audit = write_audit_folder(data, [log])
+    await _carry(clickhouse, log)
+    Rollups(clickhouse).refresh()
+    assert (await reconcile(clickhouse, audit, None)).differences == []
+    of_kind = f"kind = '{kind}' AND usage_groups.{name} NOT IN ('', 'another')"
+    clickhouse.command(
+        f"INSERT INTO usage_groups SELECT * REPLACE ('another' AS {name}) FROM usage_groups WHERE {of_kind}"
+    )
+    clickhouse.command(f"ALTER TABLE usage_groups DELETE WHERE {of_kind} SETTINGS mutations_sync = 2")
+    (difference,) = (await reconcile(clickhouse, audit, None)).differences
+    assert difference.detail.startswith(f"groups of kind {kind} on ")
+    assert "not the same names" in difference.detail
 
 
 async def test_what_could_not_be_compared_is_no_success(clickhouse: ClickHouse, data: Path) -> None:
