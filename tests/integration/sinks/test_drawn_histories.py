@@ -1,0 +1,55 @@
+"""Drawn histories of sinks that crash, stand still and come back leave every answer exact; see `drawn_history`."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meterproof_sinks.clickhouse import ClickHouse
+from tests.integration.sinks.clickhouse_folder import opened
+from tests.integration.sinks.drawn_history import EVERYTHING, History, drawn_steps, run_history
+
+pytestmark = pytest.mark.clickhouse
+
+_SEEDS = (1013, 1007)
+_STEPS = 12
+
+
+@pytest.fixture
+def clickhouse(tmp_path: Path) -> Iterator[ClickHouse]:
+    with opened(tmp_path / "clickhouse") as database:
+        yield database
+
+
+@pytest.mark.slow
+def test_drawn_histories_are_exact_at_every_step(clickhouse: ClickHouse, tmp_path: Path) -> None:
+    erased = set()
+    for seed in _SEEDS:
+        erased |= run_history(clickhouse, drawn_steps(seed, _STEPS), tmp_path / "history").names_erased
+    assert len(erased) > 1
+
+
+def test_what_a_late_sink_brings_back_is_seen(clickhouse: ClickHouse, tmp_path: Path) -> None:
+    """As it was before there was a guard: rows of an erased name, from a sink that had stood still meanwhile."""
+    ((query,),) = clickhouse.rows(
+        "SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = 'event_lines_rows'"
+    )
+    guarded, _, _ = query.rpartition(" WHERE ")
+    assert "logs_with_gone" not in guarded
+    history = History(clickhouse, tmp_path)
+    try:
+        for seed in range(3):
+            history.do_grow(random.Random(seed))
+        in_time, late, *_ = history.writers
+        history.carry(late, dict.fromkeys(EVERYTHING, 1))
+        history.carry(in_time, EVERYTHING)
+        history.do_erase(random.Random(1))
+        assert history.oracle.erased
+        history.check()
+        clickhouse.command(f"ALTER TABLE event_lines_rows MODIFY QUERY {guarded}")
+        history.carry(late, EVERYTHING)
+        with pytest.raises(AssertionError, match="usage"):
+            history.check()
+    finally:
+        history.close()
