@@ -25,6 +25,7 @@ from meterproof_sinks.usage_rows import (
     Books,
     RecordLines,
     UnfitRow,
+    erased_positions,
     erased_rows,
     event_rows,
     record_rows,
@@ -73,6 +74,8 @@ class _Write:
     """That the records name and that are not known to be noted."""
     events: list[RecordLines]
     erased: list[bytes]
+    left: list[int]
+    """Positions of erased events whose rows an unfinished write has left."""
     corrections: list[bytes]
     records: list[bytes]
     unfit: list[UnfitRow]
@@ -136,7 +139,8 @@ class ClickHouseSink:
         and then, together with the logs that have come so far meanwhile:
 
         3. note the price books in `price_books`
-        4. insert the events that are not there, the places of those that were erased, and what corrections do
+        4. insert the events that are not there, the places of those that were erased, and what corrections do; delete
+           what an unfinished write has left of erased ones, which stood in the log when it was begun
         5. insert the records that are not there
         6. insert the rows that steps 4 and 5 found unfit, each alone, into `quarantine`
         7. all are acknowledged: insert the progress rows
@@ -193,6 +197,7 @@ class ClickHouseSink:
             tuple(book for version in sorted(named) if (book := books(version))),
             events,
             erased_rows(origin, carried),
+            [position for position in erased_positions(carried) if position in positions],
             correction_rows(origin, carried),
             record_rows(origin, records, sent, offsets),
             unfit,
@@ -208,6 +213,9 @@ class ClickHouseSink:
         unfit_events += [unfit_event(row, error) for row, error in self._insert_events(events)]  # 4
         if erased := [row for write in writes for row in write.erased]:
             self._clickhouse.insert("usage_erased", (), b"\n".join([*erased, b""]), "JSONEachRow", len(erased))
+        for write in writes:
+            if write.left:
+                self._delete_left(write.genesis.origin, write.left)
         if corrections := [row for write in writes for row in write.corrections]:
             body = b"\n".join([*corrections, b""])
             self._clickhouse.insert("correction_rows", (), body, "JSONEachRow", len(corrections))
@@ -242,6 +250,14 @@ class ClickHouseSink:
         unfit = _each_that_fits(rows, insert)
         alone = [event for row, _ in unfit for event in row.apart()]
         return unfit if len(alone) == len(unfit) else _each_that_fits(alone, insert)
+
+    def _delete_left(self, origin: str, positions: list[int]) -> None:
+        for table in ("usage_rows", "usage_corrections"):
+            self._clickhouse.command(
+                f"ALTER TABLE {table} DELETE WHERE log = {{log:String}} AND position IN {{positions:Array(UInt64)}} "
+                "SETTINGS mutations_sync = 2",
+                {"log": origin, "positions": positions},
+            )
 
     def _insert_records(self, rows: list[bytes]) -> None:
         self._clickhouse.insert("usage_records", (), b"\n".join([*rows, b""]), "JSONEachRow", len(rows))

@@ -273,14 +273,22 @@ def _amount(cost: int) -> str:
     return f"{whole}.{places:012d}"
 
 
-def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
-    """The erased events of these records as JSONEachRow rows of `usage_erased`."""
-    return [
-        orjson.dumps({"log": origin, "position": position, "entry": entry.hex(), "request": ""})
+def erased_positions(records: Sequence[LogRecord]) -> dict[int, bytes]:
+    """The erased events of these records (in an audit folder; never on the topic): entries by position."""
+    return {
+        position: entry
         for record in records
         if ERASED_BEGIN in record.value
         for position, line in enumerate(record.lines, record.header.first)
         if line.startswith(ERASED_BEGIN) and (entry := erased_entry(line)) is not None
+    }
+
+
+def erased_rows(origin: str, records: Sequence[LogRecord]) -> list[bytes]:
+    """The erased events of these records as JSONEachRow rows of `usage_erased`."""
+    return [
+        orjson.dumps({"log": origin, "position": position, "entry": entry.hex(), "request": ""})
+        for position, entry in erased_positions(records).items()
     ]
 
 

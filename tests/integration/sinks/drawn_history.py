@@ -30,6 +30,7 @@ from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseU
 from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.disk import Disk
 from meterproof_sinks.erasure import new_erasure
+from meterproof_sinks.event_owner import OwnerKind
 from meterproof_sinks.log_bounds import carried
 from meterproof_sinks.migrate import migrate
 from meterproof_sinks.rebuilding import rebuild
@@ -106,7 +107,7 @@ class _Cut(ClickHouse):
         return found
 
 
-def _refused(_: Callable[[], Any]) -> Any:
+def refused(_: Callable[[], Any]) -> Any:
     """The call is not made."""
     raise ClickHouseUnavailable("drawn: refused")
 
@@ -156,7 +157,7 @@ class History:
         self._lines: list[list[bytes]] = [[] for _ in self.logs]
         self.writers = [self._new_writer() for _ in range(_SINKS)]
         self.builders = [self._new_builder() for _ in range(_BUILDERS)]
-        self.names_erased: set[tuple[str, str]] = set()
+        self.names_erased: set[tuple[OwnerKind, str]] = set()
         self._made = 0
         self._nested = False
         self._busy: set[int] = set()
@@ -294,7 +295,7 @@ class History:
             self._busy.add(number)
             writer.database.appoint(left, partial(self._meanwhile, inner))
         elif fate:
-            writer.database.appoint(left, _lost if draw.random() < 0.5 else _refused)
+            writer.database.appoint(left, _lost if draw.random() < 0.5 else refused)
         try:
             self.carry(writer, cuts)
         except ClickHouseUnavailable:
@@ -359,7 +360,7 @@ class History:
             self._busy.add(-1 - number)
             database.appoint(left, partial(self._meanwhile, inner))
         elif fate:
-            database.appoint(left, _lost if draw.random() < 0.5 else _refused)
+            database.appoint(left, _lost if draw.random() < 0.5 else refused)
         days = None if draw.random() < 0.3 else draw.sample(sorted(self._days()), min(len(self._days()), 1))
         try:
             if draw.random() < 0.5:
@@ -380,23 +381,18 @@ class History:
 
     def do_erase(self, draw: random.Random) -> None:
         """An agent or a customer is erased, beside sinks that write; repeated if it was cut off."""
-        kind = draw.choice(("customer", "customer", "agent"))
+        kind: OwnerKind = "agent" if draw.random() < 0.3 else "customer"
         name = draw.choice(_CUSTOMERS if kind == "customer" else [name for log in self.logs for name in log.names])
         fate = "" if self._nested else draw.choice(("", "", "died", "paused"))
         inner = self._drawn(draw, ("write", "grow", "write"))
         left = draw.randrange(1, 30)
-        self._write_audit()
-        self._erase_lines(kind, name)
         database = self._cut()
         try:
             if fate == "paused":
                 database.appoint(left, partial(self._meanwhile, inner))
             elif fate:
-                database.appoint(left, _lost if draw.random() < 0.5 else _refused)
-            try:
-                self._erase_rows(database, kind, name)
-            except ClickHouseUnavailable:
-                self._erase_rows(database, kind, name)
+                database.appoint(left, _lost if draw.random() < 0.5 else refused)
+            self.erase(database, kind, name)
             if database.spare() and fate:
                 self.say(f"   {fate} at call {left}")
         finally:
@@ -404,7 +400,16 @@ class History:
         if not self._nested:
             self._nothing_left()
 
-    def _erase_rows(self, database: ClickHouse, kind: Any, name: str) -> None:
+    def erase(self, database: ClickHouse, kind: OwnerKind, name: str) -> None:
+        """As the command does it, which is run again if it could not."""
+        self._write_audit()
+        self._erase_lines(kind, name)
+        try:
+            self._erase_rows(database, kind, name)
+        except ClickHouseUnavailable:
+            self._erase_rows(database, kind, name)
+
+    def _erase_rows(self, database: ClickHouse, kind: OwnerKind, name: str) -> None:
         self.say(f"   {kind} {name}")
         below = carried(self.clickhouse)
         erase_rows(
@@ -443,7 +448,7 @@ class History:
             if fate == "paused":
                 database.appoint(left, partial(self._meanwhile, inner))
             elif fate:
-                database.appoint(left, _lost if draw.random() < 0.5 else _refused)
+                database.appoint(left, _lost if draw.random() < 0.5 else refused)
             try:
                 retire(database, today, raw_days=RAW_DAYS_MIN, minute_days=minutes)
             except ClickHouseUnavailable:
@@ -477,6 +482,10 @@ class History:
             self.oracle.carried.clear()
             self.oracle.erased.clear()
             self.oracle.forgotten.clear()
+        self.add_from_audit()
+
+    def add_from_audit(self) -> None:
+        """What the database lacks of the audit folder is added; sinks are started again then."""
         before = carried(self.clickhouse)
         for number in range(_SINKS):
             self._restart(number)
@@ -513,7 +522,7 @@ class History:
                 writer.append(records)
             writer.close()
 
-    def _erase_lines(self, kind: Any, name: str) -> None:
+    def _erase_lines(self, kind: OwnerKind, name: str) -> None:
         owner = new_erasure(kind, name, requested_by="", reason="", now_ms=0, random_bytes=bytes).owner
         for log in self.logs:
             keeper = LockedFolder(self.audit / log_folder_name(log.origin), Disk())

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from meterproof_sinks.clickhouse import ClickHouse
-from tests.integration.sinks.clickhouse_folder import opened
-from tests.integration.sinks.drawn_history import EVERYTHING, History, drawn_steps, run_history
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseUnavailable
+from tests.integration.sinks.clickhouse_folder import one, opened
+from tests.integration.sinks.drawn_history import EVERYTHING, History, drawn_steps, refused, run_history
 
 pytestmark = pytest.mark.clickhouse
 
@@ -51,5 +51,27 @@ def test_what_a_late_sink_brings_back_is_seen(clickhouse: ClickHouse, tmp_path: 
         history.carry(late, EVERYTHING)
         with pytest.raises(AssertionError, match="usage"):
             history.check()
+    finally:
+        history.close()
+
+
+def test_a_rebuild_brings_back_nothing_erased_that_a_torn_write_left(clickhouse: ClickHouse, tmp_path: Path) -> None:
+    """The sink was cut off behind its events and never came back; a name was erased; the audit folder has the rest."""
+    history = History(clickhouse, tmp_path)
+    try:
+        for seed in range(3):
+            history.do_grow(random.Random(seed))
+        torn, *_ = history.writers
+        history.carry(torn, dict.fromkeys(EVERYTHING, 3))
+        torn.database.appoint(2, refused)
+        with pytest.raises(ClickHouseUnavailable):
+            history.carry(torn, EVERYTHING)
+        history.check()
+        history.erase(clickhouse, "customer", "c-ash")
+        assert one(clickhouse, "SELECT countIf(customer = 'c-ash') FROM usage") == 0
+        assert one(clickhouse, "SELECT countIf(customer = 'c-ash') FROM usage_rows") > 0, "above the progress row"
+        history.add_from_audit()
+        history.check()
+        history.finish()
     finally:
         history.close()
