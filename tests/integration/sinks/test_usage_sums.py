@@ -123,3 +123,36 @@ async def test_the_roll_up_is_read_where_it_is_and_the_rows_where_it_is_not(tmp_
         assert _assert_exact(clickhouse.rows(_SESSIONS), log) == half
         for query in ("SELECT sum(units) FROM {v:Identifier}", "SELECT sumMap(usage) FROM {v:Identifier}"):
             assert clickhouse.rows(query, {"v": "usage_sums"}) == clickhouse.rows(query, {"v": "usage"})
+
+
+async def test_what_sums_lack_is_read_from_where_it_begins(tmp_path: Path) -> None:
+    """Of a day that nothing was built of, from its first position, not from the beginning of the log."""
+    log = RatedLog(seed=26)
+    log.grow(40)
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        sink = new_sink(clickhouse)
+        await sink.cursor(0)
+        await sink.write(0, log.genesis, log.records[:30])
+        Rollups(clickhouse).refresh()
+        nothing = [(2**64 - 1, 2**64 - 1)]
+        assert _begins(clickhouse) == nothing
+        ((first, day),) = clickhouse.rows(
+            "SELECT min(position) AS first, toDate(event_time) AS day FROM usage_rows GROUP BY day "
+            "ORDER BY first DESC LIMIT 1"
+        )
+        assert first > 0
+        for table in ("usage_groups", "usage_days"):
+            clickhouse.command(f"ALTER TABLE {table} DROP PARTITION '{day}'")
+        assert _begins(clickhouse) == [(first, first)]
+        carried = _assert_exact(clickhouse.rows(_SUMS), log)
+        assert _assert_exact(clickhouse.rows(_SESSIONS), log) == carried
+        Rollups(clickhouse).rebuild()
+        assert _begins(clickhouse) == nothing
+        await sink.write(0, log.genesis, log.records[30:])
+        assert _begins(clickhouse) == [(carried, carried)], "later events of days that were built"
+        assert _assert_exact(clickhouse.rows(_SUMS), log) == _assert_exact(clickhouse.rows(_SESSIONS), log) > carried
+
+
+def _begins(clickhouse: ClickHouse) -> list[tuple[int, int]]:
+    """From which position on the rows are looked through for sums of groups, and for those of the roll-up by day."""
+    return clickhouse.rows("SELECT (SELECT lowest FROM groups_read), (SELECT lowest FROM days_read)")
