@@ -233,6 +233,22 @@ async def test_what_is_erased_when_its_month_was_given_up_makes_no_difference(
     assert await _differences(clickhouse, audit) == {}
 
 
+async def test_a_correction_of_what_was_given_up_takes_no_day_out_of_any_sum(
+    clickhouse: ClickHouse, corrected: RatedLog
+) -> None:
+    sink, rollups = new_sink(clickhouse), Rollups(clickhouse)
+    await sink.cursor(0)
+    await sink.write(0, corrected.genesis, corrected.records[:2])
+    rollups.refresh()
+    _give_december_up(clickhouse)
+    await sink.write(0, corrected.genesis, corrected.records[2:])
+    given_up = one(clickhouse, "SELECT sum(events) FROM usage_retired FINAL")
+    for _ in range(2):
+        assert one(clickhouse, "SELECT sum(events) FROM usage_sums WHERE toYYYYMM(day) = 202512") == given_up > 0
+        assert one(clickhouse, "SELECT dense FROM density") == 1
+        rollups.refresh()
+
+
 def _is_of_globex(line: bytes) -> bool:
     return b'"customer":"globex"' in line
 
