@@ -14,7 +14,7 @@ from meterproof_sinks.begun_before import wait_for_builders, wait_for_inserts
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.event_time import month_of
 from meterproof_sinks.legal_holds import Hold
-from meterproof_sinks.log_bounds import BOUND, parameters_of
+from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
 from meterproof_sinks.rollups import Rollups
 
 RAW_DAYS_MIN: Final = 62
@@ -56,8 +56,8 @@ def retire(
     2. leave it whole if a hold covers a row of it; stop unless it is in the roll-ups: its events and spend, by day;
        where some of it was given up before, its positions
     3. note in `usage_retired`, per log, what the month held beyond earlier notes, so that logs stay dense
-    4. wait for inserts that were let in before, and for who is building a day; drop the month, and its days of groups:
-       from the note on no query reads them
+    4. wait for inserts that were let in before, and for who is building a day; take the note back and stop if more of
+       the month has come since 2; drop the month, and its days of groups: from the note on no query reads them
 
     A day of minutes goes unless a hold covers a row of it.
 
@@ -146,7 +146,8 @@ def _standing_notes(clickhouse: ClickHouse, month: int) -> dict[str, _Note]:
 
 
 def _retire_month(clickhouse: ClickHouse, month: int, notes: Mapping[str, _Note]) -> int:
-    given = {"month": month}
+    below = carried(clickhouse)
+    given = {"month": month, "below_logs": list(below), "belows": list(below.values())}
     if different := clickhouse.rows(_BEYOND if notes else _DIFFERENT, given):  # 2
         raise NotRolledUp(
             f"the roll-up by day and the events differ on {len(different)} days of {month}, first {different[0][0]}; "
@@ -159,6 +160,9 @@ def _retire_month(clickhouse: ClickHouse, month: int, notes: Mapping[str, _Note]
     ((after,),) = clickhouse.rows(_GIVEN_UP, given)
     wait_for_inserts(clickhouse)  # 4
     wait_for_builders(clickhouse)
+    if clickhouse.rows(_CAME_SINCE, given):
+        _standing_notes(clickhouse, month)
+        raise NotRolledUp(f"events of {month} came in meanwhile; nothing of it was given up. Run it again")
     clickhouse.command(f"ALTER TABLE usage_rows DROP PARTITION {month}")
     return int(after - before)
 
@@ -201,6 +205,12 @@ WHERE active AND database = currentDatabase() AND table = 'usage_groups'
   AND toYYYYMM(day) IN (SELECT month FROM usage_retired)
 ORDER BY day
 """
+_BELOW: Final = "mapFromArrays({below_logs:Array(String)}, {belows:Array(UInt64)})[log]"
+"""How far each log was carried before the roll-ups were looked at: what comes later may be in none of them."""
+_CAME_SINCE: Final = (
+    "SELECT DISTINCT log FROM usage_final "  # noqa: S608 - nothing of it comes from outside
+    f"WHERE toYYYYMM(event_time) = {{month:UInt32}} AND position >= {_BELOW}"
+)
 _NOTE: Final = f"""
 INSERT INTO usage_retired (log, month, times_before, events, uncounted, last_position, position_sum, step_sum, cost)
 WITH (log, position) IN (SELECT log, position FROM usage_uncounted) AS is_uncounted
@@ -208,5 +218,5 @@ SELECT log, {{month:UInt32}}, mapFromArrays({{logs:Array(String)}}, {{times:Arra
        count(), countIf(is_uncounted), max(position), sum(position),
        sum(intHash64(position + 1) - intHash64(position)), sumIf(cost, NOT is_uncounted)
 FROM usage_final
-WHERE toYYYYMM(event_time) = {{month:UInt32}} AND position >= {BOUND} GROUP BY log
+WHERE toYYYYMM(event_time) = {{month:UInt32}} AND position >= {BOUND} AND position < {_BELOW} GROUP BY log
 """  # noqa: S608 - nothing of it comes from outside

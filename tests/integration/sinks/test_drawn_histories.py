@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseUnavailable
+from meterproof_sinks.retention import RAW_DAYS_MIN, NotRolledUp, retire
 from tests.integration.sinks.clickhouse_folder import one, opened
 from tests.integration.sinks.drawn_history import EVERYTHING, History, drawn_steps, refused, run_history
 
@@ -73,5 +75,31 @@ def test_a_rebuild_brings_back_nothing_erased_that_a_torn_write_left(clickhouse:
         history.add_from_audit()
         history.check()
         history.finish()
+    finally:
+        history.close()
+
+
+def test_events_that_come_while_their_month_is_given_up_are_not_lost(
+    clickhouse: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a log that lags behind: after the roll-ups were looked at, and before the month is dropped."""
+    history = History(clickhouse, tmp_path)
+    try:
+        history.do_grow(random.Random(0))
+        in_time, lagging, *_ = history.writers
+        history.carry(in_time, {0: 10_000})
+        held = one(clickhouse, "SELECT count() FROM usage")
+        months = [one(clickhouse, "SELECT DISTINCT toUInt32(toYYYYMM(event_time)) FROM usage")]
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(
+                "meterproof_sinks.retention.wait_for_builders", lambda _: history.carry(lagging, EVERYTHING)
+            )
+            with pytest.raises(NotRolledUp, match="meanwhile"):
+                retire(clickhouse, date(2026, 4, 15), raw_days=RAW_DAYS_MIN, minute_days=None)
+        assert one(clickhouse, "SELECT count() FROM usage") > held > 0
+        history.check()
+        assert retire(clickhouse, date(2026, 4, 15), raw_days=RAW_DAYS_MIN, minute_days=None).months == months
+        history.oracle.given_up.update(months)
+        history.check()
     finally:
         history.close()
