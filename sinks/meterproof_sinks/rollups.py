@@ -132,7 +132,7 @@ class Rollups:
         self, days: list[date], bounds: Bounds, *, force: bool = False, enough: Callable[[], bool] = lambda: False
     ) -> Refreshed:
         if days:
-            self._drop_left_behind()
+            drop_left_behind(self._clickhouse, _STAGING_AGE_S)
         refreshed = Refreshed()
         for day in days:
             if enough():
@@ -231,15 +231,6 @@ class Rollups:
     def _to(self, day: date, log: str) -> int:
         return self._built.get(day, {}).get(log, 0)
 
-    def _drop_left_behind(self) -> None:
-        """Drop what a builder left that was killed."""
-        for (name,) in self._clickhouse.rows(
-            "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, {prefix:String}) "
-            "AND metadata_modification_time < now() - {age:UInt32}",
-            {"prefix": _STAGING, "age": _STAGING_AGE_S},
-        ):
-            self._command(f"DROP TABLE IF EXISTS `{name}`", {})
-
     def _command(self, sql: str, parameters: Mapping[str, object]) -> None:
         self._clickhouse.command(sql, parameters)
 
@@ -252,6 +243,16 @@ def _parameters(day: date, bounds: Bounds) -> dict[str, object]:
         "logs": list(bounds),
         "nexts": list(bounds.values()),
     }
+
+
+def drop_left_behind(clickhouse: ClickHouse, age_s: int = 0) -> None:
+    """Drop the tables of days that somebody began to build so long ago, as a killed builder leaves them."""
+    for (name,) in clickhouse.rows(
+        "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, {prefix:String}) "
+        "AND metadata_modification_time <= now() - {age:UInt32}",
+        {"prefix": _STAGING, "age": age_s},
+    ):
+        clickhouse.command(f"DROP TABLE IF EXISTS `{name}`")
 
 
 def days_being_built(clickhouse: ClickHouse) -> set[str]:

@@ -9,7 +9,7 @@ from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.erasure import Erasure
 from meterproof_sinks.event_time import month_of
 from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
-from meterproof_sinks.rollups import Rollups
+from meterproof_sinks.rollups import Rollups, drop_left_behind
 
 _BELOW: Final = f"position < {BOUND}"
 _ROLLUPS: Final = ("usage_minutes", "usage_hours", "usage_days")
@@ -31,7 +31,8 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     2. wait for inserts that were let in before
     3. delete the rows, and wait until the files without them are in place; then what is said of corrections among them;
        then those in quarantine
-    4. wait for who is building a day of roll-ups from rows that are gone
+    4. wait for who is building a day of roll-ups from rows that are gone; in a folder nobody is, and what a killed
+       builder left there goes
     5. build those days again that had rows of that name, in roll-ups too; in months whose rows were given up, delete
        from the roll-ups
     6. note the request in `erasures`: no alert of that name from before comes in any more
@@ -68,6 +69,8 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     _delete_corrections(clickhouse)
     clickhouse.command(f"ALTER TABLE quarantine DELETE WHERE {set_aside} SETTINGS mutations_sync = 2", name)
     wait_for_builders(clickhouse)  # 4
+    if clickhouse.embedded:
+        drop_left_behind(clickhouse)
     retired = {month for (month,) in clickhouse.rows("SELECT DISTINCT month FROM usage_retired")}  # 5
     for table in _ROLLUPS:
         days |= _days(clickhouse, f"{table} WHERE {whose}", "start", name)

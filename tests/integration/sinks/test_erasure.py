@@ -172,7 +172,10 @@ async def test_lines_and_rows_are_gone_and_every_proof_holds(tmp_path: Path) -> 
 async def test_roll_ups_lose_the_name_after_a_crash_and_in_months_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after the rows went, before the days were built again: the next run knows the days by the roll-ups."""
+    """Killed after the rows went, before the days were built again: the next run knows the days by the roll-ups.
+
+    Nor does it stay in what a builder left there that was killed before.
+    """
     log = RatedLog(seed=92)
     log.grow(6)
     log.clock_ms += 20 * 86_400_000
@@ -188,6 +191,8 @@ async def test_roll_ups_lose_the_name_after_a_crash_and_in_months_given_up(
         )
         kept = sorted(clickhouse.rows(others))
         assert len(kept) == 2
+        clickhouse.command("CREATE TABLE staging_left_behind AS usage_days")
+        clickhouse.command("INSERT INTO staging_left_behind SELECT * FROM usage_days WHERE customer = 'globex'")
 
         def killed(*_: object) -> None:
             raise ClickHouseUnavailable("killed")
@@ -205,6 +210,7 @@ async def test_roll_ups_lose_the_name_after_a_crash_and_in_months_given_up(
         for table in ("usage_minutes", "usage_hours", "usage_days"):
             assert one(clickhouse, f"SELECT countIf(customer = 'globex') FROM {table}") == 0, table
         assert sorted(clickhouse.rows(others)) == kept
+        assert clickhouse.rows("EXISTS TABLE staging_left_behind") == [(0,)]
         assert one(clickhouse, "SELECT dense FROM density") == 1
 
 
