@@ -18,6 +18,7 @@ from meterproof_sinks.correction_rows import correction_rows
 from meterproof_sinks.group_commit import GroupCommit
 from meterproof_sinks.log_total import log_total
 from meterproof_sinks.reference_rows import put_price_books
+from meterproof_sinks.row_deletion import delete_positions
 from meterproof_sinks.sink import Density, SinkFault
 from meterproof_sinks.usage_rows import (
     EVENT_COLUMNS,
@@ -214,8 +215,8 @@ class ClickHouseSink:
         if erased := [row for write in writes for row in write.erased]:
             self._clickhouse.insert("usage_erased", (), b"\n".join([*erased, b""]), "JSONEachRow", len(erased))
         for write in writes:
-            if write.left:
-                self._delete_left(write.genesis.origin, write.left)
+            for table in ("usage_rows", "usage_corrections"):
+                delete_positions(self._clickhouse, table, write.genesis.origin, write.left)
         if corrections := [row for write in writes for row in write.corrections]:
             body = b"\n".join([*corrections, b""])
             self._clickhouse.insert("correction_rows", (), body, "JSONEachRow", len(corrections))
@@ -250,14 +251,6 @@ class ClickHouseSink:
         unfit = _each_that_fits(rows, insert)
         alone = [event for row, _ in unfit for event in row.apart()]
         return unfit if len(alone) == len(unfit) else _each_that_fits(alone, insert)
-
-    def _delete_left(self, origin: str, positions: list[int]) -> None:
-        for table in ("usage_rows", "usage_corrections"):
-            self._clickhouse.command(
-                f"ALTER TABLE {table} DELETE WHERE log = {{log:String}} AND position IN {{positions:Array(UInt64)}} "
-                "SETTINGS mutations_sync = 2",
-                {"log": origin, "positions": positions},
-            )
 
     def _insert_records(self, rows: list[bytes]) -> None:
         self._clickhouse.insert("usage_records", (), b"\n".join([*rows, b""]), "JSONEachRow", len(rows))

@@ -10,11 +10,10 @@ from meterproof_sinks.erasure import Erasure
 from meterproof_sinks.event_time import month_of
 from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
 from meterproof_sinks.rollups import Rollups, drop_left_behind
+from meterproof_sinks.row_deletion import delete_positions
 
 _BELOW: Final = f"position < {BOUND}"
 _ROLLUPS: Final = ("usage_minutes", "usage_hours", "usage_days")
-_POSITIONS: Final = 1_000
-"""Named by one statement."""
 
 
 def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
@@ -67,7 +66,9 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
         {**name, **below},
     )
     _delete_corrections(clickhouse)
-    clickhouse.command(f"ALTER TABLE quarantine DELETE WHERE {set_aside} SETTINGS mutations_sync = 2", name)
+    clickhouse.command(
+        f"ALTER TABLE quarantine DELETE WHERE {set_aside} OR {_NAMING} SETTINGS mutations_sync = 2", name
+    )
     wait_for_builders(clickhouse)  # 4
     if clickhouse.embedded:
         drop_left_behind(clickhouse)
@@ -120,18 +121,17 @@ def _delete_corrections(clickhouse: ClickHouse) -> None:
     ):
         found[log].append(position)
     for log, positions in found.items():
-        for at in range(0, len(positions), _POSITIONS):
-            clickhouse.command(
-                "ALTER TABLE usage_corrections DELETE WHERE log = {log:String} "
-                "AND position IN {positions:Array(UInt64)} SETTINGS mutations_sync = 2",
-                {"log": log, "positions": positions[at : at + _POSITIONS]},
-            )
+        delete_positions(clickhouse, "usage_corrections", log, positions)
 
 
 def _set_aside(erasure: Erasure) -> str:
     """SQL: this row of `quarantine` is an event of that name."""
     fields = "'subject'" if erasure.owner.kind == "agent" else "'data', 'customer'"
     return f"kind = 'event' AND {is_named(f'JSONExtractString(row, {fields})')}"
+
+
+_NAMING: Final = f"kind != 'event' AND arrayExists(text -> {is_named('text')}, extractAll(row, '\"([^\"]*)\"'))"
+"""SQL: this row of `quarantine` is no event, as an alert is none, and has that name as a text in it, wherever it is."""
 
 
 def _forget_deletions(clickhouse: ClickHouse) -> None:

@@ -214,6 +214,28 @@ async def test_roll_ups_lose_the_name_after_a_crash_and_in_months_given_up(
         assert one(clickhouse, "SELECT dense FROM density") == 1
 
 
+def test_what_was_set_aside_and_is_no_event_goes_where_it_has_the_name(tmp_path: Path) -> None:
+    rows = {
+        0: ("usage_alerts", '{"scope":"customer","subject":"globex","of":"nobody\\u0027s"}'),
+        1: ("usage_alerts", '{"scope":"customer","subject":"globex2"} globex'),
+        2: ("usage_alerts", 'no JSON: "globex"'),
+        3: ("record", '{"source":null}'),
+        4: ("event", '{"data":{"customer":"globex"}}'),
+        5: ("event", '{"subject":"globex","data":{"customer":"initech"}}'),
+    }
+    asked = new_erasure("customer", "globex", requested_by="a", reason="b", now_ms=1, random_bytes=os.urandom)
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        for position, (kind, row) in rows.items():
+            clickhouse.command(
+                "INSERT INTO quarantine (log, kind, position, row) "
+                "VALUES ('x', {kind:String}, {position:UInt64}, {row:String})",
+                {"kind": kind, "position": position, "row": row},
+            )
+        erase_rows(clickhouse, asked)
+        assert clickhouse.rows("SELECT position FROM quarantine ORDER BY position") == [(1,), (3,), (5,)]
+        assert clickhouse.rows("SELECT position FROM usage_erased") == [(4,)]
+
+
 async def test_names_in_deletions_of_earlier_builds_are_forgotten(tmp_path: Path) -> None:
     with opened(tmp_path / "clickhouse") as clickhouse:
         for table in ("usage_rows", "usage_days"):  # the engine tidies up each second, in place of each half minute
