@@ -4,17 +4,25 @@ A legal hold keeps each month, and each day of minutes, that has a row which it 
 both stores, `legal_holds`.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
 from meterproof_sinks.begun_before import wait_for_builders, wait_for_inserts
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.event_time import month_of
 from meterproof_sinks.legal_holds import Hold
-from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
+from meterproof_sinks.log_bounds import carried
+from meterproof_sinks.retired_notes import (
+    BELOW,
+    Note,
+    months_there,
+    note_month,
+    standing_notes,
+    still_true,
+    take_back,
+)
 from meterproof_sinks.rollups import Rollups
 
 RAW_DAYS_MIN: Final = 62
@@ -57,7 +65,8 @@ def retire(
        where some of it was given up before, its positions
     3. note in `usage_retired`, per log, what the month held beyond earlier notes, so that logs stay dense
     4. wait for inserts that were let in before, and for who is building a day; take the note back and stop if more of
-       the month has come since 2; drop the month, and its days of groups: from the note on no query reads them
+       the month has come since 2, or some of it was erased; drop the month, and its days of groups: from the note on
+       no query reads them
 
     A day of minutes goes unless a hold covers a row of it.
 
@@ -73,17 +82,15 @@ def retire(
             raise ValueError(message)
         Rollups(clickhouse).refresh()
         before = today - timedelta(days=raw_days)
-        for (month,) in clickhouse.rows(
-            "SELECT DISTINCT toUInt32(partition) FROM system.parts WHERE active AND database = currentDatabase() "
-            "AND table = 'usage_rows' AND toUInt32(partition) < {month:UInt32} ORDER BY 1",
-            {"month": month_of(before)},
-        ):
-            notes = _standing_notes(clickhouse, month)  # 1
+        for month in months_there(clickhouse):
+            if month >= month_of(before):
+                break
+            standing = standing_notes(clickhouse, month)  # 1
             of_month = "usage_final WHERE toYYYYMM(event_time) = {month:UInt32}"
             if (hold := _hold_of(clickhouse, holds, of_month, {"month": month})) is not None:  # 2
                 retired.held[str(month)] = str(hold)
                 continue
-            retired.events += _retire_month(clickhouse, month, notes)
+            retired.events += _retire_month(clickhouse, month, standing)
             retired.months.append(month)
         for (day,) in clickhouse.rows(_LEFT_GROUPS):  # also those that a run which was cut off has left
             clickhouse.command(f"ALTER TABLE usage_groups DROP PARTITION '{day.isoformat()}'")
@@ -113,70 +120,26 @@ def _hold_of(clickhouse: ClickHouse, holds: Sequence[Hold], rows: str, parameter
     return next((hold for hold in holds if hold.customer in found), None)
 
 
-class _Note(NamedTuple):
-    """What `usage_retired` says of a log's events of one month that were given up at one time."""
-
-    times_before: int
-    events: int
-    last_position: int
-
-
-def _standing_notes(clickhouse: ClickHouse, month: int) -> dict[str, _Note]:
-    """By log, the last note of this month whose events are gone. One whose events are all there still is taken back.
-
-    What is there of a note's events and is not all of them was brought back by somebody. It goes with the month.
-    """
-    notes: defaultdict[str, list[_Note]] = defaultdict(list)
-    for log, *note in clickhouse.rows(_NOTES, {"month": month}):
-        notes[log].append(_Note(*note))
-    standing = {}
-    for log, (*earlier, newest) in notes.items():
-        first = earlier[-1].last_position + 1 if earlier else 0
-        given = {"month": month, "log": log, "first": first, "last": newest.last_position}
-        ((there,),) = clickhouse.rows(_THERE_OF_NOTE, given)
-        if there == newest.events:
-            clickhouse.command(
-                "ALTER TABLE usage_retired DELETE WHERE log = {log:String} AND month = {month:UInt32} "
-                "AND times_before = {times:UInt64} SETTINGS mutations_sync = 2",
-                {"log": log, "month": month, "times": newest.times_before},
-            )
-        if there != newest.events or earlier:
-            standing[log] = earlier[-1] if there == newest.events else newest
-    return standing
-
-
-def _retire_month(clickhouse: ClickHouse, month: int, notes: Mapping[str, _Note]) -> int:
+def _retire_month(clickhouse: ClickHouse, month: int, standing: Mapping[str, Note]) -> int:
     below = carried(clickhouse)
     given = {"month": month, "below_logs": list(below), "belows": list(below.values())}
-    if different := clickhouse.rows(_BEYOND if notes else _DIFFERENT, given):  # 2
+    if different := clickhouse.rows(_BEYOND if standing else _DIFFERENT, given):  # 2
         raise NotRolledUp(
             f"the roll-up by day and the events differ on {len(different)} days of {month}, first {different[0][0]}; "
             "nothing of it was given up. Run `meterproof reconcile --repair`"
         )
-    ((before,),) = clickhouse.rows(_GIVEN_UP, given)
-    ends = parameters_of({log: note.last_position + 1 for log, note in notes.items()})
-    times = [note.times_before + 1 for note in notes.values()]
-    clickhouse.command(_NOTE, {**given, **ends, "times": times})  # 3
-    ((after,),) = clickhouse.rows(_GIVEN_UP, given)
+    noted = note_month(clickhouse, month, standing, below)  # 3
     wait_for_inserts(clickhouse)  # 4
     wait_for_builders(clickhouse)
-    if clickhouse.rows(_CAME_SINCE, given):
-        _standing_notes(clickhouse, month)
-        raise NotRolledUp(f"events of {month} came in meanwhile; nothing of it was given up. Run it again")
+    if clickhouse.rows(_CAME_SINCE, given) or not still_true(clickhouse, month, noted, standing):
+        take_back(clickhouse, month, noted)
+        raise NotRolledUp(
+            f"events of {month} came in meanwhile, or were erased; nothing of it was given up. Run it again"
+        )
     clickhouse.command(f"ALTER TABLE usage_rows DROP PARTITION {month}")
-    return int(after - before)
+    return sum(note.events for note in noted.values())
 
 
-_NOTES: Final = """
-SELECT log, times_before, events, last_position FROM usage_retired FINAL WHERE month = {month:UInt32}
-ORDER BY log, times_before
-"""
-_THERE_OF_NOTE: Final = """
-SELECT count() FROM usage_final
-WHERE toYYYYMM(event_time) = {month:UInt32} AND log = {log:String}
-  AND position >= {first:UInt64} AND position <= {last:UInt64}
-"""
-_GIVEN_UP: Final = "SELECT sum(events) FROM usage_retired FINAL WHERE month = {month:UInt32}"
 _BEYOND: Final = """
 SELECT DISTINCT there.day FROM (
   SELECT log, toDate(event_time) AS day, max(position) AS last FROM usage_final
@@ -205,18 +168,7 @@ WHERE active AND database = currentDatabase() AND table = 'usage_groups'
   AND toYYYYMM(day) IN (SELECT month FROM usage_retired)
 ORDER BY day
 """
-_BELOW: Final = "mapFromArrays({below_logs:Array(String)}, {belows:Array(UInt64)})[log]"
-"""How far each log was carried before the roll-ups were looked at: what comes later may be in none of them."""
 _CAME_SINCE: Final = (
     "SELECT DISTINCT log FROM usage_final "  # noqa: S608 - nothing of it comes from outside
-    f"WHERE toYYYYMM(event_time) = {{month:UInt32}} AND position >= {_BELOW}"
+    f"WHERE toYYYYMM(event_time) = {{month:UInt32}} AND position >= {BELOW}"
 )
-_NOTE: Final = f"""
-INSERT INTO usage_retired (log, month, times_before, events, uncounted, last_position, position_sum, step_sum, cost)
-WITH (log, position) IN (SELECT log, position FROM usage_uncounted) AS is_uncounted
-SELECT log, {{month:UInt32}}, mapFromArrays({{logs:Array(String)}}, {{times:Array(UInt64)}})[log],
-       count(), countIf(is_uncounted), max(position), sum(position),
-       sum(intHash64(position + 1) - intHash64(position)), sumIf(cost, NOT is_uncounted)
-FROM usage_final
-WHERE toYYYYMM(event_time) = {{month:UInt32}} AND position >= {BOUND} AND position < {_BELOW} GROUP BY log
-"""  # noqa: S608 - nothing of it comes from outside

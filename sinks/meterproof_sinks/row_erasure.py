@@ -9,10 +9,12 @@ from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.erasure import Erasure
 from meterproof_sinks.event_time import month_of
 from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
+from meterproof_sinks.retired_notes import months_there, standing_notes
 from meterproof_sinks.rollups import Rollups, drop_left_behind
 from meterproof_sinks.row_deletion import delete_positions
 
 _BELOW: Final = f"position < {BOUND}"
+_RETIRED: Final = "SELECT DISTINCT month FROM usage_retired"
 _ROLLUPS: Final = ("usage_minutes", "usage_hours", "usage_days")
 
 
@@ -27,16 +29,18 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
 
     1. note position and entry of each row, of those in quarantine too: so the log stays dense without them, and none
        is taken in again
-    2. wait for inserts that were let in before
-    3. delete the rows, and wait until the files without them are in place; then what is said of corrections among them;
+    2. take back what a `retain` that was cut off noted of a month which it did not drop: those rows would count as
+       given up and as erased
+    3. wait for inserts that were let in before
+    4. delete the rows, and wait until the files without them are in place; then what is said of corrections among them;
        then those in quarantine
-    4. wait for who is building a day of roll-ups from rows that are gone; in a folder nobody is, and what a killed
+    5. wait for who is building a day of roll-ups from rows that are gone; in a folder nobody is, and what a killed
        builder left there goes
-    5. build those days again that had rows of that name, in roll-ups too; in months whose rows were given up, delete
+    6. build those days again that had rows of that name, in roll-ups too; in months whose rows were given up, delete
        from the roll-ups
-    6. note the request in `erasures`: no alert of that name from before comes in any more
-    7. delete the alerts, which no log counts
-    8. let the engine forget deletions that earlier builds spelled with the name in them
+    7. note the request in `erasures`: no alert of that name from before comes in any more
+    8. delete the alerts, which no log counts
+    9. let the engine forget deletions that earlier builds spelled with the name in them
 
     Args:
         clickhouse: stays the caller's.
@@ -60,8 +64,9 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
             SELECT log, position, digest, {{request:String}} FROM quarantine FINAL WHERE {set_aside}""",  # noqa: S608 - ours
         {**name, "request": erasure.request},
     )
-    wait_for_inserts(clickhouse)  # 2
-    clickhouse.command(  # 3
+    _settle_notes(clickhouse)  # 2
+    wait_for_inserts(clickhouse)  # 3
+    clickhouse.command(  # 4
         f"ALTER TABLE usage_rows DELETE WHERE {whose} AND {_BELOW} SETTINGS mutations_sync = 2",
         {**name, **below},
     )
@@ -69,10 +74,10 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     clickhouse.command(
         f"ALTER TABLE quarantine DELETE WHERE {set_aside} OR {_NAMING} SETTINGS mutations_sync = 2", name
     )
-    wait_for_builders(clickhouse)  # 4
+    wait_for_builders(clickhouse)  # 5
     if clickhouse.embedded:
         drop_left_behind(clickhouse)
-    retired = {month for (month,) in clickhouse.rows("SELECT DISTINCT month FROM usage_retired")}  # 5
+    retired = {month for (month,) in clickhouse.rows(_RETIRED)}  # 6
     for table in _ROLLUPS:
         days |= _days(clickhouse, f"{table} WHERE {whose}", "start", name)
     if any(month_of(day) in retired for day in days):
@@ -88,14 +93,21 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     ((events,),) = clickhouse.rows(
         "SELECT count() FROM usage_erased FINAL WHERE request = {request:String}", {"request": erasure.request}
     )
-    _note(clickhouse, erasure, events)  # 6
-    clickhouse.command(  # 7
+    _note(clickhouse, erasure, events)  # 7
+    clickhouse.command(  # 8
         f"ALTER TABLE usage_alerts DELETE WHERE scope = {{kind:String}} AND {is_named('subject')} "
         "SETTINGS mutations_sync = 2",
         {"kind": erasure.owner.kind, **name},
     )
-    _forget_deletions(clickhouse)  # 8
+    _forget_deletions(clickhouse)  # 9
     return events, len(built)
+
+
+def _settle_notes(clickhouse: ClickHouse) -> None:
+    retired = {month for (month,) in clickhouse.rows(_RETIRED)}
+    for month in months_there(clickhouse):
+        if month in retired:
+            standing_notes(clickhouse, month)
 
 
 def is_named(column: str) -> str:

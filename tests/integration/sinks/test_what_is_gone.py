@@ -14,12 +14,13 @@ import pytest
 
 from meterproof_schemas.correction import correction_line
 from meterproof_schemas.price_book import DEFAULT_METERS, PriceBook, UnitPrice
-from meterproof_sinks.clickhouse import ClickHouse
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseUnavailable
 from meterproof_sinks.clickhouse_sink import ClickHouseSink
 from meterproof_sinks.erasure import new_erasure
+from meterproof_sinks.log_total import LogTotal, log_total
 from meterproof_sinks.migrate import migrate
 from meterproof_sinks.reconciliation import reconcile
-from meterproof_sinks.retention import retire
+from meterproof_sinks.retention import NotRolledUp, retire
 from meterproof_sinks.rollups import Rollups
 from meterproof_sinks.row_erasure import erase_rows
 from tests.audit_upkeep import erase_lines
@@ -156,9 +157,14 @@ async def test_a_writer_that_comes_late_brings_back_neither_corrections_nor_rows
         assert one(clickhouse, f"SELECT uniqExact(position) FROM {table}") == len(positions) + 1
 
 
-def _erase_globex(clickhouse: ClickHouse) -> None:
+def _erase(clickhouse: ClickHouse) -> int:
+    """How many events of one customer were erased."""
     request = new_erasure("customer", "globex", requested_by="a", reason="b", now_ms=NOW_MS, random_bytes=os.urandom)
-    assert erase_rows(clickhouse, request)[0] > 0
+    return erase_rows(clickhouse, request)[0]
+
+
+def _erase_globex(clickhouse: ClickHouse) -> None:
+    assert _erase(clickhouse) > 0
 
 
 def _give_december_up(clickhouse: ClickHouse) -> None:
@@ -247,6 +253,57 @@ async def test_a_correction_of_what_was_given_up_takes_no_day_out_of_any_sum(
         assert one(clickhouse, "SELECT sum(events) FROM usage_sums WHERE toYYYYMM(day) = 202512") == given_up > 0
         assert one(clickhouse, "SELECT dense FROM density") == 1
         rollups.refresh()
+
+
+@pytest.mark.parametrize("first", ["retain", "erase"])
+async def test_what_one_that_was_killed_has_noted_is_not_counted_twice_by_the_other(
+    clickhouse: ClickHouse, corrected: RatedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Killed when it has noted what is to go, and nothing of it is gone; then the other one; then it again."""
+    audit = write_audit_folder(tmp_path, [corrected])
+    await new_sink(clickhouse).write(0, corrected.genesis, corrected.records)
+    Rollups(clickhouse).refresh()
+    acts: dict[str, Callable[[], object]] = {
+        "retain": lambda: retire(clickhouse, _TODAY, raw_days=90, minute_days=None),
+        "erase": lambda: _erase(clickhouse),
+    }
+    modules = {"retain": "retention", "erase": "row_erasure"}
+    (second,) = acts.keys() - {first}
+    with monkeypatch.context() as killing:
+        killing.setattr(f"meterproof_sinks.{modules[first]}.wait_for_inserts", _killed)
+        with pytest.raises(ClickHouseUnavailable):
+            acts[first]()
+    acts[second]()
+    acts[first]()
+    erase_lines(audit, _is_of_globex)
+    size = corrected.state.position
+    assert log_total(clickhouse, corrected.origin) == LogTotal(size, size - 1, dense=True)
+    assert one(clickhouse, "SELECT count() FROM usage_rows WHERE toYYYYMM(event_time) = 202512") == 0
+    for table in ("usage_rows", "usage_days"):
+        assert one(clickhouse, f"SELECT countIf(customer = 'globex') FROM {table}") == 0, table
+    assert one(clickhouse, "SELECT uniqExact(position) FROM usage_erased") > 0
+    assert await _differences(clickhouse, audit) == {}
+
+
+async def test_a_month_of_which_something_is_erased_while_it_is_given_up_stays(
+    clickhouse: ClickHouse, corrected: RatedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await new_sink(clickhouse).write(0, corrected.genesis, corrected.records)
+    Rollups(clickhouse).refresh()
+    size = one(clickhouse, "SELECT max(next) FROM sink_progress")
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("meterproof_sinks.retention.wait_for_builders", _erase_globex)
+        with pytest.raises(NotRolledUp, match="erased"):
+            _give_december_up(clickhouse)
+    assert one(clickhouse, "SELECT count() FROM usage_retired") == 0
+    for _ in range(2):
+        assert log_total(clickhouse, corrected.origin) == LogTotal(size, size - 1, dense=True)
+        retire(clickhouse, _TODAY, raw_days=90, minute_days=None)
+    assert one(clickhouse, "SELECT count() FROM usage_retired") == 1
+
+
+def _killed(_: ClickHouse) -> None:
+    raise ClickHouseUnavailable("killed")
 
 
 def _is_of_globex(line: bytes) -> bool:
