@@ -25,10 +25,11 @@ from meterproof_sinks.audit_segment import TornAudit
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.event_time import day_of, hour_of, month_of
 from meterproof_sinks.given_up import beginning_of
+from meterproof_sinks.group_reconciliation import compare_groups
 from meterproof_sinks.log_bounds import BOUND, parameters_of
 from meterproof_sinks.price_book_folder import kept_price_books
 from meterproof_sinks.reconciliation_report import OnProgress, Reconciliation
-from meterproof_sinks.rollup_reconciliation import compare_groups, compare_rollup
+from meterproof_sinks.rollup_reconciliation import compare_rollup
 from meterproof_sinks.rollup_rows import GRAINS
 from meterproof_sinks.row_reconciliation import differing_events, differing_records
 from meterproof_sinks.tally import STRETCH, Tally, Totals, money, tally_clickhouse

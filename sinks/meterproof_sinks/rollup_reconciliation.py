@@ -1,15 +1,19 @@
-"""Compare ClickHouse's roll-ups and groups with its rows: what each says, as far as each says that it goes."""
+"""Compare ClickHouse's roll-ups by minute, hour and day with its rows, as far as each says that it goes."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from meterproof_schemas.quantity import plain
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.event_time import day_of, month_of
+from meterproof_sinks.log_bounds import carried
 from meterproof_sinks.reconciliation_report import Reconciliation
+
+Marker = tuple[str, date, int]
+"""Of a log and a day: the position below which it says that it holds every event."""
 
 
 def compare_rollup(
@@ -18,18 +22,21 @@ def compare_rollup(
     """Compare one roll-up, which is read once, so that its sums and its marker rows belong together."""
     sums: dict[tuple[str, int], _Sums] = {}
     built: dict[tuple[str, date], int] = {}
-    for log, hour, *summed, built_to in clickhouse.rows(_filled_in(_SUMMED, grain)):
+    for log, hour, *summed, strays, built_to in clickhouse.rows(_filled_in(_SUMMED, grain)):
         if month_of(day_of(hour)) in months[log]:
             continue
         if built_to:
             built[log, day_of(hour)] = built_to
-        if summed[0]:
+        if any(summed):
             sums[log, hour] = _Sums(*summed)
+        if strays:
+            detail = f"by {grain}: {strays} rows say what their sums or marker rows cannot say"
+            found.differ("rollups", detail, log=log, hour=hour)
+    markers = [(log, day, next_) for (log, day), next_ in built.items()]
+    tell_beyond(clickhouse, f"by {grain}", markers, found)
     rows: dict[tuple[str, int], _Sums] = {}
-    if built:
-        for log, hour, *summed in clickhouse.rows(
-            _filled_in(_ROLLED_UP, grain), _parameters([(log, day, next_) for (log, day), next_ in built.items()])
-        ):
+    if markers:
+        for log, hour, *summed in clickhouse.rows(_filled_in(_ROLLED_UP, grain), parameters_of_built(markers)):
             rows[log, hour] = _Sums(*summed)
     nothing = _Sums(0, Decimal(0), 0)
     for log, hour in sorted(sums.keys() | rows.keys()):
@@ -51,6 +58,15 @@ def compare_rollup(
     found.behind[grain] = max(0, total - found.compared[grain])
 
 
+def tell_beyond(clickhouse: ClickHouse, what: str, markers: Sequence[Marker], found: Reconciliation) -> None:
+    """Note the marker rows, read before this, that go further than all rows are there."""
+    bounds = carried(clickhouse)
+    for log, day, next_ in markers:
+        if next_ > bounds.get(log, 0):
+            detail = f"{what}: {day} is said to go to position {next_}, and the rows go to {bounds.get(log, 0)}"
+            found.differ("rollups", detail, log=log)
+
+
 class _Sums(NamedTuple):
     """Of one log in one hour, or day."""
 
@@ -63,18 +79,32 @@ class _Sums(NamedTuple):
 
 _NAMES: Final = "customer, agent, source, operation, surface, provider, model, status, currency"
 _STARTS: Final = {"minute": "toStartOfMinute", "hour": "toStartOfHour", "day": "toStartOfDay"}
+_TOKENS: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+_BESIDE: Final = {
+    "minute": "",
+    "hour": "",
+    "day": "".join(f" OR {meter} != usage['{meter}']" for meter in _TOKENS) + " OR units != arraySum(mapValues(usage))",
+}
+"""Columns beside the map that they are taken from: whether one says anything else."""
 
 
-def _parameters(built: Sequence[tuple[str, date, int]]) -> dict[str, Any]:
-    """Logs and days, each with the position below which it is built, as `_BUILT` takes them."""
-    logs, days, nexts = zip(*built, strict=True)
-    return {"logs": list(logs), "days": [day.isoformat() for day in days], "nexts": list(nexts)}
+def parameters_of_built(markers: Sequence[Marker]) -> dict[str, Any]:
+    """Of `BUILT` and `COUNTED_WHERE_BUILT`, for one marker at least."""
+    logs, days, nexts = zip(*markers, strict=True)
+    return {
+        "logs": list(logs),
+        "days": [day.isoformat() for day in days],
+        "nexts": list(nexts),
+        "first": f"{min(days).isoformat()} 00:00:00",
+        "after": f"{(max(days) + timedelta(days=1)).isoformat()} 00:00:00",
+    }
 
 
 def _filled_in(sql: str, grain: str) -> str:
     return (
         sql.replace("{length}", _STARTS["day" if grain == "day" else "hour"])
         .replace("{start}", _STARTS[grain])
+        .replace("{beside}", _BESIDE[grain])
         .replace("{grain}", grain)
     )
 
@@ -88,25 +118,36 @@ SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({{length}}(start
        sum(events), sum(cost),
        sum(sipHash64(toUnixTimestamp64Milli(start), {_NAMES}, mapKeys(tags), mapValues(tags)) * (
          events + 3 * reinterpretAsUInt64(cost) + 5 * latency_us + 7 * latency_events + 11 * {_QUANTITIES})),
+       countIf(
+         if(
+           built_to = 0, events = 0,
+           start != toStartOfDay(start) OR concat({_NAMES}) != '' OR notEmpty(tags) OR notEmpty(usage)
+             OR events != 0 OR cost != 0 OR latency_us != 0 OR latency_events != 0
+         ){{beside}}
+       ),
        max(built_to)
 FROM usage_{{grain}}s GROUP BY log, hour
 """  # noqa: S608 - nothing of it comes from outside
-_BUILT: Final = """
+"""The views tell sums from marker rows by `built_to` alone: what a row of one cannot say is counted too."""
+BUILT: Final = """
 WITH built AS (
   SELECT built.1 AS log, toDate(built.2) AS day, built.3 AS next FROM (
     SELECT arrayJoin(arrayZip({logs:Array(String)}, {days:Array(String)}, {nexts:Array(UInt64)})) AS built
   )
 )"""
-_COUNTED_WHERE_BUILT: Final = """
+"""The marker rows, before a SELECT."""
+COUNTED_WHERE_BUILT: Final = """
 FROM usage_final INNER JOIN built ON built.log = usage_final.log AND built.day = toDate(event_time)
-WHERE position < built.next
+WHERE event_time >= toDateTime64({first:String}, 6, 'UTC') AND event_time < toDateTime64({after:String}, 6, 'UTC')
+  AND position < built.next
   AND (usage_final.log, position) NOT IN (
     SELECT usage_uncounted.log, usage_uncounted.position
     FROM usage_uncounted INNER JOIN built ON built.log = usage_uncounted.log AND built.day = usage_uncounted.day
     WHERE usage_uncounted.by < built.next
   )"""
+"""The events that should be added up where the markers say so; a condition may follow."""
 _ROLLED_UP: Final = f"""
-{_BUILT}
+{BUILT}
 SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({{length}}(event_time), 3, 'UTC')), 3600000)) AS hour,
        count(), sum(cost),
        sum(sipHash64(
@@ -115,82 +156,6 @@ SELECT log, toUInt32(intDiv(toUnixTimestamp64Milli(toDateTime64({{length}}(event
          ) * (
          toUInt64(1) + 3 * reinterpretAsUInt64(cost) + 5 * ifNull(latency_us, 0) + 7 * toUInt64(latency_us IS NOT NULL)
          + 11 * {_QUANTITIES}))
-{_COUNTED_WHERE_BUILT}
+{COUNTED_WHERE_BUILT}
 GROUP BY log, hour
-"""
-
-
-class _Groups(NamedTuple):
-    """Of one kind on one day."""
-
-    events: int
-    cost: Decimal
-    fingerprint: int
-    """As of `_Sums`: of the names that events are grouped by, and the sums of each group."""
-
-
-def compare_groups(clickhouse: ClickHouse, found: Reconciliation, months: AbstractSet[int]) -> None:
-    """Compare the groups, whose kinds hold every event of a day, every one with a trace, or every failed one.
-
-    Not so what is no sum over events: a minute with most, sets of traces, what repeats something, a run's parent.
-    """
-    kinds: dict[tuple[date, str], _Groups] = {}
-    built: list[tuple[str, date, int]] = []
-    for kind, day, *summed, marked in clickhouse.rows(_GROUPED):
-        if month_of(day) in months:
-            continue
-        if kind:
-            kinds[day, kind] = _Groups(*summed)
-        built += [(log, day, next_) for log, next_ in marked]
-    if not built:
-        return
-    nothing = _Groups(0, Decimal(0), 0)
-    for day, events, cost, traced, failed, lost, *prints in clickhouse.rows(_UNGROUPED, _parameters(built)):
-        by_session, by_run, by_call, by_waste = prints
-        due = {
-            "session": _Groups(events, cost, by_session),
-            "run": _Groups(events, cost, by_run),
-            "calls": _Groups(traced, Decimal(0), by_call),
-            "waste": _Groups(failed, lost, by_waste),
-        }
-        for kind, expected in due.items():
-            held = kinds.pop((day, kind), nothing)
-            if held[:2] != expected[:2]:
-                detail = (
-                    f"groups of kind {kind} on {day}: {held.events} events and spend {plain(held.cost)}, "
-                    f"in the rows {expected.events} and {plain(expected.cost)}"
-                )
-                found.differ("rollups", detail)
-            elif held != expected:
-                detail = (
-                    f"groups of kind {kind} on {day}: {held.events} events and spend {plain(held.cost)} as in the "
-                    "rows, and not the same names to which they are added up"
-                )
-                found.differ("rollups", detail)
-    for (day, kind), held in kinds.items():
-        if held.events:
-            found.differ("rollups", f"groups of kind {kind} on {day}: {held.events} events, in the rows none")
-
-
-_GROUPED: Final = """
-SELECT kind, toDate(start) AS day, sum(events + if(kind = 'waste', failed, 0)), sum(cost + failed_cost),
-       sum(sipHash64(kind, session, run_id, agent, source, operation, currency) * (
-         events + 3 * failed + 5 * reinterpretAsUInt64(cost) + 7 * reinterpretAsUInt64(failed_cost))),
-       groupArrayIf((log, built_to), kind = '')
-FROM usage_groups GROUP BY kind, day ORDER BY kind, day
-"""
-_UNGROUPED: Final = f"""
-{_BUILT}
-SELECT toDate(event_time) AS event_day, count(), sum(cost), countIf(traceparent != ''),
-       countIf(status NOT IN ('', 'ok')), sumIf(cost, status NOT IN ('', 'ok')),
-       sum(sipHash64('session', session, '', '', '', '', currency) * (1 + 5 * reinterpretAsUInt64(cost))),
-       sum(sipHash64('run', '', run_id, '', '', '', currency) * (1 + 5 * reinterpretAsUInt64(cost))),
-       sumIf(
-         sipHash64('calls', '', '', agent, source, '', '') * (1 + 3 * (status NOT IN ('', 'ok'))),
-         traceparent != ''),
-       sumIf(
-         sipHash64('waste', '', '', agent, '', operation, currency) * (3 + 7 * reinterpretAsUInt64(cost)),
-         status NOT IN ('', 'ok'))
-{_COUNTED_WHERE_BUILT}
-GROUP BY event_day ORDER BY event_day
 """

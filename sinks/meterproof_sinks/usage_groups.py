@@ -37,7 +37,7 @@ _COLUMNS: Final = {
     "form": "toUInt8(0)",
 }
 """Every column, in the order of the table, and what it holds in the kinds that do not use it."""
-_FORM: Final = 1
+FORM: Final = 1
 """Of the groups of a day. The views read a day of a lower one from its events, until it is built again."""
 _MINUTES: Final = f"""(
   SELECT provider, model, toStartOfMinute(event_time) AS minute, count() AS calls, sum(source.tokens) AS used
@@ -88,7 +88,7 @@ def groups_of_a_day() -> tuple[str, ...]:
     Parts of a UNION would be read and grouped all at once, and take the memory of all of them.
     """
     return (
-        _select(MARKERS, log="marker.1", built_to="marker.2", form=str(_FORM)),
+        _select(MARKERS, log="marker.1", built_to="marker.2", form=str(FORM)),
         _select(
             f"{EVENTS} GROUP BY session, currency",
             kind="'session'",
