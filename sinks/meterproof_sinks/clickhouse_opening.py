@@ -14,6 +14,7 @@ from meterproof_sinks.backlog import Backlog
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, FolderInUse
 from meterproof_sinks.clickhouse_settings import ClickHouseSettings
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, ReadBooks
+from meterproof_sinks.merge_priority import let_merges_wait
 from meterproof_sinks.migrate import migrate, pending
 from meterproof_sinks.reference_rows import put_budgets
 from meterproof_sinks.sink import Density
@@ -39,7 +40,7 @@ class ClickHouseOpening:
         """The database with all its tables, opened if it is not yet.
 
         1. open; a folder that `meterproof query` has is waited for, since it lets go soon
-        2. a folder's tables are brought up to date; a server's must be
+        2. a folder's tables are brought up to date, and its merges stand back; a server's must be up to date
         3. the budget file in force, if there is one, becomes the table `budgets`
 
         Raises:
@@ -87,6 +88,7 @@ class ClickHouseOpening:
     def _prepare(self, clickhouse: ClickHouse) -> None:
         if clickhouse.embedded:
             migrate(clickhouse)
+            let_merges_wait()
         elif missing := pending(clickhouse):
             raise ClickHouseError(
                 f"the database lacks migration {missing[0].number:04} ({missing[0].name}); "

@@ -5,7 +5,6 @@ import contextlib
 import os
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from meterproof.kafka.errors import BrokerUnreachable, KafkaProblem
+from meterproof.kafka.errors import KafkaProblem
 from meterproof.kafka.follower import Accepted, LogFollower
 from meterproof.kafka.settings import KafkaSettings
 from meterproof.kafka.topic_descriptions import partitions_of
@@ -31,7 +30,6 @@ STATUS_INTERVAL_S: Final = 0.2
 """How often the status file is written."""
 _IDLE_POLL_S: Final = 0.5
 """How long a poll waits for records while nothing is gathered: bounds how long a stop takes."""
-_LAG_INTERVAL_S: Final = 2.0
 _LOOK_INTERVAL_S: Final = 2.0
 _COUNT_INTERVAL_S: Final = 10.0
 """How often a destination is asked for its own count of a log."""
@@ -101,11 +99,12 @@ async def run_sink(
     1. ask the sink for its cursor
     2. start a follower there: it re-reads the record that the cursor names, and refuses if it is another one
     3. poll: accepted records, in order
-    4. batch: until a bound on rows, bytes, records or age is reached
-    5. write; a destination that is away is waited for, with nothing read meanwhile: the log keeps what comes, and lag
-       and the status file's state `waiting` show it; any other error ends the worker before anything is counted
+    4. batch: until a bound on rows, bytes, records or age is reached; also while a write is under way, so that what
+       came during a long one is not made to wait again, and no further than one batch
+    5. write; a destination that is away is waited for: the log keeps what comes, and lag and the status file's state
+       `waiting` show it; any other error ends the worker before anything is counted
     6. advance: the write's return is the new cursor, which the status file shows
-    7. back to 3, or end if asked to stop; what is gathered and not written is read again by the next run
+    7. back to 4, or end if asked to stop; what is gathered and not written is read again by the next run
 
     Beside them one task shows the destination's own count of each log, and one watches that every log moves. A
     destination that takes long or is away, and a broker that does not answer, are told and waited for. A log that
@@ -194,7 +193,12 @@ class _Carrier:
         self._settings = settings
         self._bounds = bounds
         self._clock = clock
-        self._lag_asked_s: float | None = None
+        self.end: int | None = None
+        """Of the log, when it was last asked for; None if no broker told."""
+        self._ready = asyncio.Event()
+        """A batch has begun, or is full."""
+        self._room = asyncio.Event()
+        """What was gathered has been taken."""
         self._writing_since_s: float | None = None
 
     @property
@@ -204,9 +208,10 @@ class _Carrier:
 
     def shown(self) -> dict[str, Any]:
         """For the status."""
-        since_s = self._writing_since_s
-        self.progress.writing_s = 0.0 if since_s is None else round(self._clock() - since_s, 1)
-        return asdict(self.progress)
+        own, since_s = self.progress, self._writing_since_s
+        own.lag = None if self.end is None or own.next is None else max(0, self.end - own.log_offset - 1)
+        own.writing_s = 0.0 if since_s is None else round(self._clock() - since_s, 1)
+        return asdict(own)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Steps 1 to 7 of `run_sink`."""
@@ -219,28 +224,43 @@ class _Carrier:
             self.progress.log_offset, self.progress.position = cursor.log_offset, cursor.position
         async with LogFollower(self._settings, self.partition, cursor) as follower:  # 2
             _log.info("following", sink=self._sink.name, partition=self.partition, position=self.progress.position)
-            polled: deque[Accepted] = deque()
             batch = Batch(self._bounds)
-            while not stop.is_set():
-                if not polled:  # 3
-                    waiting_s = batch.left_s(self._clock())
-                    polled.extend(await follower.poll(_IDLE_POLL_S if waiting_s is None else waiting_s))
-                    self.progress.foreign = follower.chain.foreign
-                    self.progress.next = await follower.next_offset()
-                while polled and not batch.full:  # 4
-                    batch.add(*polled.popleft(), self._clock())
-                if batch.full or batch.left_s(self._clock()) == 0:
+            reading = asyncio.create_task(self._read(follower, batch))
+            try:
+                while not stop.is_set() and not reading.done():
+                    left_s = batch.left_s(self._clock())
+                    if not batch.full and left_s != 0:
+                        self._ready.clear()
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(self._ready.wait(), _IDLE_POLL_S if left_s is None else left_s)
+                        continue
                     records = batch.take()
+                    self._room.set()
                     began_s = self._clock()
-                    await self._reached(
-                        partial(self._sink.write, self.partition, follower.genesis, records), stop, follower
-                    )  # 5
+                    await self._reached(partial(self._sink.write, self.partition, follower.genesis, records), stop)  # 5
                     self._advance(records, self._clock() - began_s)  # 6
-                await self._measure_lag(follower)
+                if reading.done():
+                    await reading
+            finally:
+                reading.cancel()
+                await asyncio.wait([reading])
 
-    async def _reached(
-        self, call: Callable[[], Awaitable[_Answer]], stop: asyncio.Event, follower: LogFollower | None = None
-    ) -> _Answer:
+    async def _read(self, follower: LogFollower, batch: Batch) -> None:
+        """Steps 3 and 4, for as long as nobody cancels it."""
+        while True:
+            polled = await follower.poll(_IDLE_POLL_S)  # 3
+            self.progress.foreign = follower.chain.foreign
+            self.progress.next = await follower.next_offset()
+            for accepted in polled:  # 4
+                while batch.full:
+                    self._room.clear()
+                    await self._room.wait()
+                began = not batch.records
+                batch.add(*accepted, self._clock())
+                if began or batch.full:
+                    self._ready.set()
+
+    async def _reached(self, call: Callable[[], Awaitable[_Answer]], stop: asyncio.Event) -> _Answer:
         """What the destination answers, asked again, ever less often, for as long as it is away.
 
         Raises:
@@ -263,8 +283,6 @@ class _Carrier:
                 _log.warning("destination_away", sink=self._sink.name, partition=self.partition, reason=away)
             self.progress.away = away
             self.progress.attempts += 1
-            if follower is not None:
-                await self._measure_lag(follower)
             with contextlib.suppress(TimeoutError):
                 # Not all at once when it is back: the pauses of several workers differ.
                 await asyncio.wait_for(stop.wait(), pause_s * random.uniform(0.5, 1))  # noqa: S311 - nothing secret
@@ -276,26 +294,11 @@ class _Carrier:
         """Count a write that returned."""
         log_offset, last = records[-1]
         own = self.progress
-        if own.lag is not None:
-            own.lag = max(0, own.lag - (log_offset - own.log_offset))
         own.log_offset, own.position = log_offset, last.header.size
         own.records += len(records)
         own.rows += sum(record.header.accepted for _, record in records)
         own.batches += 1
         own.write_s += write_s
-
-    async def _measure_lag(self, follower: LogFollower) -> None:
-        """Ask now and then where the log ends. For display only, so a broker that does not answer changes nothing."""
-        now_s = self._clock()
-        if self._lag_asked_s is not None and now_s - self._lag_asked_s < _LAG_INTERVAL_S:
-            return
-        self._lag_asked_s = now_s
-        try:
-            _, end = await follower.bounds()
-        except BrokerUnreachable:
-            self.progress.lag = None
-        else:
-            self.progress.lag = max(0, end - self.progress.log_offset - 1)
 
     async def count(self) -> None:
         """Let the destination count, once reading has begun. For display only, so one that is away is let be."""
@@ -356,6 +359,7 @@ class _Watch:
         now_s, stall_s = self._clock(), self._worker.stall_timeout_s
         slow, stuck = [], []
         for carrier, movement in self._movements:
+            carrier.end = None if ends is None else ends.get(carrier.partition)
             partition, waits_for, at = carrier.partition, carrier.waits_for, carrier.progress.next
             due = {} if at is None else {partition: at}
             movement.look(now_s, due, ends, waits_for=waits_for)

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.broker
 
 BATCH_RECORDS = 100
 WAITING = 2 * CHUNK_RECORDS_MAX + 500
-HELD_MAX = CHUNK_RECORDS_MAX + BATCH_RECORDS
-"""What one read hands out at most, and one batch."""
+HELD_MAX = CHUNK_RECORDS_MAX + 2 * BATCH_RECORDS
+"""What one read hands out at most, the batch that is gathered, and the one that is written."""
 PATIENCE_S = 120.0
 
 
