@@ -3,16 +3,18 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import orjson
+
 from meterproof_schemas.chain import Cursor
 from meterproof_schemas.log_record import Genesis, LogRecord
 from meterproof_schemas.price_book import PriceBook
-from meterproof_sinks.audit_folder import LogName, log_folders, read_log_name, records
-from meterproof_sinks.audit_segment import TornAudit
+from meterproof_sinks.audit_folder import LogName, log_folders, read_log_name, read_records, records, segments_of
+from meterproof_sinks.audit_segment import StoredRecord, TornAudit
 from meterproof_sinks.batch_bounds import CLICKHOUSE_BOUNDS, Batch
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.clickhouse_sink import ClickHouseSink, ReadBooks
@@ -25,6 +27,7 @@ OnProgress = Callable[[int], None]
 """Called with the events that were written since the last call."""
 _LOGS_AT_ONCE: Final = 2
 """The rows of one go in while those of the other are read; the engine takes in each log's with a core of its own."""
+_THERE: Final = "SELECT partition, log, max(next) FROM sink_progress GROUP BY partition, log"
 
 
 class NotTheSame(ClickHouseError):
@@ -51,9 +54,10 @@ async def rebuild(
     """Write what the database lacks of the logs in an audit folder; a rebuild that was cut off goes on where it ended.
 
     1. tables; and what was erased on request, by the ledger beside the audit folder
-    2. per log, two at a time: ask the rows how far they go; the audit folder must have that very record
-    3. write what follows, in batches, as the sink does
-    4. roll-ups
+    2. note how far each log goes in the folder, so that no total claims before it is in that it is (`complete_up_to`)
+    3. per log, two at a time: ask the rows how far they go; the audit folder must have that very record
+    4. write what follows, in batches, as the sink does
+    5. roll-ups
 
     What fails for one log ends the other after the write that it is in.
 
@@ -66,8 +70,10 @@ async def rebuild(
     rebuilt = Rebuilt()
     migrate(clickhouse)  # 1
     restore_erasures(clickhouse, audit.parent / LEDGER_FILE)
-    await _carry(clickhouse, audit, read_books, on_progress, rebuilt)
-    rebuilt.days = len(Rollups(clickhouse).refresh().built)  # 4
+    by_partition = _logs_by_partition(audit)
+    await asyncio.to_thread(_note_ends, clickhouse, by_partition)  # 2
+    await _carry(clickhouse, by_partition, read_books, on_progress, rebuilt)
+    rebuilt.days = len(Rollups(clickhouse).refresh().built)  # 5
     return rebuilt
 
 
@@ -110,7 +116,7 @@ class _Lane:
         self._rebuilt = rebuilt
 
     async def carry(self, waiting: Iterator[list[tuple[Path, LogName]]], failed: asyncio.Event) -> None:
-        """Steps 2 and 3 for the logs of the next partitions that wait, until none does."""
+        """Steps 3 and 4 for the logs of the next partitions that wait, until none does."""
         try:
             for logs in waiting:
                 for folder, name in logs:
@@ -120,11 +126,11 @@ class _Lane:
             raise
 
     async def _carry_log(self, folder: Path, name: LogName, failed: asyncio.Event) -> None:
-        cursor = await self._sink.cursor(name.partition)  # 2
+        cursor = await self._sink.cursor(name.partition)  # 3
         self._rebuilt.there[name.origin] = 0 if cursor is None else cursor.position
         writes = _writes(folder, name, cursor)
         try:
-            while not failed.is_set() and await self._carry_next(name, writes):  # 3
+            while not failed.is_set() and await self._carry_next(name, writes):  # 4
                 pass
         except TornAudit:
             self._rebuilt.unfinished.append(name.origin)
@@ -140,15 +146,60 @@ class _Lane:
         return True
 
 
-async def _carry(
-    clickhouse: ClickHouse, audit: Path, read_books: ReadBooks, on_progress: OnProgress, rebuilt: Rebuilt
-) -> None:
-    """Steps 2 and 3. Logs of one partition wait for one another: a database holds one of them, the others are told."""
+_Logs = Mapping[int, list[tuple[Path, LogName]]]
+"""By partition: the folder of each log."""
+
+
+def _logs_by_partition(audit: Path) -> _Logs:
     by_partition: defaultdict[int, list[tuple[Path, LogName]]] = defaultdict(list)
     for folder in log_folders(audit):
         name = read_log_name(folder)
         by_partition[name.partition].append((folder, name))
-        rebuilt.events[name.origin] = rebuilt.there[name.origin] = 0
+    return by_partition
+
+
+def _note_ends(clickhouse: ClickHouse, by_partition: _Logs) -> None:
+    """Step 2, of the one log of each partition that the database has or will have: another would be waited for ever.
+
+    So would one of which too much was given up.
+    """
+    there: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for partition, log, position in clickhouse.rows(_THERE):
+        there[partition][log] = position
+    ends = []
+    for partition, logs in by_partition.items():
+        for folder, name in logs:
+            if there[partition] and name.origin not in there[partition]:
+                continue
+            beginning, end = beginning_of(folder), _end_of(folder)
+            if end is not None:
+                if beginning is None or there[partition].get(name.origin, 0) >= beginning.end.size:
+                    ends.append({"log": name.origin, "log_offset": end.log_offset, "size": end.position + end.events})
+                break
+    if ends:
+        body = b"".join(orjson.dumps(end, option=orjson.OPT_APPEND_NEWLINE) for end in ends)
+        clickhouse.insert("folder_ends", (), body, "JSONEachRow", len(ends))
+
+
+def _end_of(folder: Path) -> StoredRecord | None:
+    """The last whole record of a log; of its newest segments no more is read than it takes to find one."""
+    end = None
+    for segment in reversed(segments_of(folder)):
+        with suppress(TornAudit):
+            for stored in read_records(folder, segment.first):
+                end = stored
+        if end is not None:
+            break
+    return end
+
+
+async def _carry(
+    clickhouse: ClickHouse, by_partition: _Logs, read_books: ReadBooks, on_progress: OnProgress, rebuilt: Rebuilt
+) -> None:
+    """Steps 3 and 4. Logs of one partition wait for one another: a database holds one of them, the others are told."""
+    for logs in by_partition.values():
+        for _, name in logs:
+            rebuilt.events[name.origin] = rebuilt.there[name.origin] = 0
     waiting, failed = iter(by_partition.values()), asyncio.Event()
     with ExitStack() as connections:
         lanes = [

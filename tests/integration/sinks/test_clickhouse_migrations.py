@@ -209,6 +209,7 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
         "usage_alerts",
         "usage_checkpoints",
         "topic_progress",
+        "folder_ends",
         "migrations",
     }
     for name, definition in tables:
