@@ -114,6 +114,10 @@ class LogBuilder:
         self._sequence += 1
         return self.source(value)
 
+    def tick(self, after_ms: int) -> LogRecord:
+        """A record that accepts nothing, by which the log's clock is so much later."""
+        return self.batch([b'{"no":"event"}'], after_ms=after_ms)
+
     def source(self, value: bytes) -> LogRecord:
         """A record for any source record, refused ones included."""
         self.batches.append(value)

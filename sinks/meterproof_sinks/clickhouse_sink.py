@@ -16,6 +16,7 @@ from meterproof_sinks.batch_bounds import CLICKHOUSE_BOUNDS
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable, UnfitRows
 from meterproof_sinks.correction_rows import correction_rows
 from meterproof_sinks.group_commit import GroupCommit
+from meterproof_sinks.log_limits import note_limits
 from meterproof_sinks.log_total import log_total
 from meterproof_sinks.reference_rows import put_price_books
 from meterproof_sinks.row_deletion import delete_positions
@@ -133,8 +134,8 @@ class ClickHouseSink:
     async def write(self, partition: int, genesis: Genesis, records: list[tuple[int, LogRecord]]) -> None:
         """Write records; see `Sink.write`.
 
-        1. once per run, and again after each call of which the end is not known: what of the log is there already
-           above the progress row, left by the steps below
+        1. once per run, and again after each call of which the end is not known: note the log's limits, where they are
+           not yet; what of the log is there already above the progress row, left by the steps below
         2. make the rows, from the price books that the records name
 
         and then, together with the logs that have come so far meanwhile:
@@ -155,7 +156,7 @@ class ClickHouseSink:
             return
         origin = self._origins[partition] = genesis.origin
         if origin not in self._present:  # 1
-            self._present[origin] = await asyncio.to_thread(self._find_present, partition, origin)
+            self._present[origin] = await asyncio.to_thread(self._find_present, partition, genesis)
         books = await self._books_for(records)
         try:
             await self._group.add(asyncio.to_thread(self._make, partition, genesis, records, books))
@@ -276,8 +277,10 @@ class ClickHouseSink:
         for unfit in [*events, *records]:
             _log.error("row_quarantined", log=unfit.log, position=unfit.position, error=unfit.error)
 
-    def _find_present(self, partition: int, origin: str) -> tuple[frozenset[int], frozenset[int]]:
-        """Positions and log offsets that are there above the progress row: what is left of an unfinished write."""
+    def _find_present(self, partition: int, genesis: Genesis) -> tuple[frozenset[int], frozenset[int]]:
+        """Step 1: positions and log offsets that are there above the progress row, left by an unfinished write."""
+        note_limits(self._clickhouse, genesis)
+        origin = genesis.origin
         cursor = self._cursors.get(partition)
         above, after = (0, -1) if cursor is None else (cursor.position, cursor.log_offset)
         positions = self._clickhouse.rows(_PRESENT_EVENTS, {"log": origin, "next": above})

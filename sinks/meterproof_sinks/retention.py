@@ -1,10 +1,11 @@
 """Give up single events, or minutes, after their time. Hours and days, the audit folder and every proof stay.
 
-A legal hold keeps each month, and each day of minutes, that has a row which it covers. There is one list of holds for
-both stores, `legal_holds`.
+A month stays whole for as long as a log can bring more of it (`late_arrivals`): an event that comes late, or a
+correction, which could not take back what is only part of a sum. A legal hold keeps each month, and each day of
+minutes, that has a row which it covers. There is one list of holds for both stores, `legal_holds`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 from meterproof_sinks.begun_before import wait_for_builders, wait_for_inserts
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.event_time import month_of
+from meterproof_sinks.late_arrivals import end_of_month_ms, log_ends
 from meterproof_sinks.legal_holds import Hold
 from meterproof_sinks.log_bounds import carried
 from meterproof_sinks.retired_notes import (
@@ -26,7 +28,7 @@ from meterproof_sinks.retired_notes import (
 from meterproof_sinks.rollups import Rollups
 
 RAW_DAYS_MIN: Final = 62
-"""Events are kept at least that long: a month is given up whole, and late events must have come in."""
+"""Events are kept at least that long: a month is given up whole."""
 
 
 class NotRolledUp(ClickHouseError):
@@ -43,6 +45,8 @@ class Retired:
     """Single events in them."""
     minute_days: list[date] = field(default_factory=list)
     """Days of the roll-up by minute."""
+    waiting: dict[str, list[str]] = field(default_factory=dict)
+    """Months that are old enough and were kept, as YYYYMM: the logs that can bring more of them, why and until when."""
     held: dict[str, str] = field(default_factory=dict)
     """What is old enough and was kept, as YYYYMM or YYYY-MM-DD: the hold that forbids it."""
 
@@ -54,15 +58,16 @@ def retire(
     raw_days: int | None,
     minute_days: int | None,
     holds: Sequence[Hold] = (),
+    complete: Collection[str] = (),
 ) -> Retired:
     """Give up what is older; None keeps it for ever. Repeating it after a crash finishes what is left.
 
-    Events of a month may come after it was given up, of a log that lagged behind or has a horizon of months: they are
-    added to the roll-ups, and given up in their turn. Per month of single events, once the roll-ups are up to date:
+    What comes of a month all the same after it was given up (`late_arrivals` tells when it may) is added to the
+    roll-ups, and given up in its turn. Per month of single events, once the roll-ups are up to date:
 
     1. take back what a run that was cut off between 3 and 4 noted of events that are all there
-    2. leave it whole if a hold covers a row of it; stop unless it is in the roll-ups: its events and spend, by day;
-       where some of it was given up before, its positions
+    2. leave it whole if a log can bring more of it, or a hold covers a row of it; stop unless it is in the roll-ups:
+       its events and spend, by day; where some of it was given up before, its positions
     3. note in `usage_retired`, per log, what the month held beyond earlier notes, so that logs stay dense
     4. wait for inserts that were let in before, and for who is building a day; take the note back and stop if more of
        the month has come since 2, or some of it was erased; drop the month, and its days of groups: from the note on
@@ -70,9 +75,17 @@ def retire(
 
     A day of minutes goes unless a hold covers a row of it.
 
+    Args:
+        clickhouse: stays the caller's.
+        today: what days are counted back from.
+        raw_days: of single events.
+        minute_days: of the roll-up by minute.
+        holds: those in force.
+        complete: logs of which nothing as old as that comes any more, whatever the database knows of them.
+
     Raises:
         NotRolledUp: the roll-ups and the events differ; `meterproof reconcile` says where.
-        ClickHouseError: the database refused.
+        ClickHouseError: the database refused, or has no log that `complete` names.
         ValueError: fewer days than `RAW_DAYS_MIN`.
     """
     retired = Retired()
@@ -80,15 +93,20 @@ def retire(
         if raw_days < RAW_DAYS_MIN:
             message = f"events are kept {RAW_DAYS_MIN} days at least, not {raw_days}"
             raise ValueError(message)
+        ends = log_ends(clickhouse, complete)  # before anything else is looked at: what comes meanwhile is younger
         Rollups(clickhouse).refresh()
         before = today - timedelta(days=raw_days)
         for month in months_there(clickhouse):
             if month >= month_of(before):
                 break
             standing = standing_notes(clickhouse, month)  # 1
+            before_ms = end_of_month_ms(month)
+            if waiting := [why for end in ends if (why := end.can_bring(before_ms)) is not None]:  # 2
+                retired.waiting[str(month)] = waiting
             of_month = "usage_final WHERE toYYYYMM(event_time) = {month:UInt32}"
-            if (hold := _hold_of(clickhouse, holds, of_month, {"month": month})) is not None:  # 2
+            if (hold := _hold_of(clickhouse, holds, of_month, {"month": month})) is not None:
                 retired.held[str(month)] = str(hold)
+            if waiting or hold is not None:
                 continue
             retired.events += _retire_month(clickhouse, month, standing)
             retired.months.append(month)

@@ -35,6 +35,13 @@ def retain(
     no_holds: Annotated[
         bool, typer.Option("--no-holds", help="There is no data folder to look for legal holds in, and no hold.")
     ] = False,
+    complete: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LOG",
+            help="Nothing as old as that comes of this log any more: it is dead, or idle and not signed. Repeatable.",
+        ),
+    ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> int:
@@ -42,10 +49,11 @@ def retain(
 
     A month goes only when its events and spend are in the roll-ups, day by day. Logs stay dense, `reconcile` goes on
     comparing, and the audit folder keeps every line. Run it once a day; a folder's own sink must be stopped meanwhile.
-    Months, and days of minutes, with a row under a legal hold (`meterproof audit hold`, in DATA) are kept whole.
+    Months, and days of minutes, with a row under a legal hold (`meterproof audit hold`, in DATA) are kept whole, and so
+    are months of which a log can bring more: one that lags behind, or whose horizon is not over yet. Each is named.
 
-    Exit code: 0 all that is old enough is gone (or nothing is), 1 a hold kept something, or it could not be done;
-    2 wrong usage.
+    Exit code: 0 all that is old enough is gone (or nothing is), 1 a hold or a log kept something, or it could not be
+    done; 2 wrong usage.
     """
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
     from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
@@ -67,7 +75,9 @@ def retain(
     try:
         migrate(clickhouse, replicated=settings.replicated)
         today = datetime.now(UTC).date()
-        retired = retire(clickhouse, today, raw_days=raw_days, minute_days=minute_days, holds=holds)
+        retired = retire(
+            clickhouse, today, raw_days=raw_days, minute_days=minute_days, holds=holds, complete=complete or ()
+        )
     finally:
         clickhouse.close()
     if as_json:
@@ -75,15 +85,21 @@ def retain(
             "months": retired.months,
             "events": retired.events,
             "minute_days": retired.minute_days,
+            "waiting": retired.waiting,
             "held": retired.held,
         }
         typer.echo(orjson.dumps(done, option=orjson.OPT_INDENT_2))
     else:
         days = len(retired.minute_days)
         typer.echo(f"{retired.events:,} events of {len(retired.months)} months, and minutes of {days} days, given up.")
+        for month, logs in retired.waiting.items():
+            for why in logs:
+                typer.echo(f"{month} is old enough, but more of it can come: {why}", err=True)
+        if retired.waiting:
+            typer.echo("Of a log of which nothing that old comes any more, say so: --complete LOG", err=True)
         for what, hold in retired.held.items():
             typer.echo(f"{what} is old enough, but: {hold}", err=True)
-    return 1 if retired.held else 0
+    return 1 if retired.held or retired.waiting else 0
 
 
 def main(argv: list[str]) -> int:

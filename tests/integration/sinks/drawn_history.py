@@ -5,6 +5,7 @@ Each step is drawn from a seed of its own, so a history is a list of steps that 
 """
 
 import asyncio
+import calendar
 import contextlib
 import os
 import random
@@ -62,7 +63,7 @@ EVERYTHING: Final = dict.fromkeys(range(PARTITIONS), 10_000)
 """All records of each log, as `History.carry` takes them."""
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
-_EPOCH: Final = date(1970, 1, 1)
+_HORIZON_MS: Final = 20 * _DAY_MS
 _CUSTOMERS: Final = ("c-ash", "c-birch", "c-cedar", "c-elm")
 _SINKS: Final = 3
 _BUILDERS: Final = 2
@@ -163,11 +164,13 @@ class History:
         self._busy: set[int] = set()
         self.lines_erased: set[tuple[str, int]] = set()
         self._checks = 0
+        self.kept = 0
+        """How often a month stayed that was asked to go."""
 
     # --- who works -------------------------------------------------------------------------------------------------
 
     def _new_log(self, partition: int) -> RatedLog:
-        limits = make_limits(horizon_ms=40 * _DAY_MS, corrections=True)
+        limits = make_limits(horizon_ms=_HORIZON_MS, corrections=True)
         genesis = make_genesis_record(partition=partition, partitions=PARTITIONS, limits=limits)
         log = _DrawnLog(partition=partition, partitions=PARTITIONS, genesis_value=genesis, agents=3)
         log.clock_ms = NOW_MS - 6 * _HOUR_MS
@@ -253,10 +256,10 @@ class History:
             data["traceparent"] = f"00-{draw.randrange(9):032x}-{draw.randrange(1, 2**60):016x}-01"
         if draw.random() < 0.5:
             data["latency"] = {"total_us": draw.randrange(1000)}
-        agent, time_ms = draw.choice(log.names), log.clock_ms - draw.randrange(12 * _HOUR_MS)
-        month = (_EPOCH + timedelta(milliseconds=time_ms)).strftime("%Y%m")
-        if int(month) in self.oracle.given_up:
-            time_ms = log.clock_ms
+        late_ms = draw.randrange(12 * _HOUR_MS)
+        if draw.random() < 0.1:  # as late as the log takes it, and a little later
+            late_ms = _HORIZON_MS - draw.choice((-1, 0, 5 * _DAY_MS, 12 * _DAY_MS))
+        agent, time_ms = draw.choice(log.names), log.clock_ms - late_ms
         source = draw.choice(("gateway/chat", "tools/search"))
         times = 2 if draw.random() < 0.1 else 1
         return [
@@ -266,7 +269,7 @@ class History:
 
     def _correction(self, log: RatedLog, line: bytes, draw: random.Random) -> list[bytes]:
         document = orjson.loads(line)
-        if draw.random() < 0.4 or int(document["time"][:7].replace("-", "")) in self.oracle.given_up:
+        if draw.random() < 0.4:
             return []
         self._made += 1
         if draw.random() < 0.1:
@@ -420,29 +423,20 @@ class History:
         self.names_erased.add((kind, name))
 
     def do_retire(self, draw: random.Random) -> None:
-        """The oldest month goes, once nothing of it can come any more."""
+        """The oldest month is asked to go: it does if nothing of it can come any more, and else stays whole."""
         months = sorted({event.month for event in self.oracle.events.values()} - self.oracle.given_up)
-        if not months:
+        if not months or any(event.month == months[0] and event.unfit for event in self.oracle.events.values()):
             return
         month = months[0]
-        first_after = date(month // 100 + month % 100 // 12, month % 100 % 12 + 1, 1)
-        if any(_EPOCH + timedelta(milliseconds=log.clock_ms) < first_after for log in self.logs):
-            return
         if not self._nested:
             writer = self.writers[draw.randrange(_SINKS)]
             self.carry(writer, EVERYTHING)
-        there = carried(self.clickhouse)
-        if any(
-            event.month == month and (event.position >= there.get(event.log, 0) or event.unfit)
-            for event in self.oracle.events.values()
-        ):
-            return
-        today = first_after + timedelta(days=RAW_DAYS_MIN + draw.randrange(5))
+        today = date(month // 100 + month % 100 // 12, month % 100 % 12 + 1, 1) + timedelta(days=RAW_DAYS_MIN)
         minutes = draw.choice((None, None, 62))
         fate = "" if self._nested else draw.choice(("", "", "died", "paused"))
-        left = draw.randrange(12)
+        left = draw.randrange(16)
         inner = self._drawn(draw, ("write", "grow", "write"))
-        self.oracle.given_up.add(month)  # no event of it comes from here on
+        settled = self._is_settled(month)
         database = self._cut()
         try:
             if fate == "paused":
@@ -457,7 +451,25 @@ class History:
                 self.say(f"   {fate} at call {left}")
         finally:
             database.close()
-        self.say(f"   {month}")
+        gone = bool(self.clickhouse.rows("SELECT 1 FROM usage_retired WHERE month = {month:UInt32}", {"month": month}))
+        there = any(event.month == month for event in self.oracle.rows())
+        assert gone or not (settled and there), f"{month} could go, and stays"
+        assert not gone or self._is_settled(month), f"{month} is gone, and more of it can come"
+        if gone or (settled and not there):
+            self.oracle.given_up.add(month)
+        self.kept += not gone
+        self.say(f"   {month}: {'gone' if gone else 'stays'}")
+
+    def _is_settled(self, month: int) -> bool:
+        """Whether each log that is there has come so far that it refuses whatever is of this month."""
+        over_ms = calendar.timegm((month // 100 + month % 100 // 12, month % 100 % 12 + 1, 1, 0, 0, 0)) * 1000
+        ends = dict(self.clickhouse.rows("SELECT log, max(log_offset) FROM sink_progress GROUP BY log"))
+        clocks = [
+            next(record.header.clock_ms for offset, record in log.records if offset == ends[log.origin])
+            for log in self.logs
+            if log.origin in ends
+        ]
+        return bool(clocks) and min(clocks) >= over_ms + self.logs[0].genesis.limits.identities_kept_ms
 
     def do_merge(self, draw: random.Random) -> None:
         """The engine tidies up, or does not for a while."""

@@ -210,6 +210,7 @@ def test_the_tables_sync_every_insert_to_disk(tmp_path: Path) -> None:
         "usage_checkpoints",
         "topic_progress",
         "folder_ends",
+        "log_limits",
         "migrations",
     }
     for name, definition in tables:

@@ -238,6 +238,7 @@ async def test_a_record_in_quarantine_leaves_the_time_of_the_one_before(clickhou
 async def test_what_was_erased_or_given_up_is_not_missing(clickhouse: ClickHouse) -> None:
     logs = rated_logs(31)
     for log in logs:
+        log.tick(2 * 86_400_000)
         await _carry(clickhouse, log)
         _sign(clickhouse, log)
     Rollups(clickhouse).refresh()

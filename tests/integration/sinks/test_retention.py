@@ -6,17 +6,23 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+import orjson
 import pytest
 
+from meterproof.kafka.reader import Record
+from meterproof_schemas.checkpoint_record import encode_checkpoint_record
 from meterproof_sinks.audit_folder import log_folder_name
 from meterproof_sinks.audit_log import AuditLog
-from meterproof_sinks.clickhouse import ClickHouse, ClickHouseUnavailable
+from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError, ClickHouseUnavailable
+from meterproof_sinks.followed_rows import checkpoint_row
 from meterproof_sinks.legal_holds import Hold
 from meterproof_sinks.log_total import LogTotal, log_total
 from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.retention import NotRolledUp, Retired, retire
 from meterproof_sinks.rollups import Rollups
+from tests.builders import NOW_MS
 from tests.integration.sinks.clickhouse_folder import RECONCILIATION, new_sink, one, opened
+from tests.log_builder import checkpoint_record
 from tests.meterproof_command import run_meterproof
 from tests.rated_log import BOOKS, RatedLog, costs
 
@@ -24,11 +30,13 @@ pytestmark = pytest.mark.clickhouse
 
 _TODAY = date(2026, 4, 15)
 _RAW_DAYS = 90
+_AFTER_THE_HORIZON_MS = 2 * 86_400_000
 
 
 async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None:
     log = RatedLog(seed=61)
     log.grow(25)
+    log.tick(_AFTER_THE_HORIZON_MS)
     audit = tmp_path / "audit"
     writer = AuditLog(audit / log_folder_name(log.origin), log.origin, 0)
     writer.append(log.records)
@@ -91,7 +99,7 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
 
         retired = retire(clickhouse, _TODAY, raw_days=None, minute_days=30)
         assert retired.minute_days == [date(2025, 12, 31), date(2026, 1, 1)]
-        assert set(Rollups(clickhouse).refresh().built) <= {date(2025, 12, 31), date(2026, 1, 1)}
+        assert set(Rollups(clickhouse).refresh().built) <= {date(2026, 1, 2), date(2026, 1, 3)}
         assert one(clickhouse, "SELECT sum(events) FROM usage_by_day") == log.state.position
         assert one(clickhouse, "SELECT count() FROM usage_by_minute WHERE toYYYYMM(start) = 202512") == 0
         with pytest.raises(ValueError, match="at least"):
@@ -101,7 +109,7 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
 async def test_what_comes_after_its_month_was_given_up_counts_and_is_given_up_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a log that lagged behind; a horizon of months does the same."""
+    """Of a log of which somebody said wrongly that it is complete."""
     log = RatedLog(seed=61)
     log.grow(30)
     audit = tmp_path / "audit"
@@ -130,7 +138,7 @@ async def test_what_comes_after_its_month_was_given_up_counts_and_is_given_up_to
             assert (await reconcile(clickhouse, audit, None, given_books=BOOKS)).differences == []
 
         def retire_() -> Retired:
-            return retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None)
+            return retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, complete=[log.origin])
 
         given_up = 0
         for first, after in ((0, 10), (10, 18)):
@@ -167,6 +175,91 @@ async def test_what_comes_after_its_month_was_given_up_counts_and_is_given_up_to
         await assert_exact(("usage_sums", "usage_by_minute", "usage_by_hour", "usage_by_day"))
 
 
+async def test_a_month_stays_while_a_log_can_bring_more_of_it(tmp_path: Path) -> None:
+    busy, quiet = (RatedLog(partition=partition, partitions=2, seed=61 + partition) for partition in range(2))
+    settled_ms = NOW_MS + busy.genesis.limits.identities_kept_ms
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        at = {busy.origin: 0, quiet.origin: 0}
+
+        async def carry(log: RatedLog) -> None:
+            sink = new_sink(clickhouse)
+            await sink.cursor(log.partition)
+            await sink.write(log.partition, log.genesis, log.records[at[log.origin] :])
+            at[log.origin] = len(log.records)
+
+        def retire_() -> Retired:
+            size = one(clickhouse, "SELECT count() FROM usage")
+            retired = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None)
+            assert [*retired.waiting, *map(str, retired.months)] == ["202512"]
+            assert one(clickhouse, "SELECT count() FROM usage") == size - retired.events
+            return retired
+
+        def waits_for() -> list[str]:
+            retired = retire_()
+            assert retired.months == []
+            return [why.partition(": ")[0] for why in retired.waiting["202512"]]
+
+        for log in (busy, quiet):
+            log.grow(5)
+            await carry(log)
+        assert waits_for() == [busy.origin, quiet.origin]
+        busy.tick(settled_ms - 1 - busy.clock_ms)
+        await carry(busy)
+        assert waits_for() == [busy.origin, quiet.origin]
+        busy.tick(1)
+        await carry(busy)
+        assert waits_for() == [quiet.origin], "nothing is signed, so nobody knows that it is idle"
+        _sign(clickhouse, quiet, quiet.clock_ms)
+        _sign(clickhouse, busy, settled_ms - 1)
+        assert waits_for() == [quiet.origin]
+
+        # It comes late, and all of it counts
+        quiet.batch(quiet.rich_events(3))
+        _sign(clickhouse, quiet, settled_ms)
+        (why,) = retire_().waiting["202512"]
+        assert "more of it is known" in why
+        await carry(quiet)
+
+        # Databases of before know no log's limits, until the sink writes again: what one log has serves all of them
+        clickhouse.command("TRUNCATE TABLE log_limits")
+        assert waits_for() == [busy.origin, quiet.origin]
+        busy.tick(1)
+        await carry(busy)
+        old = one(clickhouse, "SELECT count() FROM usage WHERE toYYYYMM(event_time) = 202512")
+        retired = retire_()
+        assert (retired.months, retired.events, retired.waiting) == ([202512], old, {})
+        assert old > 0
+        for log in (busy, quiet):
+            size = log.state.position
+            assert log_total(clickhouse, log.origin) == LogTotal(size, size - 1, dense=True)
+
+
+async def test_a_log_that_is_dead_is_waited_for_until_somebody_says_that_it_is_complete(tmp_path: Path) -> None:
+    alive, dead = (RatedLog(partition=partition, partitions=2, seed=61 + partition) for partition in range(2))
+    with opened(tmp_path / "clickhouse") as clickhouse:
+        for log in (alive, dead):
+            log.grow(3)
+            if log is alive:
+                log.tick(_AFTER_THE_HORIZON_MS)
+            await new_sink(clickhouse).write(log.partition, log.genesis, log.records)
+        _sign(clickhouse, alive, alive.clock_ms)
+        dead.batch(dead.rich_events(1))
+        _sign(clickhouse, dead, dead.clock_ms)  # and then the log was lost, and that record with it
+        (why,) = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None).waiting["202512"]
+        assert why.startswith(dead.origin)
+        with pytest.raises(ClickHouseError, match="mistyped: no such log"):
+            retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, complete=["mistyped"])
+        retired = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, complete=[dead.origin])
+        assert (retired.months, retired.waiting) == ([202512], {})
+
+
+def _sign(clickhouse: ClickHouse, log: RatedLog, at_ms: int) -> None:
+    """Put what `usage.checkpoints` says of a log into its table, as taken by the broker at that time."""
+    value = encode_checkpoint_record(checkpoint_record(log))
+    row = checkpoint_row(0, Record(0, at_ms, append_time=True, key=b"", value=value))
+    clickhouse.insert("usage_checkpoints", (), orjson.dumps(row) + b"\n", "JSONEachRow", 1)
+
+
 def _killed(_: ClickHouse) -> None:
     raise ClickHouseUnavailable("killed")
 
@@ -187,3 +280,22 @@ def test_the_command_heeds_the_holds_of_the_data_folder(tmp_path: Path) -> None:
     told = run_meterproof(*days, "--json", data=data)
     assert (told.returncode, json.loads(told.stdout)["months"]) == (1, []), told.stderr
     assert "case 12" in json.loads(told.stdout)["held"]["202512"]
+    (why,) = json.loads(told.stdout)["waiting"]["202512"]
+    assert why.startswith(log.origin)
+
+
+def test_the_command_names_the_log_that_keeps_a_month(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    days = ("retain", "--raw-days", "62")
+    log = RatedLog(seed=61)
+    log.grow(4)
+    with opened(data / "clickhouse") as clickhouse:
+        asyncio.run(new_sink(clickhouse).write(0, log.genesis, log.records))
+    told = run_meterproof(*days, data=data)
+    assert told.returncode == 1
+    assert f"202512 is old enough, but more of it can come: {log.origin}: " in told.stderr
+    assert "--complete LOG" in told.stderr
+    told = run_meterproof(*days, "--complete", log.origin, "--json", data=data)
+    assert told.returncode == 0, told.stderr
+    assert 202512 in json.loads(told.stdout)["months"]
+    assert json.loads(told.stdout)["waiting"] == {}

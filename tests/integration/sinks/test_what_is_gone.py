@@ -34,6 +34,7 @@ from tests.rated_log import BOOKS, RatedLog
 pytestmark = pytest.mark.clickhouse
 
 _TODAY = date(2026, 4, 15)
+_AFTER_THE_HORIZON_MS = 2 * 86_400_000
 _BEYOND_ANY_COLUMN = UnitPrice(meter="bytes", amount="9" * 18)
 _OF_KEPT_MONTHS = "months whose rows are kept"
 """How a query says that it tells nothing of months whose rows were given up."""
@@ -49,12 +50,13 @@ def clickhouse(tmp_path: Path) -> Iterator[ClickHouse]:
 
 @pytest.fixture
 def log() -> RatedLog:
-    """Of the last hours of a year and the first of the next."""
+    """Of the last hours of a year and the first of the next, and of when nothing of the first can come any more."""
     made = RatedLog(seed=13)
     made.clock_ms += 6 * 3_600_000
     lines = _trace(made)[:200]
     for first in range(0, len(lines), 20):
         made.batch(lines[first : first + 20])
+    made.tick(_AFTER_THE_HORIZON_MS)
     return made
 
 
@@ -67,6 +69,7 @@ def corrected() -> RatedLog:
     made.batch(events)
     voided = enumerate(events[:40])
     made.batch([correction_line(line, correction_id=f"c{n}", kind="void", salt="0" * 32) for n, line in voided])
+    made.tick(_AFTER_THE_HORIZON_MS)
     return made
 
 
@@ -242,11 +245,13 @@ async def test_what_is_erased_when_its_month_was_given_up_makes_no_difference(
 async def test_a_correction_of_what_was_given_up_takes_no_day_out_of_any_sum(
     clickhouse: ClickHouse, corrected: RatedLog
 ) -> None:
+    """It can come only of a log of which somebody said wrongly that it is complete."""
     sink, rollups = new_sink(clickhouse), Rollups(clickhouse)
     await sink.cursor(0)
     await sink.write(0, corrected.genesis, corrected.records[:2])
     rollups.refresh()
-    _give_december_up(clickhouse)
+    wrongly = retire(clickhouse, _TODAY, raw_days=90, minute_days=None, complete=[corrected.origin])
+    assert wrongly.months == [202512]
     await sink.write(0, corrected.genesis, corrected.records[2:])
     given_up = one(clickhouse, "SELECT sum(events) FROM usage_retired FINAL")
     for _ in range(2):
