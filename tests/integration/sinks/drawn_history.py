@@ -164,8 +164,6 @@ class History:
         self._busy: set[int] = set()
         self.lines_erased: set[tuple[str, int]] = set()
         self._checks = 0
-        self.kept = 0
-        """How often a month stayed that was asked to go."""
 
     # --- who works -------------------------------------------------------------------------------------------------
 
@@ -457,7 +455,6 @@ class History:
         assert not gone or self._is_settled(month), f"{month} is gone, and more of it can come"
         if gone or (settled and not there):
             self.oracle.given_up.add(month)
-        self.kept += not gone
         self.say(f"   {month}: {'gone' if gone else 'stays'}")
 
     def _is_settled(self, month: int) -> bool:
