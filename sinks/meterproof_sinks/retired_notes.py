@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.log_bounds import BOUND, parameters_of
+from meterproof_sinks.row_deletion import delete_rows
 
 
 class Note(NamedTuple):
@@ -83,9 +84,10 @@ def take_back(clickhouse: ClickHouse, month: int, noted: Mapping[str, Note]) -> 
         ClickHouseError: the database refused.
     """
     for log, note in noted.items():
-        clickhouse.command(
-            "ALTER TABLE usage_retired DELETE WHERE log = {log:String} AND month = {month:UInt32} "
-            "AND times_before = {times:UInt64} SETTINGS mutations_sync = 2",
+        delete_rows(
+            clickhouse,
+            "usage_retired",
+            "log = {log:String} AND month = {month:UInt32} AND times_before = {times:UInt64}",
             {"log": log, "month": month, "times": note.times_before},
         )
 

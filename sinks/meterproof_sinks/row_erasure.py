@@ -11,7 +11,7 @@ from meterproof_sinks.event_time import month_of
 from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
 from meterproof_sinks.retired_notes import months_there, standing_notes
 from meterproof_sinks.rollups import Rollups, drop_left_behind
-from meterproof_sinks.row_deletion import delete_positions
+from meterproof_sinks.row_deletion import delete_positions, delete_rows
 
 _BELOW: Final = f"position < {BOUND}"
 _RETIRED: Final = "SELECT DISTINCT month FROM usage_retired"
@@ -66,14 +66,9 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     )
     _settle_notes(clickhouse)  # 2
     wait_for_inserts(clickhouse)  # 3
-    clickhouse.command(  # 4
-        f"ALTER TABLE usage_rows DELETE WHERE {whose} AND {_BELOW} SETTINGS mutations_sync = 2",
-        {**name, **below},
-    )
+    delete_rows(clickhouse, "usage_rows", f"{whose} AND {_BELOW}", {**name, **below})  # 4
     _delete_corrections(clickhouse)
-    clickhouse.command(
-        f"ALTER TABLE quarantine DELETE WHERE {set_aside} OR {_NAMING} SETTINGS mutations_sync = 2", name
-    )
+    delete_rows(clickhouse, "quarantine", f"{set_aside} OR {_NAMING}", name)
     wait_for_builders(clickhouse)  # 5
     if clickhouse.embedded:
         drop_left_behind(clickhouse)
@@ -83,22 +78,16 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     if any(month_of(day) in retired for day in days):
         for _ in range(2):  # once more behind who adds to such a day: that one reads the day itself
             for table in _ROLLUPS:
-                clickhouse.command(
-                    f"ALTER TABLE {table} DELETE WHERE {whose} AND toYYYYMM(start) IN {{months:Array(UInt32)}} "
-                    "SETTINGS mutations_sync = 2",
-                    {**name, "months": sorted(retired)},
-                )
+                in_months = "toYYYYMM(start) IN {months:Array(UInt32)}"
+                delete_rows(clickhouse, table, f"{whose} AND {in_months}", {**name, "months": sorted(retired)})
             wait_for_builders(clickhouse)
     built = Rollups(clickhouse).rebuild(days).built if days else []
     ((events,),) = clickhouse.rows(
         "SELECT count() FROM usage_erased FINAL WHERE request = {request:String}", {"request": erasure.request}
     )
     _note(clickhouse, erasure, events)  # 7
-    clickhouse.command(  # 8
-        f"ALTER TABLE usage_alerts DELETE WHERE scope = {{kind:String}} AND {is_named('subject')} "
-        "SETTINGS mutations_sync = 2",
-        {"kind": erasure.owner.kind, **name},
-    )
+    of_alert = f"scope = {{kind:String}} AND {is_named('subject')}"
+    delete_rows(clickhouse, "usage_alerts", of_alert, {"kind": erasure.owner.kind, **name})  # 8
     _forget_deletions(clickhouse)  # 9
     return events, len(built)
 
@@ -156,7 +145,7 @@ def _forget_deletions(clickhouse: ClickHouse) -> None:
         "AND command LIKE '%DELETE%' AND command NOT LIKE '%unhex%' AND command NOT LIKE '%WHERE 0%'"
     ):
         clickhouse.command(f"ALTER TABLE {table} MODIFY SETTING finished_mutations_to_keep = 1")
-        clickhouse.command(f"ALTER TABLE {table} DELETE WHERE 0 SETTINGS mutations_sync = 2")
+        delete_rows(clickhouse, table, "0", {})
 
 
 def _note(clickhouse: ClickHouse, erasure: Erasure, events: int) -> None:

@@ -75,7 +75,10 @@ class _DrawnLog(RatedLog):
 
 
 class _Cut(ClickHouse):
-    """A connection that fails, or waits for somebody else, at an appointed call."""
+    """A connection that fails, or waits for somebody else, at an appointed call.
+
+    Its operator lets merges go on for whoever deletes rows, who would be told to wait for that.
+    """
 
     left = -1
     """Calls until then."""
@@ -101,6 +104,8 @@ class _Cut(ClickHouse):
         self._pass(lambda: ClickHouse.insert(self, table, columns, body, format_name, rows))
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        if deletion := re.match(r"ALTER TABLE (\w+) DELETE", sql):
+            ClickHouse.command(self, f"SYSTEM START MERGES {deletion[1]}")
         self._pass(lambda: ClickHouse.command(self, sql, parameters or {}))
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -498,7 +503,8 @@ class History:
         before = carried(self.clickhouse)
         for number in range(_SINKS):
             self._restart(number)
-        asyncio.run(rebuild(self.clickhouse, self.audit, _books))
+        with contextlib.closing(self._cut()) as database:
+            asyncio.run(rebuild(database, self.audit, _books))
         for log in self.logs:
             self.oracle.carried[log.origin] = log.state.position
         self.oracle.erased |= {place for place in self.lines_erased if place[1] >= before.get(place[0], 0)}
@@ -634,10 +640,11 @@ class History:
         self.check()
         self._write_audit()
         there = self.oracle.erased | self.oracle.forgotten
-        for kind, name in sorted(self.names_erased):
-            if any(event.is_of(kind, name) and event.place not in there for event in self.oracle.events.values()):
-                self._erase_lines(kind, name)
-                self._erase_rows(self.clickhouse, kind, name)
+        with contextlib.closing(self._cut()) as database:
+            for kind, name in sorted(self.names_erased):
+                if any(event.is_of(kind, name) and event.place not in there for event in self.oracle.events.values()):
+                    self._erase_lines(kind, name)
+                    self._erase_rows(database, kind, name)
         self._nothing_left()
         self.check()
         Rollups(self.clickhouse).refresh()
