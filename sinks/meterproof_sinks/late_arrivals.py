@@ -13,7 +13,7 @@ from typing import Final
 
 from meterproof_schemas.instant import format_instant_ms
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
-from meterproof_sinks.log_limits import epoch_of, lateness_ms
+from meterproof_sinks.log_limits import epoch_limits, epoch_of, logs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +52,28 @@ class LogEnd:
 
 
 def log_ends(clickhouse: ClickHouse, complete: Collection[str] = ()) -> list[LogEnd]:
-    """The logs that the database has rows or checkpoints of, but for those that are known to be complete.
+    """The logs of which more may come: all but those that are known to be complete.
+
+    They are those that the database has rows or checkpoints of, and the others of their epochs, of which nothing has
+    come yet.
 
     Raises:
-        ClickHouseError: it cannot be asked, or has no log of such a name.
+        ClickHouseError: it cannot be asked, or knows of no log of such a name.
     """
-    known = lateness_ms(clickhouse)
-    rows = clickhouse.rows(_UP_TO)
-    if unknown := sorted(set(complete) - {log for log, *_ in rows}):
-        raise ClickHouseError(
-            f"{unknown[0]}: no such log is here; here are {', '.join(row[0] for row in rows) or 'none'}"
-        )
-    signed_ms = max((taken_ms for *_, taken_ms in rows if taken_ms is not None), default=None)
+    limits = epoch_limits(clickhouse)
+    rows: dict[str, tuple[int | None, bool]] = {
+        log: (None, False) for epoch, of_epoch in limits.items() for log in logs_of(epoch, of_epoch)
+    }
+    signed_ms = None
+    for log, clock_ms, lags, taken_ms in clickhouse.rows(_UP_TO):
+        rows[log] = clock_ms, bool(lags)
+        signed_ms = max(filter(None, (signed_ms, taken_ms)), default=None)
+    if unknown := sorted(set(complete) - rows.keys()):
+        raise ClickHouseError(f"{unknown[0]}: no such log is here; here are {', '.join(sorted(rows)) or 'none'}")
+    lateness_ms = {epoch: of_epoch.lateness_ms for epoch, of_epoch in limits.items()}
     return [
-        LogEnd(log, clock_ms, bool(lags), signed_ms, known.get(epoch_of(log)))
-        for log, clock_ms, lags, _ in rows
-        if log not in complete
+        LogEnd(log, *rows[log], signed_ms, lateness_ms.get(epoch_of(log)))
+        for log in sorted(rows.keys() - set(complete))
     ]
 
 

@@ -6,6 +6,7 @@ minutes, that has a row which it covers. There is one list of holds for both sto
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Final
@@ -70,8 +71,8 @@ def retire(
        its events and spend, by day; where some of it was given up before, its positions
     3. note in `usage_retired`, per log, what the month held beyond earlier notes, so that logs stay dense
     4. wait for inserts that were let in before, and for who is building a day; take the note back and stop if more of
-       the month has come since 2, or some of it was erased; drop the month, and its days of groups: from the note on
-       no query reads them
+       the month has come since 2, some of it was erased, or a log has begun that nobody knew of; drop the month, and
+       its days of groups: from the note on no query reads them
 
     A day of minutes goes unless a hold covers a row of it.
 
@@ -94,6 +95,7 @@ def retire(
             message = f"events are kept {RAW_DAYS_MIN} days at least, not {raw_days}"
             raise ValueError(message)
         ends = log_ends(clickhouse, complete)  # before anything else is looked at: what comes meanwhile is younger
+        known = {*complete, *(end.log for end in ends)}
         Rollups(clickhouse).refresh()
         before = today - timedelta(days=raw_days)
         for month in months_there(clickhouse):
@@ -108,7 +110,7 @@ def retire(
                 retired.held[str(month)] = str(hold)
             if waiting or hold is not None:
                 continue
-            retired.events += _retire_month(clickhouse, month, standing)
+            retired.events += _retire_month(clickhouse, month, standing, known)
             retired.months.append(month)
         for (day,) in clickhouse.rows(_LEFT_GROUPS):  # also those that a run which was cut off has left
             clickhouse.command(f"ALTER TABLE usage_groups DROP PARTITION '{day.isoformat()}'")
@@ -138,8 +140,8 @@ def _hold_of(clickhouse: ClickHouse, holds: Sequence[Hold], rows: str, parameter
     return next((hold for hold in holds if hold.customer in found), None)
 
 
-def _retire_month(clickhouse: ClickHouse, month: int, standing: Mapping[str, Note]) -> int:
-    below = carried(clickhouse)
+def _retire_month(clickhouse: ClickHouse, month: int, standing: Mapping[str, Note], known: AbstractSet[str]) -> int:
+    below = {log: position for log, position in carried(clickhouse).items() if log in known}
     given = {"month": month, "below_logs": list(below), "belows": list(below.values())}
     if different := clickhouse.rows(_BEYOND if standing else _DIFFERENT, given):  # 2
         raise NotRolledUp(
@@ -149,10 +151,15 @@ def _retire_month(clickhouse: ClickHouse, month: int, standing: Mapping[str, Not
     noted = note_month(clickhouse, month, standing, below)  # 3
     wait_for_inserts(clickhouse)  # 4
     wait_for_builders(clickhouse)
-    if clickhouse.rows(_CAME_SINCE, given) or not still_true(clickhouse, month, noted, standing):
+    if (
+        carried(clickhouse).keys() - known
+        or clickhouse.rows(_CAME_SINCE, given)
+        or not still_true(clickhouse, month, noted, standing)
+    ):
         take_back(clickhouse, month, noted)
         raise NotRolledUp(
-            f"events of {month} came in meanwhile, or were erased; nothing of it was given up. Run it again"
+            f"events of {month} or a new log came in meanwhile, or some were erased; nothing of it was given up. "
+            "Run it again"
         )
     clickhouse.command(f"ALTER TABLE usage_rows DROP PARTITION {month}")
     return sum(note.events for note in noted.values())
@@ -161,7 +168,7 @@ def _retire_month(clickhouse: ClickHouse, month: int, standing: Mapping[str, Not
 _BEYOND: Final = """
 SELECT DISTINCT there.day FROM (
   SELECT log, toDate(event_time) AS day, max(position) AS last FROM usage_final
-  WHERE toYYYYMM(event_time) = {month:UInt32} GROUP BY log, day
+  WHERE toYYYYMM(event_time) = {month:UInt32} AND has({below_logs:Array(String)}, log) GROUP BY log, day
 ) AS there
 LEFT JOIN (
   SELECT log, day, min(next) AS next FROM rollup_progress WHERE rollup IN ('hour', 'day') GROUP BY log, day
@@ -173,11 +180,11 @@ WHERE there.last >= built.next ORDER BY there.day
 _DIFFERENT: Final = """
 SELECT day FROM (
   SELECT toDate(event_time) AS day, toInt64(count()) AS held, sum(cost) AS spent FROM usage_final
-  WHERE toYYYYMM(event_time) = {month:UInt32}
+  WHERE toYYYYMM(event_time) = {month:UInt32} AND has({below_logs:Array(String)}, log)
     AND (log, position) NOT IN (SELECT log, position FROM usage_uncounted) GROUP BY day
   UNION ALL
   SELECT toDate(start), -toInt64(sum(events)), -sum(cost) FROM usage_by_day
-  WHERE toYYYYMM(start) = {month:UInt32} GROUP BY toDate(start)
+  WHERE toYYYYMM(start) = {month:UInt32} AND has({below_logs:Array(String)}, log) GROUP BY toDate(start)
 ) GROUP BY day HAVING sum(held) != 0 OR sum(spent) != 0 ORDER BY day
 """
 _LEFT_GROUPS: Final = """

@@ -179,7 +179,7 @@ class ClickHouseServer:
                         insert[1].replace("`", ""), _columns(insert), body, settings=_INSERT_SETTINGS, fmt=insert[3]
                     )
                 summary = {"written_rows": str(inserted.written_rows)}
-            elif re.match(r"\s*(SELECT|WITH|SHOW|DESCRIBE|EXISTS|EXPLAIN)\b", sql):
+            elif re.match(r"(?:\s|--.*\n)*(SELECT|WITH|SHOW|DESCRIBE|EXISTS|EXPLAIN)\b", sql):
                 clause = _FORMAT.search(sql)
                 format_name = clause[1] if clause else request.query.get("default_format", "TabSeparated")
                 answer = self.engine.raw(sql[: clause.start()] if clause else sql, format_name, parameters)

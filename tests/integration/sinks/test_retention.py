@@ -5,6 +5,7 @@ import json
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from threading import Thread
 
 import orjson
 import pytest
@@ -20,7 +21,7 @@ from meterproof_sinks.log_total import LogTotal, log_total
 from meterproof_sinks.reconciliation import reconcile
 from meterproof_sinks.retention import NotRolledUp, Retired, retire
 from meterproof_sinks.rollups import Rollups
-from tests.builders import NOW_MS
+from tests.builders import NOW_MS, make_genesis_record
 from tests.integration.sinks.clickhouse_folder import RECONCILIATION, new_sink, one, opened
 from tests.log_builder import checkpoint_record
 from tests.meterproof_command import run_meterproof
@@ -202,7 +203,7 @@ async def test_a_month_stays_while_a_log_can_bring_more_of_it(tmp_path: Path) ->
         for log in (busy, quiet):
             log.grow(5)
             await carry(log)
-        assert waits_for() == [busy.origin, quiet.origin]
+            assert waits_for() == [busy.origin, quiet.origin], "also one of which nothing has come"
         busy.tick(settled_ms - 1 - busy.clock_ms)
         await carry(busy)
         assert waits_for() == [busy.origin, quiet.origin]
@@ -251,6 +252,40 @@ async def test_a_log_that_is_dead_is_waited_for_until_somebody_says_that_it_is_c
             retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, complete=["mistyped"])
         retired = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, complete=[dead.origin])
         assert (retired.months, retired.waiting) == ([202512], {})
+
+
+async def test_what_nothing_has_come_of_keeps_a_month_too_and_so_does_what_begins_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, unwritten = (RatedLog(partition=partition, partitions=2, seed=61) for partition in range(2))
+    stranger = RatedLog(genesis_value=make_genesis_record(epoch="f" * 32), seed=67)
+    for one_log in (log, stranger):
+        one_log.grow(5)
+    log.tick(_AFTER_THE_HORIZON_MS)
+    with opened(tmp_path / "clickhouse") as clickhouse:
+
+        async def write(written: RatedLog) -> None:
+            await new_sink(clickhouse).write(written.partition, written.genesis, written.records)
+
+        await write(log)
+        (why,) = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None).waiting["202512"]
+        assert why.startswith(f"{unwritten.origin}: nothing of it is in")
+
+        def begin(_: ClickHouse) -> None:
+            thread = Thread(target=lambda: asyncio.run(write(stranger)))
+            thread.start()
+            thread.join()
+
+        monkeypatch.setattr("meterproof_sinks.retention.wait_for_inserts", begin)
+        with pytest.raises(NotRolledUp, match=r"a new log came in meanwhile.* Run it again"):
+            retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, complete=[unwritten.origin])
+        monkeypatch.undo()
+        assert one(clickhouse, "SELECT count() FROM usage_retired") == 0
+        assert one(clickhouse, "SELECT count() FROM usage") == log.state.position + stranger.state.position
+        (why,) = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, complete=[unwritten.origin]).waiting[
+            "202512"
+        ]
+        assert why.startswith(stranger.origin)
 
 
 def _sign(clickhouse: ClickHouse, log: RatedLog, at_ms: int) -> None:

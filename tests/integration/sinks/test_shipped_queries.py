@@ -166,7 +166,8 @@ async def test_days_of_an_older_form_are_read_from_their_events_and_built_again(
     with closing(ClickHouse.open_folder(tmp_path / "clickhouse")) as database:
         names = [migration.name for migration in all_migrations()]
         older = all_migrations()[: names.index("less_to_read")]
-        migrate(database, [*older, all_migrations()[names.index("log_limits")]])  # which today's sink writes
+        written = [all_migrations()[names.index(name)] for name in ("log_limits", "log_partitions")]
+        migrate(database, [*older, *written])  # which today's sink writes
         await new_sink(database).write(0, log.genesis, log.records)
         for columns, values in (
             ("log, built_to", f"'{log.origin}', {log.state.position}"),
