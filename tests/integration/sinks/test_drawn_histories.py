@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseUnavailable
 from meterproof_sinks.retention import RAW_DAYS_MIN, NotRolledUp, retire
-from tests.integration.sinks.clickhouse_folder import one, opened
+from tests.integration.sinks.clickhouse_folder import migrated, one, opened
+from tests.integration.sinks.clickhouse_server import served
 from tests.integration.sinks.drawn_history import EVERYTHING, History, drawn_steps, refused, run_history
 
 pytestmark = pytest.mark.clickhouse
 
 _SEEDS = (1013, 1007)
+_SERVER_SEED = 82
 _STEPS = 12
 
 
@@ -30,6 +33,14 @@ def test_drawn_histories_are_exact_at_every_step(clickhouse: ClickHouse, tmp_pat
     for seed in _SEEDS:
         erased |= run_history(clickhouse, drawn_steps(seed, _STEPS), tmp_path / "history").names_erased
     assert len(erased) > 1
+
+
+@pytest.mark.slow
+def test_drawn_histories_of_a_server_are_exact_too(tmp_path: Path) -> None:
+    """Where inserts and builders of others are waited for, and replicas could be."""
+    migrated(tmp_path / "clickhouse")
+    with served(tmp_path / "clickhouse") as server, closing(ClickHouse.connect(server.url)) as clickhouse:
+        run_history(clickhouse, drawn_steps(_SERVER_SEED, _STEPS), tmp_path / "history")
 
 
 def test_what_a_late_sink_brings_back_is_seen(clickhouse: ClickHouse, tmp_path: Path) -> None:
@@ -98,16 +109,17 @@ def test_events_that_come_while_their_month_is_given_up_are_not_lost(
                 "meterproof_sinks.retention.wait_for_builders", lambda _: history.carry(lagging, EVERYTHING)
             )
             with pytest.raises(NotRolledUp, match="meanwhile"):
-                _retire(clickhouse)
+                _retire(history)
         assert one(clickhouse, "SELECT count() FROM usage") > held > 0
         history.check()
-        assert _retire(clickhouse) == months
+        assert _retire(history) == months
         history.oracle.given_up.update(months)
         history.check()
     finally:
         history.close()
 
 
-def _retire(clickhouse: ClickHouse) -> list[int]:
-    logs = [log for (log,) in clickhouse.rows("SELECT DISTINCT log FROM sink_progress")]
-    return retire(clickhouse, date(2026, 4, 15), raw_days=RAW_DAYS_MIN, minute_days=None, complete=logs).months
+def _retire(history: History) -> list[int]:
+    logs = [log.origin for log in history.logs]
+    today = date(2026, 4, 15)
+    return retire(history.clickhouse, today, raw_days=RAW_DAYS_MIN, minute_days=None, complete=logs).months
