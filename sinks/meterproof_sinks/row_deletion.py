@@ -98,15 +98,17 @@ def _wait(clickhouse: ClickHouse, table: str, before: AbstractSet[str], patience
         waiting = [there[name] for name in begun if not there[name].is_done]
         if begun and not waiting:
             return
-        now = (waiting, clickhouse.rows(_WORK_DONE, {"table": table}))
+        files = sum(one.files for one in waiting)
+        fault = next((one.fault for one in waiting if one.fault), "")
+        # A file that fails is begun again and again: that it is read is no progress.
+        now = files, clickhouse.rows(_WORK_DONE, {"table": table}) if not fault else []
         if now != seen:
             seen, deadline_s = now, time.monotonic() + patience_s
         if time.monotonic() > deadline_s:
-            fault = next((one.fault for one in waiting if one.fault), "it does not say why")
             raise ClickHouseUnavailable(
-                f"rows of {table} are not deleted yet: for {patience_s:g} s the engine wrote none of its files anew "
-                f"({fault}). If its merges are stopped, `SYSTEM START MERGES {table}`. The deletion stays asked for; "
-                "run it again"
+                f"rows of {table} are not deleted yet: for {patience_s:g} s the engine wrote none of its files anew"
+                f"{fault and f' ({fault})'}. If its merges are stopped, `SYSTEM START MERGES {table}`. It stays asked "
+                "for; run it again"
             )
         time.sleep(poll_s)
         poll_s = min(poll_s * 2, _POLL_MAX_S)

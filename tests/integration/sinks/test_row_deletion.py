@@ -58,6 +58,15 @@ def test_where_merges_are_stopped_it_says_so_and_another_try_ends_it(clickhouse:
 
 
 @pytest.mark.usefixtures("rows")
+def test_a_file_that_fails_again_and_again_is_told_with_the_engines_word(clickhouse: ClickHouse) -> None:
+    with pytest.raises(ClickHouseUnavailable, match=r"for 1 s the engine wrote none .*\(Code: .*FUNCTION_THROW_IF"):
+        delete_rows(clickhouse, "usage_retired", "throwIf(events = 7)", {}, patience_s=1)
+    clickhouse.command("KILL MUTATION WHERE database = currentDatabase() AND table = 'usage_retired'")
+    delete_rows(clickhouse, "usage_retired", _SMALL, {})
+    assert one(clickhouse, "SELECT count() FROM usage_retired") == 500
+
+
+@pytest.mark.usefixtures("rows")
 def test_a_deletion_that_somebody_took_back_is_not_taken_for_done(clickhouse: ClickHouse) -> None:
     clickhouse.command("SYSTEM STOP MERGES usage_retired")
     failed: list[str] = []
