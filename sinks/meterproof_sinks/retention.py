@@ -27,6 +27,7 @@ from meterproof_sinks.retired_notes import (
     take_back,
 )
 from meterproof_sinks.rollups import Rollups
+from meterproof_sinks.taking_away import taken_by_nobody_else
 
 RAW_DAYS_MIN: Final = 62
 """Events are kept at least that long: a month is given up whole."""
@@ -64,7 +65,8 @@ def retire(
     """Give up what is older; None keeps it for ever. Repeating it after a crash finishes what is left.
 
     What comes of a month all the same after it was given up (`late_arrivals` tells when it may) is added to the
-    roll-ups, and given up in its turn. Per month of single events, once the roll-ups are up to date:
+    roll-ups, and given up in its turn. Per month of single events, once the roll-ups are up to date, and while nobody
+    else takes anything away:
 
     1. take back what a run that was cut off between 3 and 4 noted of events that are all there
     2. leave it whole if a log can bring more of it, or a hold covers a row of it; stop unless it is in the roll-ups:
@@ -86,7 +88,8 @@ def retire(
 
     Raises:
         NotRolledUp: the roll-ups and the events differ; `meterproof reconcile` says where.
-        ClickHouseError: the database refused, or has no log that `complete` names.
+        ClickHouseError: the database refused, has no log that `complete` names, or another `erase` or `retain` did not
+            end.
         ValueError: fewer days than `RAW_DAYS_MIN`.
     """
     retired = Retired()
@@ -101,17 +104,18 @@ def retire(
         for month in months_there(clickhouse):
             if month >= month_of(before):
                 break
-            standing = standing_notes(clickhouse, month)  # 1
-            before_ms = end_of_month_ms(month)
-            if waiting := [why for end in ends if (why := end.can_bring(before_ms)) is not None]:  # 2
-                retired.waiting[str(month)] = waiting
-            of_month = "usage_final WHERE toYYYYMM(event_time) = {month:UInt32}"
-            if (hold := _hold_of(clickhouse, holds, of_month, {"month": month})) is not None:
-                retired.held[str(month)] = str(hold)
-            if waiting or hold is not None:
-                continue
-            retired.events += _retire_month(clickhouse, month, standing, known)
-            retired.months.append(month)
+            with taken_by_nobody_else(clickhouse):
+                standing = standing_notes(clickhouse, month)  # 1
+                before_ms = end_of_month_ms(month)
+                if waiting := [why for end in ends if (why := end.can_bring(before_ms)) is not None]:  # 2
+                    retired.waiting[str(month)] = waiting
+                of_month = "usage_final WHERE toYYYYMM(event_time) = {month:UInt32}"
+                if (hold := _hold_of(clickhouse, holds, of_month, {"month": month})) is not None:
+                    retired.held[str(month)] = str(hold)
+                if waiting or hold is not None:
+                    continue
+                retired.events += _retire_month(clickhouse, month, standing, known)
+                retired.months.append(month)
         for (day,) in clickhouse.rows(_LEFT_GROUPS):  # also those that a run which was cut off has left
             clickhouse.command(f"ALTER TABLE usage_groups DROP PARTITION '{day.isoformat()}'")
     if minute_days is not None:

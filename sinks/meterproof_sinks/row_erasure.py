@@ -12,6 +12,7 @@ from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
 from meterproof_sinks.retired_notes import months_there, standing_notes
 from meterproof_sinks.rollups import Rollups, drop_left_behind
 from meterproof_sinks.row_deletion import delete_positions, delete_rows
+from meterproof_sinks.taking_away import taken_by_nobody_else
 
 _BELOW: Final = f"position < {BOUND}"
 _RETIRED: Final = "SELECT DISTINCT month FROM usage_retired"
@@ -30,7 +31,7 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     1. note position and entry of each row, of those in quarantine too: so the log stays dense without them, and none
        is taken in again
     2. take back what a `retain` that was cut off noted of a month which it did not drop: those rows would count as
-       given up and as erased
+       given up and as erased; nobody else notes anything during 1 and 2
     3. wait for inserts that were let in before
     4. delete the rows, and wait until the files without them are in place; then what is said of corrections among them;
        then those in quarantine
@@ -47,24 +48,16 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
         erasure: the request.
 
     Raises:
-        ClickHouseError: refused, or somebody else's insert or roll-up did not end; run it again.
+        ClickHouseError: refused, or somebody else's insert, roll-up, `erase` or `retain` did not end; run it again.
     """
     name = named(erasure)
     whose = is_named(erasure.owner.kind)
     below = parameters_of(carried(clickhouse))
-    days = _days(clickhouse, f"usage_final WHERE {whose} AND {_BELOW}", "event_time", {**name, **below})
-    clickhouse.command(  # 1
-        f"""INSERT INTO usage_erased (log, position, entry, request)
-            SELECT log, position, lower(hex(entry)), {{request:String}} FROM usage_final WHERE {whose} AND {_BELOW}""",  # noqa: S608 - ours
-        {**name, **below, "request": erasure.request},
-    )
     set_aside = _set_aside(erasure)
-    clickhouse.command(
-        f"""INSERT INTO usage_erased (log, position, entry, request)
-            SELECT log, position, digest, {{request:String}} FROM quarantine FINAL WHERE {set_aside}""",  # noqa: S608 - ours
-        {**name, "request": erasure.request},
-    )
-    _settle_notes(clickhouse)  # 2
+    with taken_by_nobody_else(clickhouse):
+        days = _days(clickhouse, f"usage_final WHERE {whose} AND {_BELOW}", "event_time", {**name, **below})
+        _note_positions(clickhouse, erasure, {**name, **below})  # 1
+        _settle_notes(clickhouse)  # 2
     wait_for_inserts(clickhouse)  # 3
     delete_rows(clickhouse, "usage_rows", f"{whose} AND {_BELOW}", {**name, **below})  # 4
     _delete_corrections(clickhouse)
@@ -90,6 +83,18 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     delete_rows(clickhouse, "usage_alerts", of_alert, {"kind": erasure.owner.kind, **name})  # 8
     _forget_deletions(clickhouse)  # 9
     return events, len(built)
+
+
+def _note_positions(clickhouse: ClickHouse, erasure: Erasure, parameters: dict[str, object]) -> None:
+    whose = is_named(erasure.owner.kind)
+    for rows in (
+        f"SELECT log, position, lower(hex(entry)) AS entry FROM usage_final WHERE {whose} AND {_BELOW}",  # noqa: S608 - ours
+        f"SELECT log, position, digest AS entry FROM quarantine FINAL WHERE {_set_aside(erasure)}",  # noqa: S608 - ours
+    ):
+        clickhouse.command(
+            f"INSERT INTO usage_erased (log, position, entry, request) SELECT *, {{request:String}} FROM ({rows})",  # noqa: S608 - ours
+            {**parameters, "request": erasure.request},
+        )
 
 
 def _settle_notes(clickhouse: ClickHouse) -> None:
