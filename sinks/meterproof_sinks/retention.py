@@ -17,6 +17,7 @@ from meterproof_sinks.event_time import month_of
 from meterproof_sinks.late_arrivals import end_of_month_ms, log_ends
 from meterproof_sinks.legal_holds import Hold
 from meterproof_sinks.log_bounds import carried
+from meterproof_sinks.removal_lock import removal_lock
 from meterproof_sinks.retired_notes import (
     BELOW,
     Note,
@@ -27,7 +28,6 @@ from meterproof_sinks.retired_notes import (
     take_back,
 )
 from meterproof_sinks.rollups import Rollups
-from meterproof_sinks.taking_away import taken_by_nobody_else
 
 RAW_DAYS_MIN: Final = 62
 """Events are kept at least that long: a month is given up whole."""
@@ -104,7 +104,7 @@ def retire(
         for month in months_there(clickhouse):
             if month >= month_of(before):
                 break
-            with taken_by_nobody_else(clickhouse):
+            with removal_lock(clickhouse):
                 standing = standing_notes(clickhouse, month)  # 1
                 before_ms = end_of_month_ms(month)
                 if waiting := [why for end in ends if (why := end.can_bring(before_ms)) is not None]:  # 2

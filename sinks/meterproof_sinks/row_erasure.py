@@ -9,10 +9,10 @@ from meterproof_sinks.clickhouse import ClickHouse
 from meterproof_sinks.erasure import Erasure
 from meterproof_sinks.event_time import month_of
 from meterproof_sinks.log_bounds import BOUND, carried, parameters_of
+from meterproof_sinks.removal_lock import removal_lock
 from meterproof_sinks.retired_notes import months_there, standing_notes
 from meterproof_sinks.rollups import Rollups, drop_left_behind
 from meterproof_sinks.row_deletion import delete_positions, delete_rows
-from meterproof_sinks.taking_away import taken_by_nobody_else
 
 _BELOW: Final = f"position < {BOUND}"
 _RETIRED: Final = "SELECT DISTINCT month FROM usage_retired"
@@ -54,7 +54,7 @@ def erase_rows(clickhouse: ClickHouse, erasure: Erasure) -> tuple[int, int]:
     whose = is_named(erasure.owner.kind)
     below = parameters_of(carried(clickhouse))
     set_aside = _set_aside(erasure)
-    with taken_by_nobody_else(clickhouse):
+    with removal_lock(clickhouse):
         days = _days(clickhouse, f"usage_final WHERE {whose} AND {_BELOW}", "event_time", {**name, **below})
         _note_positions(clickhouse, erasure, {**name, **below})  # 1
         _settle_notes(clickhouse)  # 2

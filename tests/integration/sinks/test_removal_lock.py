@@ -12,10 +12,10 @@ import pytest
 
 from meterproof_sinks.clickhouse import ClickHouse, ClickHouseError
 from meterproof_sinks.erasure import new_erasure
+from meterproof_sinks.removal_lock import removal_lock
 from meterproof_sinks.retention import RAW_DAYS_MIN, retire
 from meterproof_sinks.retired_notes import still_true
 from meterproof_sinks.row_erasure import erase_rows
-from meterproof_sinks.taking_away import taken_by_nobody_else
 from tests.builders import NOW_MS
 from tests.integration.sinks.clickhouse_folder import RECONCILIATION, migrated, new_sink, one
 from tests.integration.sinks.clickhouse_server import ClickHouseServer, served
@@ -23,7 +23,7 @@ from tests.rated_log import RatedLog
 
 pytestmark = pytest.mark.clickhouse
 
-_TABLES = "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, 'taking_')"
+_TABLES = "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, 'removal_lock_')"
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ async def test_an_erasure_that_begins_when_a_month_is_about_to_be_dropped_waits(
 
 def test_whoever_is_there_is_waited_for_and_told_if_he_stays(server: ClickHouseServer) -> None:
     with closing(ClickHouse.connect(server.url)) as clickhouse:
-        with taken_by_nobody_else(clickhouse):
+        with removal_lock(clickhouse):
             ((name,),) = clickhouse.rows(_TABLES)
-            told = f"left its table `{name}`.*run it again"
-            with pytest.raises(ClickHouseError, match=told), taken_by_nobody_else(clickhouse, patience_s=0.5):
+            told = r"left its table `removal_lock_…` .*; run it again"
+            with pytest.raises(ClickHouseError, match=told), removal_lock(clickhouse, patience_s=0.5):
                 pytest.fail("two at once")
             assert clickhouse.rows(_TABLES) == [(name,)]
         assert clickhouse.rows(_TABLES) == []
@@ -75,7 +75,7 @@ def test_whoever_is_there_is_waited_for_and_told_if_he_stays(server: ClickHouseS
 
 def test_what_a_crash_left_goes_after_its_time(server: ClickHouseServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(ClickHouse.connect(server.url)) as clickhouse:
-        clickhouse.command("CREATE TABLE taking_left (nothing UInt8) ENGINE = Null")
-        monkeypatch.setattr("meterproof_sinks.taking_away._AGE_S", 0)
-        with taken_by_nobody_else(clickhouse):
-            assert "taking_left" not in {name for (name,) in clickhouse.rows(_TABLES)}
+        clickhouse.command("CREATE TABLE removal_lock_left (nothing UInt8) ENGINE = Null")
+        monkeypatch.setattr("meterproof_sinks.removal_lock._AGE_S", 0)
+        with removal_lock(clickhouse):
+            assert "removal_lock_left" not in {name for (name,) in clickhouse.rows(_TABLES)}
