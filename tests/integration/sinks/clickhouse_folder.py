@@ -27,7 +27,7 @@ async def read_books() -> Mapping[int, PriceBook]:
 
 @cache
 def _empty() -> "TemporaryDirectory[str]":
-    """A folder with all tables and no rows, made once per process: migrating costs half a second, a copy hundredths."""
+    """A folder with all tables and no rows, made once per process: migrating costs a second, a copy hundredths."""
     parent = TemporaryDirectory(prefix="meterproof-clickhouse-")
     clickhouse = ClickHouse.open_folder(Path(parent.name) / "clickhouse")
     try:
