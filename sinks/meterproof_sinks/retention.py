@@ -5,7 +5,7 @@ correction, which could not take back what is only part of a sum. A legal hold k
 minutes, that has a row which it covers. There is one list of holds for both stores, `legal_holds`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -61,6 +61,7 @@ def retire(
     minute_days: int | None,
     holds: Sequence[Hold] = (),
     complete: Collection[str] = (),
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> Retired:
     """Give up what is older; None keeps it for ever. Repeating it after a crash finishes what is left.
 
@@ -85,6 +86,7 @@ def retire(
         minute_days: of the roll-up by minute.
         holds: those in force.
         complete: logs of which nothing as old as that comes any more, whatever the database knows of them.
+        on_step: told, for a person, what is done next; it may take long.
 
     Raises:
         NotRolledUp: the roll-ups and the events differ; `meterproof reconcile` says where.
@@ -99,11 +101,13 @@ def retire(
             raise ValueError(message)
         ends = log_ends(clickhouse, complete)  # before anything else is looked at: what comes meanwhile is younger
         known = {*complete, *(end.log for end in ends)}
+        on_step("bringing the roll-ups up to date")
         Rollups(clickhouse).refresh()
         before = today - timedelta(days=raw_days)
         for month in months_there(clickhouse):
             if month >= month_of(before):
                 break
+            on_step(f"events of {month}")
             with removal_lock(clickhouse):
                 standing = standing_notes(clickhouse, month)  # 1
                 before_ms = end_of_month_ms(month)
@@ -123,6 +127,7 @@ def retire(
             "SELECT DISTINCT toDate(start) AS day FROM usage_minutes WHERE day < {day:Date} ORDER BY day",
             {"day": today - timedelta(days=minute_days)},
         ):
+            on_step(f"minutes of {day}")
             of_day = "usage_minutes WHERE toDate(start) = {day:Date} AND built_to = 0"
             if (hold := _hold_of(clickhouse, holds, of_day, {"day": day})) is not None:
                 retired.held[day.isoformat()] = str(hold)

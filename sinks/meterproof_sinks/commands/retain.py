@@ -55,6 +55,8 @@ def retain(
     Exit code: 0 all that is old enough is gone (or nothing is), 1 a hold or a log kept something, or it could not be
     done; 2 wrong usage.
     """
+    from rich.console import Console
+
     from meterproof_sinks.clickhouse_settings import ClickHouseSettings
     from meterproof_sinks.legal_holds import HOLDS_FILE, LegalHolds
     from meterproof_sinks.migrate import migrate
@@ -74,10 +76,16 @@ def retain(
     clickhouse = settings.open(data)
     try:
         migrate(clickhouse, replicated=settings.replicated)
-        today = datetime.now(UTC).date()
-        retired = retire(
-            clickhouse, today, raw_days=raw_days, minute_days=minute_days, holds=holds, complete=complete or ()
-        )
+        with Console(stderr=True).status("looking") as status:
+            retired = retire(
+                clickhouse,
+                datetime.now(UTC).date(),
+                raw_days=raw_days,
+                minute_days=minute_days,
+                holds=holds,
+                complete=complete or (),
+                on_step=status.update,
+            )
     finally:
         clickhouse.close()
     if as_json:

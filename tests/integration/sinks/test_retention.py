@@ -71,7 +71,9 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
             assert one(clickhouse, "SELECT dense FROM density") == 1
 
         nobody = Hold("h2", "nobody", "2026-01-01T00:00:00.000Z", "legal", "case 13")
-        retired = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, holds=[nobody])
+        steps: list[str] = []
+        retired = retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None, holds=[nobody], on_step=steps.append)
+        assert steps == ["bringing the roll-ups up to date", "events of 202512"]
         assert (retired.months, retired.events) == ([202512], old)
         assert retire(clickhouse, _TODAY, raw_days=_RAW_DAYS, minute_days=None).months == []
         assert one(clickhouse, "SELECT count() FROM usage") == size - old
@@ -98,8 +100,10 @@ async def test_months_go_and_what_they_added_up_to_stays(tmp_path: Path) -> None
         await sink.write(0, log.genesis, log.records[at:])
         assert one(clickhouse, "SELECT dense FROM density") == 1
 
-        retired = retire(clickhouse, _TODAY, raw_days=None, minute_days=30)
+        steps.clear()
+        retired = retire(clickhouse, _TODAY, raw_days=None, minute_days=30, on_step=steps.append)
         assert retired.minute_days == [date(2025, 12, 31), date(2026, 1, 1)]
+        assert steps == ["minutes of 2025-12-31", "minutes of 2026-01-01"]
         assert set(Rollups(clickhouse).refresh().built) <= {date(2026, 1, 2), date(2026, 1, 3)}
         assert one(clickhouse, "SELECT sum(events) FROM usage_by_day") == log.state.position
         assert one(clickhouse, "SELECT count() FROM usage_by_minute WHERE toYYYYMM(start) = 202512") == 0
